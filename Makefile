@@ -1,0 +1,59 @@
+# fedgtv. Two commands do everything: `make demo` and `make test`.
+# Each sets up by itself; `make` alone lists the rest.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.ready
+SITE   ?= demo-output/phantom-cpu-seed0-embedded/sites/hospital-b
+DATA   ?=
+TRANSPORT ?= embedded
+SEED   ?= 0
+SEEDS  ?= 3
+PORT   ?= 8501
+
+# Large tensors are kept instead of being given back and faulted in again at each training step:
+# 1.5 to 1.9 times faster on a CPU, with identical weights.
+export MALLOC_MMAP_THRESHOLD_ := 4294967296
+export MALLOC_TRIM_THRESHOLD_ := 17179869184
+export MALLOC_TOP_PAD_        := 268435456
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check unit journey bench ui clean
+
+help: ## list these commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## make .venv with everything (does nothing when it is current)
+
+$(STAMP): pyproject.toml scripts/setup.sh
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh scripts/setup.sh
+	@touch $@
+
+demo: $(STAMP) ## run a whole study and print its table; DATA=sts-pack for real tumours, TRANSPORT=flower
+	@$(BIN)/fedgtv-evaluate demo --transport $(TRANSPORT) --seed $(SEED) $(if $(DATA),--data "$(DATA)")
+
+test: $(STAMP) check unit journey ## everything: checks, unit tests, journeys
+
+check: $(STAMP) ## style, types and architecture
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(STAMP) ## unit tests
+	$(BIN)/python -m pytest -q -m "not journey" -n 2
+
+journey: $(STAMP) ## whole paths with real components
+	$(BIN)/python -m pytest -q -m journey
+
+bench: $(STAMP) ## the benchmarks that need no data, over SEEDS seeds
+	$(BIN)/fedgtv-evaluate benchmark phantom-study --seeds $(SEEDS) --json benchmark-output/phantom-study.json
+
+ui: $(STAMP) ## open the clinical UI of one site: make ui SITE=HOME [PORT=8501]
+	$(BIN)/python -m clinical_ui --home "$(SITE)" --port $(PORT)
+
+clean: ## remove the demo's and the benchmarks' output
+	rm -rf demo-output benchmark-output

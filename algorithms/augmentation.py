@@ -1,0 +1,43 @@
+"""Rotation, flips, scaling, grey-value changes and noise for training patches (6.2.3)."""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def augment(
+    images: Tensor, labels: Tensor, weights: Tensor, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Turn, scale and flip a batch and change its grey values, drawn from `rng`.
+
+    Args:
+        images: float32 `[B, 1, Y, X]`, about zero mean and unit variance.
+        labels: uint8 `[B, Y, X]`.
+        weights: float32 `[B, Y, X]`.
+        rng: where the changes are drawn from.
+
+    Returns:
+        Images, labels (int64) and weights of the same shapes.
+    """
+    count = images.shape[0]
+    angle = rng.uniform(-0.26, 0.26, count)  # up to 15 degrees
+    scale = rng.uniform(0.85, 1.18, count)
+    flip = rng.choice([-1.0, 1.0], count)
+    affine = np.zeros((count, 2, 3), dtype=np.float32)
+    affine[:, 0, 0] = flip * np.cos(angle) / scale
+    affine[:, 0, 1] = -np.sin(angle) / scale
+    affine[:, 1, 0] = flip * np.sin(angle) / scale
+    affine[:, 1, 1] = np.cos(angle) / scale
+    grid = functional.affine_grid(torch.from_numpy(affine), list(images.shape), align_corners=False)
+    turned = functional.grid_sample(
+        images, grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    both = torch.stack([labels.float(), weights], dim=1)
+    nearest = functional.grid_sample(both, grid, mode="nearest", align_corners=False)
+    gain = torch.from_numpy(rng.uniform(0.8, 1.25, (count, 1, 1, 1)).astype(np.float32))
+    offset = torch.from_numpy(rng.uniform(-0.2, 0.2, (count, 1, 1, 1)).astype(np.float32))
+    noise_level = rng.uniform(0.0, 0.1, (count, 1, 1, 1)).astype(np.float32)
+    noise = rng.standard_normal(tuple(images.shape), dtype=np.float32) * noise_level
+    changed = turned * gain + offset + torch.from_numpy(noise)
+    return changed, nearest[:, 0].long(), nearest[:, 1]

@@ -1,0 +1,1 @@
+"""The nouns that both parties and every room share: standard library, numpy and pydantic only."""

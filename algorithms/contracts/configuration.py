@@ -1,0 +1,56 @@
+"""One frozen configuration object per process, from TOML text and environment variables."""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from algorithms.contracts.errors import DataError
+
+Configuration = TypeVar("Configuration", bound=BaseModel)
+
+
+def parse_configuration(
+    text: str, environ: Mapping[str, str], model: type[Configuration], *, prefix: str, source: str
+) -> Configuration:
+    """Build a `model` from TOML `text`, overridden by variables that start with `prefix`.
+
+    `FEDGTV_SITE_THREADS=2` overrides the key `threads` when the prefix is "FEDGTV_SITE_".
+
+    Args:
+        text: the TOML file's text.
+        environ: the environment.
+        model: the configuration class; its fields are the known keys.
+        prefix: of the environment variables that count.
+        source: name of the file, for error messages.
+
+    Raises:
+        DataError: for broken TOML, an unknown key (naming the nearest known one) or a bad value.
+    """
+    try:
+        values = dict(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"{source}: not valid TOML ({error}): correct the file") from error
+    known = sorted(model.model_fields)
+    for key in values:
+        _check_known(key, known, source)
+    for variable, value in environ.items():
+        if variable.startswith(prefix):
+            key = variable.removeprefix(prefix).lower()
+            _check_known(key, known, f"environment variable {variable}")
+            values[key] = value
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "configuration"
+        raise DataError(f"{source}: key '{where}': {first['msg']}: correct the value") from error
+
+
+def _check_known(key: str, known: list[str], source: str) -> None:
+    if key in known:
+        return
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    raise DataError(f"{source}: unknown key '{key}': did you mean '{near[0]}'?")

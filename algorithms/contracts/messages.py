@@ -1,0 +1,83 @@
+"""Everything that can cross between a hospital and the coordinator, field by field.
+
+Whatever leaves a hospital is one of the classes in `LEAVING`, passed to
+`site_agent.egress.release`. No message has a field that could carry free text, a path, an
+identifier of a patient or an array; the weights of an approved package travel beside
+`SourcePackageOffer` as named files whose hashes the manifest holds.
+"""
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from algorithms.contracts.model_package import Manifest
+from algorithms.contracts.site_report import Count, SiteReport
+
+SiteName = str
+SITE_NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,39}$"
+PACKAGE_ID_PATTERN = r"^[0-9a-f]{64}$"
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class RoundState(StrEnum):
+    """How far a site is with one package."""
+
+    NONE = "none"
+    RECEIVED = "received"
+    AWAITING_ANNOTATION = "awaiting_annotation"
+    TRAINING = "training"
+    AWAITING_REVIEW = "awaiting_review"
+    REPORTED = "reported"  # the site report is ready and released
+    FAILED = "failed"
+
+
+class SiteStatus(_Message):
+    """Where a site stands: enough to decide what to send or fetch next."""
+
+    kind: Literal["site_status"] = "site_status"
+    site: SiteName = Field(pattern=SITE_NAME_PATTERN)
+    code_version: str = Field(pattern=r"^[0-9A-Za-z.+-]{1,40}$")
+    source_package_ready: bool
+    packages_held: tuple[str, ...]  # package ids, verified
+    current_package: str | None = Field(default=None, pattern=PACKAGE_ID_PATTERN)
+    round_state: RoundState
+    open_annotation_tasks: Count
+    report_ready: bool
+
+
+class PackageReceipt(_Message):
+    """A site's answer to a package: stored, or refused by a named rule."""
+
+    kind: Literal["package_receipt"] = "package_receipt"
+    site: SiteName = Field(pattern=SITE_NAME_PATTERN)
+    package_id: str = Field(pattern=PACKAGE_ID_PATTERN)
+    accepted: bool
+    refused_by_rule: str | None = Field(default=None, pattern=r"^[a-z_]{1,40}$")
+
+
+class SourcePackageOffer(_Message):
+    """The source hospital's unsigned package: this manifest, and its files as bytes beside it."""
+
+    kind: Literal["source_package_offer"] = "source_package_offer"
+    site: SiteName = Field(pattern=SITE_NAME_PATTERN)
+    manifest: Manifest
+
+
+class SiteReportMessage(_Message):
+    """A site's aggregate results for one package."""
+
+    kind: Literal["site_report"] = "site_report"
+    report: SiteReport
+
+
+LeavingMessage = SiteStatus | PackageReceipt | SourcePackageOffer | SiteReportMessage
+LEAVING: tuple[type[BaseModel], ...] = (
+    SiteStatus,
+    PackageReceipt,
+    SourcePackageOffer,
+    SiteReportMessage,
+)

@@ -1,0 +1,155 @@
+"""The model package: what a source hospital hands to the others, and the parameters that rule it.
+
+A package is a directory: `manifest.json`, `model.safetensors`, `reference_points.npy` (K x D
+float32) and `signature.json` (Ed25519 over the canonical manifest). The manifest lists the SHA-256
+and size of every other file, so one signature covers all. There is no pickle in it.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from algorithms.contracts.canonical_json import canonical_json, sha256_hex
+
+MANIFEST_FILE = "manifest.json"
+SIGNATURE_FILE = "signature.json"
+MODEL_FILE = "model.safetensors"
+REFERENCE_POINTS_FILE = "reference_points.npy"
+PACKAGE_FILES = (MODEL_FILE, REFERENCE_POINTS_FILE)
+
+
+class _Noun(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NetworkSpec(_Noun):
+    """Which network, and its arguments."""
+
+    name: Literal["unet2d"] = "unet2d"
+    in_channels: int = 1
+    out_channels: int = 2
+    base_channels: int = Field(default=16, ge=2, le=256)
+    levels: int = Field(default=5, ge=2, le=6)
+
+
+class PreprocessingRecipe(_Noun):
+    """How an image becomes network input (6.2.3: axial slices, zero mean, unit variance).
+
+    Attributes:
+        in_plane_spacing_mm: pixel size after resampling; slices are not resampled along z.
+        patch_yx: size of a training patch in pixels; whole slices are used for inference.
+        foreground_percentile: the volume is normalised by the mean and standard deviation of the
+            voxels brighter than this percentile, so that air does not set the scale.
+        clip_percentiles: grey values outside are clipped first.
+    """
+
+    in_plane_spacing_mm: float = Field(default=2.0, gt=0)
+    patch_yx: tuple[int, int] = (96, 96)
+    foreground_percentile: float = Field(default=20.0, ge=0, lt=100)
+    clip_percentiles: tuple[float, float] = (0.5, 99.5)
+
+
+class TrainingSchedule(_Noun):
+    """One training run (6.2.3: SGD, momentum, decaying rate; best validation model is kept)."""
+
+    iterations: int = Field(gt=0)
+    batch_size: int = Field(default=16, gt=0)
+    learning_rate: float = Field(default=0.03, gt=0)
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    poly_power: float = 0.9
+    validate_every: int = Field(default=50, gt=0)
+
+
+class AdaptationPlan(_Noun):
+    """Every method parameter a site needs; signed with the package, so a result names them.
+
+    Attributes:
+        annotation_budget: share of a site's training slices that doctors are asked for.
+        selection_strategy: a name in the registry of `algorithms.sample_selection`.
+        stage1: supervised fine-tuning on the annotated slices (6-7).
+        stage3: fine-tuning on annotated and pseudo-labelled slices.
+        target_trained: comparator "trained on all target labels", for studies that hold all
+            reference contours; None where a study does not ask for it.
+        pseudo_label_min_confidence: pixels whose probability is nearer to one half carry no loss.
+    """
+
+    annotation_budget: float = Field(default=0.2, gt=0, le=1)
+    selection_strategy: str = "stdr"
+    stage1: TrainingSchedule
+    stage3: TrainingSchedule
+    target_trained: TrainingSchedule | None = None
+    pseudo_label_min_confidence: float = Field(default=0.0, ge=0, lt=1)
+
+
+class StudyPlan(_Noun):
+    """What the study lead asks of the source hospital; all of it ends up in the signed manifest."""
+
+    model_version: str = Field(default="1.0.0", pattern=r"^[a-z0-9][a-z0-9.+-]{0,39}$")
+    roi_name: str = Field(default="GTVp", pattern=r"^[A-Za-z0-9_^~+-]{1,16}$")
+    modality: str = "MR"
+    preprocessing: PreprocessingRecipe = PreprocessingRecipe()
+    network: NetworkSpec = NetworkSpec()
+    source_training: TrainingSchedule
+    adaptation: AdaptationPlan
+    reference_points: int = Field(default=10, gt=0)
+
+
+class FileEntry(_Noun):
+    """A file of the package."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size_bytes: int = Field(ge=0)
+
+
+class SourceValidation(_Noun):
+    """What the source hospital measured on its own held-out patients (mean over patients)."""
+
+    validation_patients: int
+    validation_dsc: float
+    test_patients: int
+    test_dsc: float | None
+
+
+class Manifest(_Noun):
+    """What a package says about itself; canonical JSON of this is what the signature covers."""
+
+    schema_version: Literal[1] = 1
+    study: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
+    model_version: str = Field(pattern=r"^[a-z0-9][a-z0-9.+-]{0,39}$")
+    parent_version: str | None = None
+    roi_name: str = Field(default="GTVp", pattern=r"^[A-Za-z0-9_^~+-]{1,16}$")
+    modality: str = "MR"
+    preprocessing: PreprocessingRecipe
+    network: NetworkSpec
+    adaptation: AdaptationPlan
+    reference_point_count: int = Field(gt=0)
+    reference_point_dimension: int = Field(gt=0)
+    source_training_slices: int = Field(gt=0)
+    source_validation: SourceValidation
+    seed: int
+    licence: str = "Apache-2.0"
+    intended_use: str = "Research use only, not a medical device"
+    files: dict[str, FileEntry]
+
+    def signed_bytes(self) -> bytes:
+        """Return the bytes that the coordinator signs and a site verifies."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @property
+    def package_id(self) -> str:
+        """Name the package by its content: 64 hexadecimal digits."""
+        return sha256_hex(self.signed_bytes())
+
+
+class Signature(_Noun):
+    """Ed25519 signature over `Manifest.signed_bytes`.
+
+    Attributes:
+        key_id: first 16 hexadecimal digits of the SHA-256 of the raw public key.
+        signature_hex: 64 bytes.
+    """
+
+    algorithm: Literal["ed25519"] = "ed25519"
+    key_id: str = Field(pattern=r"^[0-9a-f]{16}$")
+    signature_hex: str = Field(pattern=r"^[0-9a-f]{128}$")

@@ -1,0 +1,73 @@
+"""From an image in the hospital to network input, and back onto the original grid (6.2.3)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from algorithms.contracts.model_package import PreprocessingRecipe
+from algorithms.contracts.volume import Geometry, ImageArray, MaskArray, Volume
+
+
+@dataclass(frozen=True, eq=False)
+class PreprocessedImage:
+    """Axial slices ready for the network.
+
+    Attributes:
+        slices: float32 `[z, h, w]`, resampled in plane, zero mean and unit variance of the body.
+        geometry: the grid it came from.
+    """
+
+    slices: ImageArray
+    geometry: Geometry
+
+
+def preprocess(volume: Volume, recipe: PreprocessingRecipe) -> PreprocessedImage:
+    """Resample in plane, clip and normalise an image; slices stay where they are along z."""
+    resampled = _resize(volume.image, _working_size(volume.geometry, recipe))
+    low, high = np.percentile(resampled, recipe.clip_percentiles)
+    clipped = np.clip(resampled, low, high)
+    body = clipped[clipped > np.percentile(clipped, recipe.foreground_percentile)]
+    if body.size == 0:  # an image of one grey value
+        body = clipped.ravel()
+    normalised = (clipped - body.mean()) / max(float(body.std()), 1e-6)
+    return PreprocessedImage(normalised.astype(np.float32), volume.geometry)
+
+
+def preprocess_mask(
+    mask: MaskArray, geometry: Geometry, recipe: PreprocessingRecipe
+) -> NDArray[np.uint8]:
+    """Resample a mask `[z, y, x]` as `preprocess` resamples its image: uint8 `[z, h, w]`."""
+    soft = _resize(mask.astype(np.float32), _working_size(geometry, recipe))
+    return (soft >= 0.5).astype(np.uint8)
+
+
+def restore(probability: ImageArray, geometry: Geometry) -> ImageArray:
+    """Bring a probability `[z, h, w]` back onto its grid: float32 `[z, y, x]` in [0, 1]."""
+    if probability.shape[0] != geometry.shape_zyx[0]:
+        raise ValueError(f"{probability.shape[0]} slices for a grid of {geometry.shape_zyx}")
+    return _resize(probability, geometry.shape_zyx[1:])
+
+
+def _working_size(geometry: Geometry, recipe: PreprocessingRecipe) -> tuple[int, int]:
+    _, *spacing_yx = geometry.spacing_zyx_mm
+    _, *shape_yx = geometry.shape_zyx
+    rows, columns = (
+        max(1, round(n * spacing / recipe.in_plane_spacing_mm))
+        for n, spacing in zip(shape_yx, spacing_yx, strict=True)
+    )
+    return rows, columns
+
+
+def _resize(image: NDArray[np.float32], size_yx: tuple[int, int]) -> ImageArray:
+    """Resize slices so that the outer edges coincide, with anti-aliasing when shrinking."""
+    if image.shape[1:] == size_yx:
+        return image.astype(np.float32)
+    tensor = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[:, None]
+    resized = functional.interpolate(
+        tensor, size=size_yx, mode="bilinear", align_corners=False, antialias=True
+    )
+    result: ImageArray = resized[:, 0].numpy()
+    return result

@@ -1,0 +1,143 @@
+"""Which slices doctors are asked to annotate: STDR (6-5), (6-6) and its comparators."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+DOMAIN_INVARIANT = "domain_invariant"
+DOMAIN_SPECIFIC = "domain_specific"
+CHOSEN = "chosen"
+
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Slices in the order in which they were chosen.
+
+    Attributes:
+        ids: as given to `select`, or positions.
+        roles: "domain_invariant", "domain_specific" or "chosen".
+        scores: distance to the nearest reference point (6-5); NaN for slices without
+            predicted foreground, which have no place among the reference points.
+    """
+
+    ids: tuple[int, ...]
+    roles: tuple[str, ...]
+    scores: tuple[float, ...]
+
+
+def distances_to_reference_points(
+    features: NDArray[np.float32] | Vector, reference_points: NDArray[np.float32] | Vector
+) -> Vector:
+    """Return Simi(I) = min_k ||F - R_k||^2 per slice (6-5); NaN where a row of `features` is zero.
+
+    Args:
+        features: `[n, d]`; a row of zeros says that no foreground was predicted.
+        reference_points: `[k, d]`.
+    """
+    f = np.asarray(features, dtype=np.float64)
+    r = np.asarray(reference_points, dtype=np.float64)
+    nearest: Vector = np.stack([np.square(f - point).sum(axis=1) for point in r]).min(axis=0)
+    nearest[~np.any(f != 0, axis=1)] = np.nan
+    return nearest
+
+
+def select(
+    features: NDArray[np.float32] | Vector,
+    reference_points: NDArray[np.float32] | Vector,
+    budget: int,
+    *,
+    strategy: str = "stdr",
+    ids: Sequence[int] | None = None,
+    rng: np.random.Generator | None = None,
+) -> Selection:
+    """Choose `budget` slices to annotate.
+
+    Empty predictions have a zero vector. Taken literally they lie nearest to a reference point and
+    fill the domain-invariant half with slices on which there is nothing to learn; left out, a
+    patient whose tumour the model misses is never asked about. Here they are never
+    domain-invariant, and take part in the domain-specific half in the proportion in which they
+    occur, evenly spaced in order of id, so that every patient has its turn. Ties go to the lowest
+    id, and no slice is chosen twice.
+
+    Args:
+        features: `[n, d]` of `features.latent_features`.
+        reference_points: `[k, d]` of the package.
+        budget: number of slices, at most `n`.
+        strategy: a name in `STRATEGIES`.
+        ids: names of the rows, all different; default 0..n-1.
+        rng: for strategies that draw.
+
+    Raises:
+        ValueError: for an impossible budget, repeated ids or an unknown strategy.
+    """
+    names = np.arange(len(features)) if ids is None else np.asarray(ids)
+    if not 0 <= budget <= len(features):
+        raise ValueError(f"a budget of {budget} for {len(features)} slices")
+    if len(np.unique(names)) != len(features):
+        raise ValueError("ids must name every row once")
+    if strategy not in STRATEGIES:
+        raise ValueError(f"unknown strategy '{strategy}': one of {', '.join(sorted(STRATEGIES))}")
+    # Working in order of id makes the choice independent of the order of the rows.
+    by_id = np.argsort(names, kind="stable")
+    distances = distances_to_reference_points(features, reference_points)[by_id]
+    chosen = STRATEGIES[strategy](distances, budget, rng or np.random.default_rng(0))
+    return Selection(
+        ids=tuple(int(names[by_id[index]]) for index, _ in chosen),
+        roles=tuple(role for _, role in chosen),
+        scores=tuple(float(distances[index]) for index, _ in chosen),
+    )
+
+
+Choice = list[tuple[int, str]]
+Strategy = Callable[[Vector, int, np.random.Generator], Choice]
+
+
+def _nearest(distances: Vector, count: int) -> list[int]:
+    """Take the `count` nearest; slices with empty predictions only when the others are used up."""
+    return [int(i) for i in np.argsort(np.nan_to_num(distances, nan=np.inf), kind="stable")[:count]]
+
+
+def _farthest(distances: Vector, count: int, taken: Sequence[int] = ()) -> list[int]:
+    """Take the `count` farthest that are not `taken`, empty predictions in their proportion."""
+    free = np.setdiff1d(np.arange(len(distances)), taken)
+    empty = free[np.isnan(distances[free])]
+    found = free[~np.isnan(distances[free])]
+    quota = round(count * len(empty) / len(free)) if len(free) else 0
+    quota = min(max(quota, count - len(found)), len(empty))
+    places = ((np.arange(quota) + 0.5) * len(empty) / max(quota, 1)).astype(int)
+    farthest = found[np.argsort(-distances[found], kind="stable")][: count - quota]
+    return [int(i) for i in (*farthest, *empty[places])]
+
+
+def _stdr(distances: Vector, budget: int, _rng: np.random.Generator) -> Choice:
+    """(6-6): half of the budget nearest to the source, half farthest; an odd one is the nearest."""
+    invariant = _nearest(distances, budget - budget // 2)
+    specific = _farthest(distances, budget // 2, invariant)
+    return [(i, DOMAIN_INVARIANT) for i in invariant] + [(i, DOMAIN_SPECIFIC) for i in specific]
+
+
+def _stdr_invariant(distances: Vector, budget: int, _rng: np.random.Generator) -> Choice:
+    """Ablation: only domain-invariant slices."""
+    return [(i, DOMAIN_INVARIANT) for i in _nearest(distances, budget)]
+
+
+def _stdr_specific(distances: Vector, budget: int, _rng: np.random.Generator) -> Choice:
+    """Ablation: only domain-specific slices."""
+    return [(i, DOMAIN_SPECIFIC) for i in _farthest(distances, budget)]
+
+
+def _random(distances: Vector, budget: int, rng: np.random.Generator) -> Choice:
+    """Draw slices at random."""
+    return [(int(i), CHOSEN) for i in rng.permutation(len(distances))[:budget]]
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "stdr": _stdr,
+    "stdr_invariant": _stdr_invariant,
+    "stdr_specific": _stdr_specific,
+    "random": _random,
+}

@@ -1,0 +1,1 @@
+"""Pages an oncologist uses, inside the hospital."""

@@ -1,0 +1,169 @@
+"""Every word that a doctor reads: states, reasons, authors and numbers in plain language."""
+
+import math
+from datetime import datetime
+
+from algorithms.contracts.contour import Provenance
+from algorithms.contracts.messages import RoundState
+from algorithms.sample_selection import DOMAIN_INVARIANT, DOMAIN_SPECIFIC
+from evaluation.revision import REVISION_BIN_LABELS, revision_bin
+
+RESEARCH_ONLY = "Research use only, not a medical device"
+SIMULATED = "simulated annotator (demo)"
+SIMULATED_NOTICE = (
+    "Some contours here were made by the **simulated annotator (demo)**, not by a person. "
+    "They are no clinical result."
+)
+NO_CASES = (
+    "There are no cases yet. Hospital IT takes images in with `fedgtv-site ingest`; "
+    "reload this page afterwards."
+)
+NO_ROUND = (
+    "No model of the study has been approved here yet, so there is nothing to contour or to "
+    "review. Cases can be looked at on the Case page."
+)
+NO_IMAGE = (
+    "The image of this case cannot be read. Ask hospital IT to restore it from backup or to "
+    "take the series in again; the contours are still in the database."
+)
+REFERENCE_HINT = (
+    "The contour that came in with the images. It is held back from training and hidden at "
+    "first, so that it does not lead your own judgement."
+)
+
+ROUND_STATES = {
+    RoundState.NONE: "No model of the study is in use here yet.",
+    RoundState.RECEIVED: "A model has arrived; the site is choosing the slices to contour.",
+    RoundState.AWAITING_ANNOTATION: "The model waits for doctors: please contour these slices.",
+    RoundState.TRAINING: "The model is learning from the contoured slices.",
+    RoundState.AWAITING_REVIEW: "The model has segmented the test patients: please review them.",
+    RoundState.REPORTED: "All cases are reviewed and the site report is ready.",
+    RoundState.FAILED: "The last step failed and will be tried again: please tell hospital IT.",
+}
+
+# The way of a round: state, what happens in it, and who does it.
+ROUND_STEPS = (
+    (RoundState.RECEIVED, "Choose the slices to contour", "computer"),
+    (RoundState.AWAITING_ANNOTATION, "Contour the chosen slices", "doctors"),
+    (RoundState.TRAINING, "Adapt the model and segment the test patients", "computer"),
+    (RoundState.AWAITING_REVIEW, "Review the model's contours", "oncologists"),
+    (RoundState.REPORTED, "Report aggregate figures to the study", "computer"),
+)
+
+_REASONS = {
+    DOMAIN_INVARIANT: "domain-invariant: typical of the source",
+    DOMAIN_SPECIFIC: "domain-specific: new at this hospital",
+}
+_LEDGER_KINDS = {
+    "site_status": "Status: how far the round is",
+    "package_receipt": "Receipt for a model package",
+    "source_package_offer": "Source model package",
+    "site_report": "Site report: aggregate figures",
+}
+_LEDGER_STATES = {
+    "released": "↗ left the hospital",
+    "held": "◷ waits for approval",
+    "approved": "✓ approved to leave",
+    "refused": "✕ refused, did not leave",
+}
+
+
+def reason(role: str) -> str:
+    """Say why a slice was selected.
+
+    >>> reason("domain_specific")
+    'domain-specific: new at this hospital'
+    """
+    return _REASONS.get(role, "chosen")
+
+
+def score(value: float) -> str:
+    """Write the distance to the source; below zero it is undefined, as the model saw no tumour.
+
+    >>> score(1.25), score(-1.0)
+    ('1.250', 'none: the model sees no tumour')
+    """
+    return "none: the model sees no tumour" if value < 0 or math.isnan(value) else f"{value:.3f}"
+
+
+def author(name: str | None, *, simulated: bool) -> str:
+    """Name who made a contour; the demo's stand-in is always called that.
+
+    >>> author("Dr A", simulated=False), author("x", simulated=True), author(None, simulated=False)
+    ('Dr A', 'simulated annotator (demo)', '')
+    """
+    return SIMULATED if simulated else name or ""
+
+
+def is_simulated(provenance: str | None) -> bool:
+    """Say whether a contour comes from the demo's stand-in."""
+    return provenance == Provenance.SIMULATED.value
+
+
+def slice_number(slice_z: int, slices: int) -> str:
+    """Write a slice index as doctors count: from 1.
+
+    >>> slice_number(0, 24)
+    '1 / 24'
+    """
+    return f"{slice_z + 1} / {slices}"
+
+
+def degree(percent: float) -> str:
+    """Write a revision degree with its bin.
+
+    >>> degree(7.25)
+    '7.2 % (>5-10 %)'
+    """
+    return f"{percent:.1f} % ({REVISION_BIN_LABELS[revision_bin(percent)]})"
+
+
+def spacing(spacing_zyx_mm: tuple[float, float, float]) -> str:
+    """Write pixel size and slice distance.
+
+    >>> spacing((3.0, 0.75, 0.75))
+    '0.75 x 0.75 mm, slices 3.00 mm apart'
+    """
+    z, y, x = spacing_zyx_mm
+    return f"{x:.2f} x {y:.2f} mm, slices {z:.2f} mm apart"
+
+
+def millilitres(volume_ml: float | None) -> str:
+    """Write a volume; None when there is no contour.
+
+    >>> millilitres(12.345), millilitres(None)
+    ('12.3 ml', 'none')
+    """
+    return "none" if volume_ml is None else f"{volume_ml:.1f} ml"
+
+
+def ledger_kind(kind: str) -> str:
+    """Say what kind of message a ledger entry is about."""
+    return _LEDGER_KINDS.get(kind, "Unknown message")
+
+
+def ledger_state(state: str) -> str:
+    """Say what became of a message."""
+    return _LEDGER_STATES.get(state, state)
+
+
+def size(size_bytes: int) -> str:
+    """Write a size in bytes.
+
+    >>> size(812), size(20480)
+    ('812 B', '20.0 kB')
+    """
+    if size_bytes < 1024:
+        return f"{size_bytes} B"
+    kilobytes = size_bytes / 1024
+    return f"{kilobytes:.1f} kB" if kilobytes < 1024 else f"{kilobytes / 1024:.1f} MB"
+
+
+def moment(at: datetime | str) -> str:
+    """Write a UTC time to the minute.
+
+    >>> moment("2026-03-01T09:30:12.5")
+    '2026-03-01 09:30 UTC'
+    """
+    time = datetime.fromisoformat(at) if isinstance(at, str) else at
+    return f"{time:%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,1 @@
+"""The study lead: hands out packages and collects aggregates; cannot import what reads images."""

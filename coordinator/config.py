@@ -1,0 +1,124 @@
+"""The one configuration object of a study's coordinator, and where everything lies in its home."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from algorithms.contracts.configuration import parse_configuration
+from algorithms.contracts.errors import DataError
+from algorithms.contracts.messages import SITE_NAME_PATTERN
+
+CONFIG_FILE = "coordinator.toml"
+ENVIRONMENT_PREFIX = "FEDGTV_COORDINATOR_"
+
+
+class CoordinatorConfig(BaseModel):
+    """Settings of one study; `coordinator.toml`, overridden by FEDGTV_COORDINATOR_* variables.
+
+    Attributes:
+        study: name of the study; packages and reports of another study are refused.
+        source_site: the hospital that trains the first model.
+        target_sites: the hospitals that adapt it.
+        database_url: SQLAlchemy URL; empty means SQLite in the home directory.
+        message_ttl_s: how long a message to a site lives; a site silent for longer is asked again
+            by the next tick.
+        record_received: keep every byte that sites send, below `received`; for privacy tests.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    study: str = Field(pattern=SITE_NAME_PATTERN)
+    source_site: str = Field(pattern=SITE_NAME_PATTERN)
+    target_sites: tuple[str, ...] = Field(min_length=1)
+    database_url: str = ""
+    message_ttl_s: float = Field(default=120.0, ge=10, le=300)
+    record_received: bool = False
+
+    @model_validator(mode="after")
+    def _names_are_distinct(self) -> Self:
+        if len(set(self.sites)) != len(self.sites):
+            raise ValueError("a site is named twice")
+        return self
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Every site of the study, the source first."""
+        return (self.source_site, *self.target_sites)
+
+
+@dataclass(frozen=True)
+class CoordinatorHome:
+    """The home directory of a coordinator and its configuration."""
+
+    folder: Path
+    config: CoordinatorConfig
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the study database."""
+        return self.config.database_url or f"sqlite:///{self.folder / 'study.db'}"
+
+    @property
+    def signing_key(self) -> Path:
+        """The study's private key; whoever reads it can sign packages."""
+        return self.folder / "secrets" / "signing.key"
+
+    @property
+    def packages(self) -> Path:
+        """Signed packages, one folder per package id."""
+        return self.folder / "packages"
+
+    @property
+    def received(self) -> Path:
+        """Every byte that sites sent, when `record_received` is on."""
+        return self.folder / "received"
+
+    @property
+    def flower(self) -> Path:
+        """Certificates, state and logs of the Flower transport."""
+        return self.folder / "flower"
+
+
+def open_home(folder: Path) -> CoordinatorHome:
+    """Read the configuration in `folder`.
+
+    Raises:
+        DataError: when there is none, or a key is unknown or wrong.
+    """
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise DataError(
+            f"{file}: no such configuration: run 'fedgtv-coordinator init --home {folder}'"
+        )
+    config = parse_configuration(
+        file.read_text("utf-8"),
+        os.environ,
+        CoordinatorConfig,
+        prefix=ENVIRONMENT_PREFIX,
+        source=str(file),
+    )
+    return CoordinatorHome(folder=folder.resolve(), config=config)
+
+
+def write_config(folder: Path, config: CoordinatorConfig) -> None:
+    """Write a new `coordinator.toml`.
+
+    Raises:
+        DataError: when there is one already.
+    """
+    file = folder / CONFIG_FILE
+    if file.exists():
+        raise DataError(f"{file}: there is a coordinator here already: choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    targets = ", ".join(f'"{name}"' for name in config.target_sites)
+    file.write_text(
+        "# fedgtv coordinator. Research use only, not a medical device.\n"
+        f'study = "{config.study}"\n'
+        f'source_site = "{config.source_site}"\n'
+        f"target_sites = [{targets}]\n"
+        f"record_received = {str(config.record_received).lower()}\n",
+        encoding="utf-8",
+    )

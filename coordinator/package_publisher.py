@@ -1,0 +1,117 @@
+"""Signs what the source hospital offered; the weights are bytes here and are never loaded."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from algorithms.contracts.canonical_json import canonical_json, sha256_hex
+from algorithms.contracts.errors import DataError, ProtocolError
+from algorithms.contracts.model_package import (
+    MANIFEST_FILE,
+    PACKAGE_FILES,
+    SIGNATURE_FILE,
+    Manifest,
+    Signature,
+)
+from coordinator.config import CoordinatorHome
+
+
+@dataclass(frozen=True)
+class SignedPackage:
+    """A package as it is sent: the two JSON files as bytes, and the other files by name."""
+
+    manifest: bytes
+    signature: bytes
+    files: dict[str, bytes]
+
+
+def create_key(file: Path) -> None:
+    """Make the study's Ed25519 signing key, readable by its owner only.
+
+    Raises:
+        DataError: when there is one already; replacing it would orphan every site.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise DataError(f"{file}: there is a signing key already: choose another folder") from None
+    with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+        stream.write(Ed25519PrivateKey.generate().private_bytes_raw().hex())
+
+
+def public_key_hex(home: CoordinatorHome) -> str:
+    """Return the public key that sites put into `trusted_keys`: 64 hexadecimal digits."""
+    return _read_key(home).public_key().public_bytes_raw().hex()
+
+
+def publish(home: CoordinatorHome, manifest: Manifest, files: Mapping[str, bytes]) -> str:
+    """Check an offered package against its manifest, sign it and write its folder; idempotent.
+
+    Returns:
+        The package id.
+
+    Raises:
+        ProtocolError: naming the rule that the offer breaks.
+    """
+    _check_offer(home, manifest, files)
+    signed_bytes = manifest.signed_bytes()
+    key = _read_key(home)
+    signature = Signature(
+        key_id=sha256_hex(key.public_key().public_bytes_raw())[:16],
+        signature_hex=key.sign(signed_bytes).hex(),
+    )
+    contents = {
+        **files,
+        MANIFEST_FILE: signed_bytes,
+        SIGNATURE_FILE: canonical_json(signature.model_dump(mode="json")),
+    }
+    folder = home.packages / manifest.package_id
+    if not folder.is_dir():
+        home.packages.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(dir=home.packages, prefix=".new-"))
+        try:
+            for name, content in contents.items():
+                (fresh / name).write_bytes(content)
+            fresh.replace(folder)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    return manifest.package_id
+
+
+def read_package(home: CoordinatorHome, package_id: str) -> SignedPackage:
+    """Read a published package for sending.
+
+    Raises:
+        DataError: when its folder is not there.
+    """
+    folder = home.packages / package_id
+    if not folder.is_dir():
+        raise DataError(f"{folder}: the published package is gone: restore it from backup")
+    contents = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+    return SignedPackage(contents.pop(MANIFEST_FILE), contents.pop(SIGNATURE_FILE), contents)
+
+
+def _check_offer(home: CoordinatorHome, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+    if manifest.study != home.config.study:
+        raise ProtocolError("wrong_study: the offered package belongs to another study")
+    missing = set(PACKAGE_FILES) - set(manifest.files)
+    if missing or set(manifest.files) != set(files):
+        raise ProtocolError("missing_file: the offer lacks a file, or has one too many")
+    for name, entry in manifest.files.items():
+        if Path(name).name != name or name in (MANIFEST_FILE, SIGNATURE_FILE):
+            raise ProtocolError("bad_file_name: the offer names a file that no package may have")
+        if len(files[name]) != entry.size_bytes or sha256_hex(files[name]) != entry.sha256:
+            raise ProtocolError(f"wrong_hash: {name} is not the file that the manifest names")
+
+
+def _read_key(home: CoordinatorHome) -> Ed25519PrivateKey:
+    file = home.signing_key
+    if not file.is_file():
+        raise DataError(f"{file}: the signing key is missing: restore it from backup")
+    return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(file.read_text("ascii").strip()))

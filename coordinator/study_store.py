@@ -1,0 +1,308 @@
+"""What the coordinator knows: sites, packages, deliveries, reports and what happened.
+
+A change of state and the event that explains it are one transaction.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from sqlalchemy import Engine, create_engine, select
+from sqlalchemy import event as sqlalchemy_event
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.types import JSON
+
+from algorithms.contracts.canonical_json import canonical_json, sha256_hex
+from algorithms.contracts.errors import DataError
+from algorithms.contracts.messages import SiteStatus
+from algorithms.contracts.model_package import Manifest
+from algorithms.contracts.site_report import SiteReport
+from coordinator.config import CoordinatorConfig
+from coordinator.study_workflow import Goal, SiteEvent, SiteProgress, next_progress
+
+
+class Base(DeclarativeBase):
+    """Declarative base of the coordinator's tables."""
+
+    type_annotation_map = {dict[str, Any]: JSON}  # noqa: RUF012
+
+
+class SiteRow(Base):
+    """A site of the study: what it said last, and how many bytes crossed."""
+
+    __tablename__ = "sites"
+
+    site: Mapped[str] = mapped_column(primary_key=True)
+    role: Mapped[str]  # source | target
+    status: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    last_seen_at: Mapped[datetime | None]
+    last_failure: Mapped[str | None]  # class name or code, never a text from the site
+    bytes_to_site: Mapped[int] = mapped_column(default=0)
+    bytes_from_site: Mapped[int] = mapped_column(default=0)
+
+
+class PublishedRow(Base):
+    """A signed package; the newest is the study's current one."""
+
+    __tablename__ = "packages"
+
+    package_id: Mapped[str] = mapped_column(primary_key=True)
+    model_version: Mapped[str]
+    from_site: Mapped[str]
+    published_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class DeliveryRow(Base):
+    """How far one site is with one package."""
+
+    __tablename__ = "deliveries"
+
+    site: Mapped[str] = mapped_column(primary_key=True)
+    package_id: Mapped[str] = mapped_column(primary_key=True)
+    progress: Mapped[str]
+    refused_by_rule: Mapped[str | None]
+    changed_at: Mapped[datetime]
+
+
+class ReportRow(Base):
+    """A site's report about one package, as it came in."""
+
+    __tablename__ = "reports"
+
+    site: Mapped[str] = mapped_column(primary_key=True)
+    package_id: Mapped[str] = mapped_column(primary_key=True)
+    report: Mapped[dict[str, Any]]
+    sha256: Mapped[str]
+    received_at: Mapped[datetime]
+
+
+class EventRow(Base):
+    """Something that happened; rows are added, never changed."""
+
+    __tablename__ = "events"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime]
+    event: Mapped[str]
+    site: Mapped[str]
+    detail: Mapped[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class SiteRecord:
+    """What a person is shown about one site."""
+
+    site: str
+    role: str
+    progress: SiteProgress | None
+    status: SiteStatus | None
+    last_seen_at: datetime | None
+    last_failure: str | None
+    refused_by_rule: str | None
+    bytes_to_site: int
+    bytes_from_site: int
+
+
+class StudyStore:
+    """The only writer of the study database."""
+
+    def __init__(self, database_url: str, config: CoordinatorConfig) -> None:
+        self._config = config
+        self._engine = _open_database(database_url)
+        with self._transaction() as session:
+            for site in config.sites:
+                if session.get(SiteRow, site) is None:
+                    role = "source" if site == config.source_site else "target"
+                    session.add(SiteRow(site=site, role=role))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the database connections back."""
+        self._engine.dispose()
+
+    def current_package(self) -> str | None:
+        """Return the id of the package published last."""
+        newest = select(PublishedRow.package_id).order_by(PublishedRow.published_at.desc())
+        with Session(self._engine) as session:
+            return session.scalars(newest).first()
+
+    def add_package(self, manifest: Manifest, *, from_site: str) -> None:
+        """Make a package the current one and every target site's delivery pending; idempotent."""
+        package_id, now = manifest.package_id, _now()
+        with self._transaction() as session:
+            if session.get(PublishedRow, package_id) is not None:
+                return
+            session.add(
+                PublishedRow(
+                    package_id=package_id,
+                    model_version=manifest.model_version,
+                    from_site=from_site,
+                    published_at=now,
+                )
+            )
+            for site in self._config.target_sites:
+                session.add(
+                    DeliveryRow(
+                        site=site,
+                        package_id=package_id,
+                        progress=SiteProgress.PENDING.value,
+                        refused_by_rule=None,
+                        changed_at=now,
+                    )
+                )
+            detail = {"package_id": package_id, "model_version": manifest.model_version}
+            session.add(EventRow(at=now, event="package_published", site=from_site, detail=detail))
+
+    def progress(self, package_id: str) -> dict[str, SiteProgress]:
+        """Return how far each target site is with a package."""
+        mine = select(DeliveryRow).where(DeliveryRow.package_id == package_id)
+        with Session(self._engine) as session:
+            return {row.site: SiteProgress(row.progress) for row in session.scalars(mine)}
+
+    def apply(
+        self, site: str, package_id: str, event: SiteEvent, *, rule: str | None = None
+    ) -> SiteProgress:
+        """Apply an event to a delivery and return the progress after it.
+
+        Raises:
+            DataError: when the package was never to be delivered to `site`.
+        """
+        with self._transaction() as session:
+            return _apply(session, site, package_id, event, rule)
+
+    def add_report(self, report: SiteReport) -> bool:
+        """Keep a site's report; return False when it is here already."""
+        fields = report.model_dump(mode="json")
+        with self._transaction() as session:
+            if session.get(ReportRow, (report.site, report.package_id)) is not None:
+                return False
+            session.add(
+                ReportRow(
+                    site=report.site,
+                    package_id=report.package_id,
+                    report=fields,
+                    sha256=sha256_hex(canonical_json(fields)),
+                    received_at=_now(),
+                )
+            )
+            _apply(session, report.site, report.package_id, SiteEvent.REPORT_RECEIVED, None)
+        return True
+
+    def reports(self, package_id: str) -> list[SiteReport]:
+        """Return the reports about a package, in order of site."""
+        mine = select(ReportRow).where(ReportRow.package_id == package_id).order_by(ReportRow.site)
+        with Session(self._engine) as session:
+            return [SiteReport.model_validate(row.report) for row in session.scalars(mine)]
+
+    def record_status(self, status: SiteStatus) -> None:
+        """Keep what a site said last."""
+        with self._transaction() as session:
+            row = session.get_one(SiteRow, status.site)
+            row.status = status.model_dump(mode="json")
+            row.last_seen_at, row.last_failure = _now(), None
+
+    def record_failure(self, site: str, failure: str) -> None:
+        """Keep why a site gave no usable answer: a class name or a rule."""
+        with self._transaction() as session:
+            row = session.get_one(SiteRow, site)
+            if row.last_failure != failure:
+                detail = {"failure": failure}
+                session.add(EventRow(at=_now(), event="site_failed", site=site, detail=detail))
+            row.last_failure = failure
+
+    def record_traffic(self, to_sites: Mapping[str, int], from_sites: Mapping[str, int]) -> None:
+        """Add the bytes that crossed."""
+        with self._transaction() as session:
+            for site in self._config.sites:
+                row = session.get_one(SiteRow, site)
+                row.bytes_to_site += to_sites.get(site, 0)
+                row.bytes_from_site += from_sites.get(site, 0)
+
+    def record_run(self, tick_id: str, goal: Goal, *, reached: bool) -> None:
+        """Keep that a run ended in good order; its starter looks for `tick_id`."""
+        detail = {"tick_id": tick_id, "until": goal.value, "reached": reached}
+        with self._transaction() as session:
+            session.add(EventRow(at=_now(), event="run_finished", site="", detail=detail))
+
+    def run_finished(self, tick_id: str) -> bool:
+        """Say whether the run with this id ended in good order."""
+        ends = select(EventRow).where(EventRow.event == "run_finished").order_by(EventRow.id.desc())
+        with Session(self._engine) as session:
+            return any(row.detail["tick_id"] == tick_id for row in session.scalars(ends))
+
+    def sites(self) -> list[SiteRecord]:
+        """Return what is known about every site, the source first."""
+        package_id = self.current_package()
+        with Session(self._engine) as session:
+            return [
+                _record(
+                    session.get_one(SiteRow, site),
+                    session.get(DeliveryRow, (site, package_id)) if package_id else None,
+                )
+                for site in self._config.sites
+            ]
+
+    def events(self) -> list[EventRow]:
+        """Return what happened, oldest first."""
+        with Session(self._engine) as session:
+            return list(session.scalars(select(EventRow).order_by(EventRow.id)))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Session]:
+        with Session(self._engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+
+def _apply(
+    session: Session, site: str, package_id: str, event: SiteEvent, rule: str | None
+) -> SiteProgress:
+    row = session.get(DeliveryRow, (site, package_id))
+    if row is None:
+        raise DataError(f"site {site}: no package is on its way to it: see 'status'")
+    before = SiteProgress(row.progress)
+    after = next_progress(before, event)
+    if after is not before:
+        row.progress, row.refused_by_rule, row.changed_at = after.value, rule, _now()
+        detail = {"package_id": package_id, "progress": after.value, "rule": rule}
+        session.add(EventRow(at=row.changed_at, event=event.value, site=site, detail=detail))
+    return after
+
+
+def _record(row: SiteRow, delivery: DeliveryRow | None) -> SiteRecord:
+    return SiteRecord(
+        site=row.site,
+        role=row.role,
+        progress=SiteProgress(delivery.progress) if delivery is not None else None,
+        status=SiteStatus.model_validate(row.status) if row.status is not None else None,
+        last_seen_at=row.last_seen_at,
+        last_failure=row.last_failure,
+        refused_by_rule=delivery.refused_by_rule if delivery is not None else None,
+        bytes_to_site=row.bytes_to_site,
+        bytes_from_site=row.bytes_from_site,
+    )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def _open_database(url: str) -> Engine:
+    engine = create_engine(url)
+    if engine.dialect.name == "sqlite":
+
+        @sqlalchemy_event.listens_for(engine, "connect")
+        def _pragmas(connection: Any, _record: Any) -> None:
+            cursor = connection.cursor()
+            for pragma in ("journal_mode=WAL", "foreign_keys=ON", "busy_timeout=30000"):
+                cursor.execute(f"PRAGMA {pragma}")
+            cursor.close()
+
+    Base.metadata.create_all(engine)
+    return engine

@@ -1,0 +1,162 @@
+"""The studies that the demo and the benchmarks run: which hospitals, which data, which plan."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from algorithms.contracts.model_package import (
+    AdaptationPlan,
+    NetworkSpec,
+    PreprocessingRecipe,
+    StudyPlan,
+    TrainingSchedule,
+)
+from evaluation.benchmarks.pack_to_dicom import convert_pack
+from evaluation.benchmarks.phantom_hospitals import HOSPITALS, write_hospital
+
+Preset = Literal["cpu", "full"]
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Hospital:
+    """One site of a study.
+
+    Attributes:
+        name: as sites are named everywhere.
+        roi_names: what its planning system calls the target.
+    """
+
+    name: str
+    roi_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is run: the source hospital, the targets, their data and the plan.
+
+    Attributes:
+        name: of the study.
+        write_inputs: writes every hospital's DICOM below a folder, `folder/<hospital>/...`.
+        test_share, validation_share: parts of each hospital's patients.
+        minimum_group_size: what the hospitals set for release.
+    """
+
+    name: str
+    source: Hospital
+    targets: tuple[Hospital, ...]
+    plan: StudyPlan
+    write_inputs: Callable[[Path, int, Progress], None]
+    test_share: float
+    validation_share: float
+    minimum_group_size: int
+
+    @property
+    def hospitals(self) -> tuple[Hospital, ...]:
+        """The source and the targets."""
+        return (self.source, *self.targets)
+
+
+def phantom_study(preset: Preset) -> Study:
+    """Return the study on phantom hospitals: nothing but a seed is needed."""
+
+    def write_inputs(folder: Path, seed: int, progress: Progress) -> None:
+        for done, profile in enumerate(HOSPITALS, start=1):
+            write_hospital(profile, folder / profile.name, seed=seed)
+            progress(done, len(HOSPITALS), profile.name)
+
+    hospitals = [Hospital(profile.name, (profile.roi_name,)) for profile in HOSPITALS]
+    return Study(
+        name="phantom",
+        source=hospitals[0],
+        targets=tuple(hospitals[1:]),
+        plan=_PHANTOM_PLANS[preset],
+        write_inputs=write_inputs,
+        test_share=0.3,
+        validation_share=0.1,
+        minimum_group_size=5,
+    )
+
+
+def sts_study(pack: Path, preset: Preset) -> Study:
+    """Return the study on real soft-tissue sarcomas: T1 MR, source GE SIGNA EXCITE.
+
+    The hospitals have 13, 7 and 6 patients, so a third is tested on per seed and three seeds test
+    every patient. The images are public; the minimum group size is the lowest a site may set.
+
+    Args:
+        pack: folder with `cases.csv` and one `.npz` per patient.
+        preset: how long to train.
+    """
+
+    def write_inputs(folder: Path, _seed: int, progress: Progress) -> None:
+        convert_pack(pack, folder, pack="sts", on_progress=progress)
+
+    roi_names = ("GTV_Mass", "GTVp")
+    return Study(
+        name="sts",
+        source=Hospital("ge-signa-excite", roi_names),
+        targets=(Hospital("ge-other", roi_names), Hospital("siemens", roi_names)),
+        plan=_STS_PLANS[preset],
+        write_inputs=write_inputs,
+        test_share=1 / 3,
+        validation_share=0.15,
+        minimum_group_size=2,
+    )
+
+
+def _schedule(iterations: int, learning_rate: float, *, batch_size: int = 16) -> TrainingSchedule:
+    return TrainingSchedule(
+        iterations=iterations,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        validate_every=max(1, iterations // 6),
+    )
+
+
+_PHANTOM_PLANS: dict[Preset, StudyPlan] = {
+    "cpu": StudyPlan(
+        preprocessing=PreprocessingRecipe(in_plane_spacing_mm=2.0, patch_yx=(80, 80)),
+        network=NetworkSpec(base_channels=8),
+        source_training=_schedule(400, 0.03),
+        adaptation=AdaptationPlan(
+            stage1=_schedule(150, 0.02),
+            stage3=_schedule(90, 0.01),
+            target_trained=_schedule(240, 0.02),
+        ),
+    ),
+    "full": StudyPlan(
+        preprocessing=PreprocessingRecipe(in_plane_spacing_mm=1.0, patch_yx=(160, 160)),
+        network=NetworkSpec(base_channels=16),
+        source_training=_schedule(8000, 0.03, batch_size=32),
+        adaptation=AdaptationPlan(
+            stage1=_schedule(3000, 0.02, batch_size=32),
+            stage3=_schedule(3000, 0.01, batch_size=32),
+            target_trained=_schedule(6000, 0.02, batch_size=32),
+        ),
+    ),
+}
+
+_STS_PLANS: dict[Preset, StudyPlan] = {
+    "cpu": StudyPlan(
+        preprocessing=PreprocessingRecipe(in_plane_spacing_mm=2.0, patch_yx=(96, 96)),
+        network=NetworkSpec(base_channels=16),
+        source_training=_schedule(600, 0.03),
+        adaptation=AdaptationPlan(
+            stage1=_schedule(240, 0.01),
+            stage3=_schedule(120, 0.01),
+            target_trained=_schedule(360, 0.01),
+        ),
+    ),
+    "full": StudyPlan(
+        preprocessing=PreprocessingRecipe(in_plane_spacing_mm=1.0, patch_yx=(192, 192)),
+        network=NetworkSpec(base_channels=16),
+        source_training=_schedule(30000, 0.03, batch_size=32),
+        adaptation=AdaptationPlan(
+            stage1=_schedule(6000, 0.01, batch_size=32),
+            stage3=_schedule(6000, 0.01, batch_size=32),
+            target_trained=_schedule(12000, 0.01, batch_size=32),
+        ),
+    ),
+}

@@ -1,0 +1,249 @@
+"""Run a whole study as people would: every hospital and the coordinator by their own commands.
+
+Each command is a process with its own home directory, configuration and database. This driver
+only calls commands and keeps a mark for each that has ended, so that a second run continues where
+a killed one stopped.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from algorithms.contracts.canonical_json import canonical_json
+from algorithms.contracts.errors import DataError
+from evaluation.benchmarks.studies import Hospital, Study
+
+TransportName = Literal["embedded", "flower"]
+console = Console(stderr=True, highlight=False)
+
+
+@dataclass(frozen=True)
+class Road:
+    """One run of a study below one folder."""
+
+    study: Study
+    folder: Path
+    seed: int
+    transport: TransportName
+
+    def home(self, hospital: Hospital) -> Path:
+        """Home directory of a hospital."""
+        return self.folder / "sites" / hospital.name
+
+    @property
+    def coordinator(self) -> Path:
+        """Home directory of the coordinator."""
+        return self.folder / "coordinator"
+
+    @property
+    def report(self) -> Path:
+        """Folder of the study report."""
+        return self.folder / "report"
+
+
+def run_study(road: Road) -> dict[str, Any]:
+    """Take a study from images to report, or continue one that was stopped.
+
+    Returns:
+        The study report as JSON, with the source model's Dice at home under "source".
+
+    Raises:
+        DataError: a command failed; the message says which, and where its log is.
+    """
+    _claim(road)
+    began = time.monotonic()
+    study, targets = road.study, road.study.targets
+    _once(road, "write images", lambda: _write_inputs(road))
+    _once(road, "set up the coordinator", lambda: _init_coordinator(road))
+    key = _run(road, "public key", ["fedgtv-coordinator", "public-key", "--home", road.coordinator])
+    for hospital in study.hospitals:
+        _once(road, f"set up {hospital.name}", partial(_init_site, road, hospital, key.strip()))
+    _each(road, study.hospitals, "ingest and de-identify", _ingest)
+    _once(road, "train the source model", lambda: _train_source(road))
+    _once(road, "sign and deliver the package", lambda: _tick(road, "delivered"))
+    _each(road, targets, "select slices", _work)
+    _each(road, targets, "annotate (simulated annotator)", _simulate)
+    _each(road, targets, "fine-tune in three stages and segment", _work)
+    _each(road, targets, "review (simulated annotator)", _simulate)
+    _each(road, targets, "measure", _work)
+    _once(road, "collect the reports", lambda: _tick(road, "reported"))
+    _once(road, "write the study report", lambda: _write_report(road))
+    console.print(f"[dim]{time.monotonic() - began:.0f} s[/dim]")
+    report: dict[str, Any] = json.loads((road.report / "report.json").read_bytes())
+    return report | {"source": source_validation(road)}
+
+
+def source_validation(road: Road) -> dict[str, Any]:
+    """Return what the package says about the source model at home."""
+    manifest = json.loads(
+        (road.home(road.study.source) / "source-package/manifest.json").read_bytes()
+    )
+    found: dict[str, Any] = manifest["source_validation"]
+    return found
+
+
+def _claim(road: Road) -> None:
+    """Refuse to continue a folder that was begun with another study, plan, seed or transport."""
+    identity = canonical_json(
+        {
+            "study": road.study.name,
+            "plan": road.study.plan.model_dump(mode="json"),
+            "seed": road.seed,
+            "transport": road.transport,
+        }
+    )
+    mark = road.folder / "study.json"
+    if mark.is_file() and mark.read_bytes() != identity:
+        raise DataError(
+            f"{road.folder}: holds another study, plan, seed or transport: remove it or give "
+            "another --output"
+        )
+    road.folder.mkdir(parents=True, exist_ok=True)
+    mark.write_bytes(identity)
+
+
+def _write_inputs(road: Road) -> None:
+    def progress(done: int, total: int, what: str) -> None:
+        if done == total or done % 5 == 0:
+            console.print(f"  {what}: {done}/{total}")
+
+    road.study.write_inputs(road.folder / "input", road.seed, progress)
+
+
+def _init_coordinator(road: Road) -> None:
+    command: list[str | Path] = ["fedgtv-coordinator", "init", "--home", road.coordinator]
+    command += ["--study", road.study.name, "--source-site", road.study.source.name]
+    for target in road.study.targets:
+        command += ["--target-site", target.name]
+    _run(road, "coordinator init", command)
+
+
+def _init_site(road: Road, hospital: Hospital, public_key: str) -> None:
+    home = road.home(hospital)
+    if (home / "site.toml").exists():
+        return
+    role = "source" if hospital == road.study.source else "target"
+    command: list[str | Path] = ["fedgtv-site", "init", "--home", home, "--name", hospital.name]
+    command += ["--study", road.study.name, "--role", role, "--trusted-key", public_key]
+    _run(road, f"{hospital.name} init", command)
+    settings = {
+        "roi_names": list(hospital.roi_names),
+        "minimum_group_size": road.study.minimum_group_size,
+        "test_share": road.study.test_share,
+        "validation_share": road.study.validation_share,
+        "seed": road.seed,
+        "auto_approve": True,
+        # Targets work side by side, one core each; the source hospital has the machine to itself.
+        "threads": 0 if role == "source" else 1,
+    }
+    with (home / "site.toml").open("a", encoding="utf-8") as file:
+        file.writelines(f"{key} = {json.dumps(value)}\n" for key, value in settings.items())
+
+
+def _ingest(road: Road, hospital: Hospital) -> None:
+    images = road.folder / "input" / hospital.name
+    _site(road, hospital, "ingest", images)
+
+
+def _train_source(road: Road) -> None:
+    plan = road.folder / "plan.json"
+    plan.write_bytes(canonical_json(road.study.plan.model_dump(mode="json")))
+    _site(road, road.study.source, "train-source", "--plan", plan)
+
+
+def _work(road: Road, hospital: Hospital) -> None:
+    _site(road, hospital, "work")
+
+
+def _simulate(road: Road, hospital: Hospital) -> None:
+    _site(road, hospital, "simulate-doctors")
+
+
+def _site(road: Road, hospital: Hospital, command: str, *arguments: str | Path) -> None:
+    _run(
+        road,
+        f"{hospital.name} {command}",
+        ["fedgtv-site", command, *arguments, "--home", road.home(hospital)],
+    )
+
+
+def _tick(road: Road, until: str) -> None:
+    command: list[str | Path] = ["fedgtv-coordinator", "tick", "--home", road.coordinator]
+    command += ["--transport", road.transport, "--until", until]
+    for hospital in road.study.hospitals:
+        command += ["--site", f"{hospital.name}={road.home(hospital)}"]
+    _run(road, f"coordinator tick until {until}", command)
+
+
+def _write_report(road: Road) -> None:
+    command: list[str | Path] = ["fedgtv-coordinator", "report", "--home", road.coordinator]
+    _run(road, "coordinator report", [*command, "--output", road.report])
+
+
+# -- running commands -----------------------------------------------------------------------
+
+
+def _once(road: Road, step: str, action: Callable[[], None]) -> None:
+    """Do a step unless its mark says that it has ended."""
+    mark = road.folder / "steps" / step.replace(" ", "-")
+    if mark.is_file():
+        return
+    console.print(f"[bold]{step}[/bold]")
+    began = time.monotonic()
+    action()
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.write_text(f"{time.monotonic() - began:.1f} s\n", "utf-8")
+
+
+def _each(
+    road: Road,
+    hospitals: Sequence[Hospital],
+    step: str,
+    action: Callable[[Road, Hospital], None],
+) -> None:
+    """Do a step at every hospital, as many side by side as there are cores."""
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        futures = [
+            pool.submit(_once, road, f"{hospital.name}: {step}", partial(action, road, hospital))
+            for hospital in hospitals
+        ]
+        for future in futures:
+            future.result()
+
+
+def _run(road: Road, name: str, command: Sequence[str | Path]) -> str:
+    """Run one command, show its last lines, keep all of them in a log."""
+    logs = road.folder / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    log = logs / f"{name.replace(' ', '-')}.log"
+    program = Path(sys.executable).with_name(str(command[0]))
+    environment = os.environ | {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+    with log.open("a", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            [str(program), *map(str, command[1:])],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+        )
+        lines = []
+        assert process.stdout is not None  # noqa: S101 - PIPE was asked for
+        for line in process.stdout:
+            file.write(line)
+            lines.append(line)
+            if name != "public key":
+                console.print(f"  [dim]{line.rstrip()}[/dim]", markup=True)
+        if process.wait() != 0:
+            last = lines[-1].strip() if lines else "no output"
+            raise DataError(f"'{name}' failed: {last} (log: {log}); mend it and run again")
+    return "".join(lines)

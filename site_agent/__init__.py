@@ -1,0 +1,1 @@
+"""The hospital: images come in, only approved aggregates go out."""

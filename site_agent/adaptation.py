@@ -1,0 +1,372 @@
+"""The road of one package through one hospital: steps 4 to 10 and 12 of the way of a case.
+
+    received -> select slices -> (doctors annotate) -> stage 1, 2, 3 -> segment
+             -> (oncologists review) -> measure -> reported
+
+Every step is idempotent and keyed by (package, case set, seed): what is finished is a file or a
+row, what was under way continues from its checkpoint. So a killed round resumes and ends in the
+same weights.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from sqlalchemy.orm import Session
+
+from algorithms.contracts.case import Split
+from algorithms.contracts.contour import Contour, Provenance
+from algorithms.contracts.errors import DataError
+from algorithms.contracts.messages import RoundState
+from algorithms.contracts.model_package import (
+    MODEL_FILE,
+    REFERENCE_POINTS_FILE,
+    Manifest,
+    TrainingSchedule,
+)
+from algorithms.contracts.site_report import AnnotationSummary, SiteReport
+from algorithms.features import latent_features
+from algorithms.finetuning import ValidationCase, mean_dice
+from algorithms.inference import torch_predictor
+from algorithms.networks import UNet2d, build_network
+from algorithms.pseudo_labels import pseudo_label
+from algorithms.sample_selection import select
+from algorithms.training import LabelledSlice, train
+from evaluation.case_metrics import CaseMetrics, measure_case
+from evaluation.site_summary import PatientRow, ReportSubject, RevisionRow, summarise_site
+from site_agent.case_store import REFERENCE, REVIEWED, CaseStore, SliceChoice
+from site_agent.case_workflow import RoundEvent
+from site_agent.checkpoints import file_sha256, load_state, load_weights, save_state, save_weights
+from site_agent.database import MeasurementRow, RoundRow
+from site_agent.learning_data import PreparedCase, fully_labelled, prepare, slice_label
+from site_agent.package_store import load_package
+from site_agent.progress import progress_bar
+from site_agent.segmentation import segment
+
+ACTOR = "worker"
+DIRECT, ADAPTED, TARGET_TRAINED = "direct", "adapted", "target_trained"
+
+
+@dataclass(frozen=True)
+class Round:
+    """One package at one site: what every step below is given."""
+
+    store: CaseStore
+    round_id: str
+    seed: int
+    manifest: Manifest
+    package: Path
+
+    @property
+    def folder(self) -> Path:
+        """Weights and checkpoints of this round."""
+        return self.store.home.rounds / self.round_id
+
+    def source_network(self) -> UNet2d:
+        """Return the package's network with its weights."""
+        network = build_network(self.manifest.network)
+        network.load_state_dict(load_weights(self.package / MODEL_FILE))
+        return network
+
+
+def open_round(store: CaseStore, row: RoundRow) -> Round:
+    """Load what a round works with; the package's files are verified again."""
+    manifest, package = load_package(store.home, row.package_id)
+    return Round(store, row.round_id, row.seed, manifest, package)
+
+
+def advance(current: Round) -> RoundState:
+    """Take a round as far as it goes without people, and return where it stands."""
+    state = RoundState(current.store.round(current.round_id).state)
+    if state is RoundState.FAILED:
+        state = current.store.advance(current.round_id, RoundEvent.RETRIED, actor=ACTOR)
+    if state is RoundState.RECEIVED:
+        state = select_slices(current)
+    if state is RoundState.AWAITING_ANNOTATION and not _open_tasks(current):
+        state = current.store.advance(current.round_id, RoundEvent.ANNOTATION_COMPLETE, actor=ACTOR)
+    if state is RoundState.TRAINING:
+        finetune_in_stages(current)
+        state = segment_test_patients(current)
+    if state is RoundState.AWAITING_REVIEW and _all_reviewed(current):
+        state = measure_and_report(current)
+    return state
+
+
+# -- steps 4 and 5 --------------------------------------------------------------------------
+
+
+def select_slices(current: Round) -> RoundState:
+    """Choose the slices doctors are asked for: the budget's share of each split's slices.
+
+    Slices of training patients are learnt from; those of validation patients choose the best
+    weights. Both count towards the budget: no other label of the site is used.
+    """
+    tasks = current.store.tasks(current.round_id)
+    if not tasks:
+        network = current.source_network()
+        points = np.load(current.package / REFERENCE_POINTS_FILE, allow_pickle=False)
+        choices = [
+            choice
+            for split in (Split.TRAINING, Split.VALIDATION)
+            for choice in _choose(current, network, points, _prepared(current, split))
+        ]
+        current.store.open_tasks(current.round_id, choices, actor=ACTOR)
+    return RoundState(current.store.round(current.round_id).state)
+
+
+def _choose(
+    current: Round,
+    network: UNet2d,
+    reference_points: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
+    cases: Sequence[PreparedCase],
+) -> list[SliceChoice]:
+    plan = current.manifest.adaptation
+    places = [(case.case_id, z) for case in cases for z in range(len(case.slices))]
+    features = latent_features(network, [image for case in cases for image in case.slices])
+    selection = select(
+        features,
+        reference_points,
+        round(plan.annotation_budget * len(places)),
+        strategy=plan.selection_strategy,
+        rng=np.random.default_rng(current.seed),
+    )
+    return [
+        SliceChoice(*places[index], role, -1.0 if math.isnan(score) else score)
+        for index, role, score in zip(selection.ids, selection.roles, selection.scores, strict=True)
+    ]
+
+
+# -- steps 7 to 9 ---------------------------------------------------------------------------
+
+
+def finetune_in_stages(current: Round) -> None:
+    """Stage 1 on annotated slices, stage 2 pseudo labels, stage 3 on both (6-7)."""
+    plan, recipe = current.manifest.adaptation, current.manifest.preprocessing
+    training = _prepared(current, Split.TRAINING)
+    annotated, others = _annotated_slices(current, training)
+    if not annotated:
+        raise DataError("no slice of a training patient was annotated: raise annotation_budget")
+    network = current.source_network()
+    _stage(current, "stage1", network, annotated, plan.stage1)
+    pseudo_labelled = pseudo_label(
+        torch_predictor(network), others, min_confidence=plan.pseudo_label_min_confidence
+    )
+    _stage(current, "stage3", network, annotated + pseudo_labelled, plan.stage3)
+    if plan.target_trained is not None and _all_have_references(current):
+        labelled = fully_labelled(current.store, training, recipe)
+        _stage(current, TARGET_TRAINED, current.source_network(), labelled, plan.target_trained)
+
+
+def _stage(
+    current: Round,
+    name: str,
+    network: UNet2d,
+    slices: Sequence[LabelledSlice],
+    schedule: TrainingSchedule,
+) -> None:
+    """Train `network` in place, or load what this stage ended in before."""
+    finished = current.folder / f"{name}.safetensors"
+    if finished.is_file():
+        network.load_state_dict(load_weights(finished))
+        return
+    checkpoint = current.folder / f"{name}.checkpoint.safetensors"
+    with progress_bar(f"{current.store.home.config.name}: {name}") as progress:
+        train(
+            network,
+            slices,
+            schedule,
+            patch_yx=current.manifest.preprocessing.patch_yx,
+            seed=current.seed,
+            validate=mean_dice(_validation_cases(current)),
+            state=load_state(checkpoint),
+            save=lambda state: save_state(state, checkpoint),
+            progress=progress,
+        )
+    save_weights({k: v.cpu() for k, v in network.state_dict().items()}, finished)
+    checkpoint.unlink(missing_ok=True)
+
+
+def _annotated_slices(
+    current: Round, cases: Sequence[PreparedCase]
+) -> tuple[list[LabelledSlice], list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]]:
+    """Return the annotated slices of `cases`, and the images of all their other slices."""
+    masks = _annotations(current)
+    annotated, others = [], []
+    for case in cases:
+        for z, image in enumerate(case.slices):
+            label = masks.get((case.case_id, z))
+            if label is None:
+                others.append(image)
+            else:
+                recipe = current.manifest.preprocessing
+                annotated.append(LabelledSlice(image, slice_label(label, case.geometry, recipe)))
+    return annotated, others
+
+
+def _validation_cases(current: Round) -> list[ValidationCase]:
+    masks = _annotations(current)
+    found = []
+    for case in _prepared(current, Split.VALIDATION):
+        label = np.zeros(case.slices.shape, dtype=np.uint8)
+        known = np.zeros(len(case.slices), dtype=bool)
+        for z in range(len(case.slices)):
+            if (case.case_id, z) in masks:
+                mask = masks[case.case_id, z]
+                label[z] = slice_label(mask, case.geometry, current.manifest.preprocessing)
+                known[z] = True
+        if known.any():
+            found.append(ValidationCase(case.slices, label, known))
+    return found
+
+
+def _annotations(
+    current: Round,
+) -> dict[tuple[str, int], np.ndarray[tuple[int, ...], np.dtype[np.bool_]]]:
+    return {
+        (task.case_id, task.slice_z): current.store.task_mask(task)
+        for task in current.store.tasks(current.round_id, state="done")
+    }
+
+
+# -- step 10 --------------------------------------------------------------------------------
+
+
+def segment_test_patients(current: Round) -> RoundState:
+    """Segment the test patients on their own grids with every model of this round."""
+    weights = {
+        DIRECT: current.package / MODEL_FILE,
+        ADAPTED: current.folder / "stage3.safetensors",
+        TARGET_TRAINED: current.folder / f"{TARGET_TRAINED}.safetensors",
+    }
+    cases = current.store.cases(Split.TEST)
+    network = build_network(current.manifest.network)
+    for arm, file in weights.items():
+        if not file.is_file():
+            continue
+        network.load_state_dict(load_weights(file))
+        for case in cases:
+            key = {"purpose": arm, "round_id": current.round_id}
+            if current.store.contour(case.case_id, **key) is None:
+                mask = segment(current.store, case.case_id, network, current.manifest.preprocessing)
+                contour = Contour(current.manifest.roi_name, mask, Provenance.AUTOMATIC)
+                current.store.save_contour(case.case_id, contour, author=f"model {arm}", **key)
+    return current.store.advance(
+        current.round_id, RoundEvent.PREDICTIONS_READY, actor=ACTOR, detail={"cases": len(cases)}
+    )
+
+
+# -- steps 12 and 13 ------------------------------------------------------------------------
+
+
+def measure_and_report(current: Round) -> RoundState:
+    """Measure every arm against the reference, or the reviewed contour where there is none."""
+    rows, measurements = [], []
+    for case in current.store.cases(Split.TEST):
+        reference = current.store.contour(case.case_id, purpose=REFERENCE) or current.store.contour(
+            case.case_id, purpose=REVIEWED, round_id=current.round_id
+        )
+        if reference is None:
+            continue
+        for arm in (DIRECT, ADAPTED, TARGET_TRAINED):
+            found = current.store.contour(case.case_id, purpose=arm, round_id=current.round_id)
+            if found is None:
+                continue
+            metrics = measure_case(
+                reference.mask.voxels,
+                found.mask.voxels,
+                spacing_zyx_mm=case.spacing_zyx_mm,
+            )
+            rows.append(PatientRow(arm, metrics))
+            measurements.append(
+                MeasurementRow(
+                    round_id=current.round_id,
+                    case_id=case.case_id,
+                    arm=arm,
+                    metrics=_json_metrics(metrics),
+                )
+            )
+    report = _summarise(current, rows)
+
+    def store_report(session: Session, row: RoundRow) -> None:
+        current.store.replace_measurements(session, measurements)
+        row.report = report.model_dump(mode="json")
+
+    return current.store.advance(
+        current.round_id, RoundEvent.REVIEW_COMPLETE, actor=ACTOR, also=store_report
+    )
+
+
+def _summarise(current: Round, rows: Sequence[PatientRow]) -> SiteReport:
+    config = current.store.home.config
+    reviews = current.store.reviews(current.round_id)
+    test = current.store.cases(Split.TEST)
+    return summarise_site(
+        rows,
+        subject=ReportSubject(
+            study=config.study,
+            site=config.name,
+            package_id=current.manifest.package_id,
+            model_version=current.manifest.model_version,
+            adapted_model_sha256=file_sha256(current.folder / "stage3.safetensors"),
+            code_version=version("fedgtv"),
+            seed=current.seed,
+            manufacturers=tuple(sorted({case.manufacturer for case in test})),
+        ),
+        annotation=_annotation_summary(current),
+        revisions=[
+            RevisionRow(
+                degree_percent=review.revision_degree_percent,
+                active_s=math.nan if review.active_s is None else review.active_s,
+                simulated=review.simulated,
+            )
+            for review in reviews
+        ],
+        minimum_group_size=config.minimum_group_size,
+    )
+
+
+def _annotation_summary(current: Round) -> AnnotationSummary:
+    asked = [*current.store.cases(Split.TRAINING), *current.store.cases(Split.VALIDATION)]
+    tasks = current.store.tasks(current.round_id)
+    return AnnotationSummary(
+        strategy=current.manifest.adaptation.selection_strategy,
+        training_patients=len({case.patient_id for case in asked}),
+        training_slices=sum(case.shape_zyx[0] for case in asked),
+        selected_slices=len(tasks),
+        patients_with_selected_slices=len({task.case_id for task in tasks}),
+        simulated=any(task.provenance == Provenance.SIMULATED.value for task in tasks),
+    )
+
+
+def _json_metrics(metrics: CaseMetrics) -> dict[str, object]:
+    """Write metrics as JSON: undefined figures are null."""
+
+    def value(figure: float) -> float | None:
+        return None if math.isnan(figure) else figure
+
+    return {
+        name: {str(k): value(v) for k, v in figure.items()}
+        if isinstance(figure, dict)
+        else value(figure)
+        for name, figure in vars(metrics).items()
+    }
+
+
+def _prepared(current: Round, split: Split) -> list[PreparedCase]:
+    return prepare(current.store, current.store.cases(split), current.manifest.preprocessing)
+
+
+def _open_tasks(current: Round) -> int:
+    return len(current.store.tasks(current.round_id, state="open"))
+
+
+def _all_reviewed(current: Round) -> bool:
+    reviewed = {review.case_id for review in current.store.reviews(current.round_id)}
+    return all(case.case_id in reviewed for case in current.store.cases(Split.TEST))
+
+
+def _all_have_references(current: Round) -> bool:
+    return all(case.has_reference for case in current.store.cases(Split.TRAINING))

@@ -1,0 +1,496 @@
+"""Cases, contours, annotation tasks, reviews and rounds: the only file that writes them.
+
+Images and masks are files below the site's home; everything about them is in the database. A file
+is written before the row that names it, so a killed process leaves at worst an unnamed file.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Engine, func, select
+from sqlalchemy.orm import Session
+
+from algorithms.contracts.canonical_json import canonical_json, sha256_hex
+from algorithms.contracts.case import Case, Split
+from algorithms.contracts.contour import Contour, Provenance
+from algorithms.contracts.errors import DataError
+from algorithms.contracts.messages import RoundState
+from algorithms.contracts.volume import Geometry, Mask, MaskArray, Volume
+from site_agent import audit_log
+from site_agent.case_workflow import RoundEvent, next_state
+from site_agent.config import SiteHome
+from site_agent.database import (
+    AnnotationTaskRow,
+    CaseRow,
+    ContourRow,
+    MeasurementRow,
+    ReviewRow,
+    RoundRow,
+    open_database,
+    transaction,
+    utc_now,
+)
+
+REFERENCE = "reference"
+REVIEWED = "reviewed"
+
+
+@dataclass(frozen=True)
+class NewCase:
+    """A case on its way in: de-identified, with the contours that came with it.
+
+    Attributes:
+        volume: the image, its UIDs already mapped.
+        identity_sealed: encrypted original identity; None for images that never were DICOM.
+    """
+
+    case_id: str
+    patient_id: str
+    volume: Volume
+    identity_sealed: bytes | None
+    contours: tuple[Contour, ...]
+
+
+@dataclass(frozen=True)
+class SliceChoice:
+    """A slice that the selection asks a doctor to contour."""
+
+    case_id: str
+    slice_z: int
+    role: str
+    score: float
+
+
+class CaseStore:
+    """What a site knows about its cases."""
+
+    def __init__(self, home: SiteHome, engine: Engine | None = None) -> None:
+        self.home = home
+        self.engine = engine if engine is not None else open_database(home.database_url)
+
+    # -- cases ------------------------------------------------------------------------------
+
+    def add_cases(self, cases: Sequence[NewCase], *, actor: str) -> list[str]:
+        """Store new cases in one transaction; a case already held is left as it is.
+
+        Returns:
+            Ids of the cases that are new.
+        """
+        with Session(self.engine) as session:
+            held = set(session.scalars(select(CaseRow.case_id)))
+        new = [case for case in cases if case.case_id not in held]
+        for case in new:
+            self._write_image(case)
+        with transaction(self.engine) as session:
+            for case in new:
+                session.add(_case_row(case))
+                session.flush()
+                for contour in case.contours:
+                    self._add_contour(session, case.case_id, contour, REFERENCE, "", actor)
+                audit_log.append(
+                    session,
+                    actor=actor,
+                    event="case_ingested",
+                    subject=case.case_id,
+                    detail={"contours": len(case.contours)},
+                    at=utc_now(),
+                )
+        return [case.case_id for case in new]
+
+    def cases(self, split: Split | None = None) -> list[Case]:
+        """Return the cases, ordered by patient and case, optionally of one split only."""
+        statement = select(CaseRow).order_by(CaseRow.patient_id, CaseRow.case_id)
+        if split is not None:
+            statement = statement.where(CaseRow.split == split.value)
+        with Session(self.engine) as session:
+            return [_case(row) for row in session.scalars(statement)]
+
+    def case(self, case_id: str) -> Case:
+        """Return one case.
+
+        Raises:
+            DataError: when there is no such case.
+        """
+        with Session(self.engine) as session:
+            return _case(_existing(session, case_id))
+
+    def volume(self, case_id: str) -> Volume:
+        """Read the de-identified image of a case."""
+        with Session(self.engine) as session:
+            series = _existing(session, case_id).series
+        stored = np.load(self.home.cases / case_id / "image.npy", allow_pickle=False)
+        return Volume(
+            image=stored.astype(np.float32),
+            geometry=_geometry(series),
+            modality=series["modality"],
+            frame_of_reference_uid=series["frame_of_reference_uid"],
+            sop_instance_uids=tuple(series["sop_instance_uids"]),
+            series_instance_uid=series["series_instance_uid"],
+            study_instance_uid=series["study_instance_uid"],
+            scanner=dict(series["scanner"]),
+        )
+
+    def geometry(self, case_id: str) -> Geometry:
+        """Return the grid of a case without reading its image."""
+        with Session(self.engine) as session:
+            return _geometry(_existing(session, case_id).series)
+
+    def identity_sealed(self, case_id: str) -> bytes | None:
+        """Return the encrypted original identity of a case."""
+        with Session(self.engine) as session:
+            return _existing(session, case_id).identity_sealed
+
+    def assign_splits(self, splits: dict[str, Split]) -> None:
+        """Set the split of patients, given as `patient_id -> split`, once and for all."""
+        with transaction(self.engine) as session:
+            for row in session.scalars(select(CaseRow)):
+                if row.split == Split.UNASSIGNED.value and row.patient_id in splits:
+                    row.split = splits[row.patient_id].value
+
+    # -- contours ---------------------------------------------------------------------------
+
+    def save_contour(
+        self, case_id: str, contour: Contour, *, purpose: str, round_id: str = "", author: str
+    ) -> None:
+        """Keep a contour; an earlier one of the same purpose and round stays as history."""
+        with transaction(self.engine) as session:
+            self._add_contour(session, case_id, contour, purpose, round_id, author)
+
+    def contour(self, case_id: str, *, purpose: str, round_id: str = "") -> Contour | None:
+        """Return the newest contour of a purpose ("reference", "adapted", ...) or None."""
+        with Session(self.engine) as session:
+            row = session.scalars(
+                select(ContourRow)
+                .where(
+                    ContourRow.case_id == case_id,
+                    ContourRow.purpose == purpose,
+                    ContourRow.round_id == round_id,
+                )
+                .order_by(ContourRow.id.desc())
+                .limit(1)
+            ).first()
+            if row is None:
+                return None
+            geometry = _geometry(_existing(session, case_id).series)
+        voxels = _read_mask(self.home.folder / row.file, geometry.shape_zyx)
+        return Contour(row.roi_name, Mask(voxels, geometry), Provenance(row.provenance))
+
+    # -- rounds -----------------------------------------------------------------------------
+
+    def start_round(self, package_id: str, *, seed: int) -> RoundRow:
+        """Return the round of (package, case set, seed), creating it when it is new."""
+        patients = sorted(c.case_id for c in self.cases() if c.split is not Split.UNASSIGNED)
+        case_set = sha256_hex(canonical_json(patients))
+        key = sha256_hex(canonical_json([package_id, case_set, seed]))[:16]
+        with transaction(self.engine) as session:
+            row = session.get(RoundRow, key)
+            if row is None:
+                now = utc_now()
+                row = RoundRow(
+                    round_id=key,
+                    package_id=package_id,
+                    case_set_sha256=case_set,
+                    seed=seed,
+                    state=RoundState.RECEIVED.value,
+                    report=None,
+                    started_at=now,
+                    changed_at=now,
+                )
+                session.add(row)
+        return row
+
+    def round(self, round_id: str) -> RoundRow:
+        """Return a round."""
+        with Session(self.engine) as session:
+            row = session.get(RoundRow, round_id)
+        if row is None:
+            raise DataError(f"round {round_id} is unknown: see 'fedgtv-site status'")
+        return row
+
+    def latest_round(self) -> RoundRow | None:
+        """Return the round that was started last."""
+        with Session(self.engine) as session:
+            return session.scalars(
+                select(RoundRow).order_by(RoundRow.started_at.desc()).limit(1)
+            ).first()
+
+    def advance(
+        self,
+        round_id: str,
+        event: RoundEvent,
+        *,
+        actor: str,
+        detail: dict[str, Any] | None = None,
+        also: Callable[[Session, RoundRow], None] | None = None,
+    ) -> RoundState:
+        """Apply an event: state, its effects (`also`) and audit entry are one transaction."""
+        with transaction(self.engine) as session:
+            row = session.get_one(RoundRow, round_id)
+            row.state = next_state(RoundState(row.state), event).value
+            row.changed_at = utc_now()
+            if also is not None:
+                also(session, row)
+            audit_log.append(
+                session,
+                actor=actor,
+                event=event.value,
+                subject=f"round-{round_id}",
+                detail=detail or {},
+                at=row.changed_at,
+            )
+            return RoundState(row.state)
+
+    # -- annotation -------------------------------------------------------------------------
+
+    def open_tasks(self, round_id: str, choices: Sequence[SliceChoice], *, actor: str) -> None:
+        """Ask doctors for these slices, in order of rank, and move the round on."""
+
+        def add(session: Session, _row: RoundRow) -> None:
+            for rank, choice in enumerate(choices):
+                session.add(
+                    AnnotationTaskRow(
+                        round_id=round_id,
+                        rank=rank,
+                        state="open",
+                        **asdict(choice),
+                    )
+                )
+
+        self.advance(
+            round_id,
+            RoundEvent.SLICES_SELECTED,
+            actor=actor,
+            detail={"slices": len(choices)},
+            also=add,
+        )
+
+    def tasks(self, round_id: str, *, state: str | None = None) -> list[AnnotationTaskRow]:
+        """Return the annotation tasks of a round by rank; `state` is "open" or "done"."""
+        statement = (
+            select(AnnotationTaskRow)
+            .where(AnnotationTaskRow.round_id == round_id)
+            .order_by(AnnotationTaskRow.rank)
+        )
+        if state is not None:
+            statement = statement.where(AnnotationTaskRow.state == state)
+        with Session(self.engine) as session:
+            return list(session.scalars(statement))
+
+    def complete_task(
+        self,
+        task_id: int,
+        mask_yx: MaskArray,
+        *,
+        author: str,
+        provenance: Provenance,
+        active_s: float | None,
+    ) -> None:
+        """Store the contour of an asked-for slice: bool `[y, x]`; empty means no target there."""
+        with transaction(self.engine) as session:
+            task = session.get_one(AnnotationTaskRow, task_id)
+            shape = _geometry(_existing(session, task.case_id).series).shape_zyx
+            if mask_yx.shape != shape[1:]:
+                raise ValueError(f"mask {mask_yx.shape} for a slice of {shape[1:]}")
+            task.file = self._write_mask(task.case_id, mask_yx)
+            task.state = "done"
+            task.author, task.provenance = author, provenance.value
+            task.active_s, task.done_at = active_s, utc_now()
+            audit_log.append(
+                session,
+                actor=author,
+                event="slice_annotated",
+                subject=task.case_id,
+                detail={"slice_z": task.slice_z, "provenance": provenance.value},
+                at=utc_now(),
+            )
+
+    def task_mask(self, task: AnnotationTaskRow) -> MaskArray:
+        """Read the contour of a finished task: bool `[y, x]`."""
+        if task.file is None:
+            raise ValueError("the task is still open")
+        shape = self.geometry(task.case_id).shape_zyx[1:]
+        return _read_mask(self.home.folder / task.file, shape)
+
+    # -- review and measurement -------------------------------------------------------------
+
+    def add_review(self, review: ReviewRow, revised: Contour) -> None:
+        """Store an oncologist's verdict with the contour it ends in, as one."""
+        with transaction(self.engine) as session:
+            known = session.scalars(
+                select(ReviewRow).where(
+                    ReviewRow.round_id == review.round_id, ReviewRow.case_id == review.case_id
+                )
+            ).first()
+            if known is not None:
+                session.delete(known)
+                session.flush()
+            session.add(review)
+            self._add_contour(
+                session, review.case_id, revised, REVIEWED, review.round_id, review.author
+            )
+            audit_log.append(
+                session,
+                actor=review.author,
+                event="case_reviewed",
+                subject=review.case_id,
+                detail={"verdict": review.verdict, "simulated": review.simulated},
+                at=utc_now(),
+            )
+
+    def reviews(self, round_id: str) -> list[ReviewRow]:
+        """Return the reviews of a round."""
+        with Session(self.engine) as session:
+            return list(
+                session.scalars(
+                    select(ReviewRow)
+                    .where(ReviewRow.round_id == round_id)
+                    .order_by(ReviewRow.case_id)
+                )
+            )
+
+    def replace_measurements(self, session: Session, rows: Iterable[MeasurementRow]) -> None:
+        """Write measurement rows inside `session`, replacing those of the same key."""
+        for row in rows:
+            old = session.scalars(
+                select(MeasurementRow).where(
+                    MeasurementRow.round_id == row.round_id,
+                    MeasurementRow.case_id == row.case_id,
+                    MeasurementRow.arm == row.arm,
+                )
+            ).first()
+            if old is not None:
+                session.delete(old)
+                session.flush()
+            session.add(row)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many cases there are by split."""
+        statement = select(CaseRow.split, func.count()).group_by(CaseRow.split)
+        with Session(self.engine) as session:
+            return dict(session.execute(statement).tuples())
+
+    # -- files ------------------------------------------------------------------------------
+
+    def _write_image(self, case: NewCase) -> None:
+        folder = self.home.cases / case.case_id
+        folder.mkdir(parents=True, exist_ok=True)
+        image = case.volume.image
+        whole = np.rint(image)
+        # Scanners store whole numbers: half the bytes, and exactly the same values.
+        fits = bool(np.array_equal(whole, image)) and -32768 <= image.min() <= image.max() <= 32767
+        _replace(folder / "image.npy", _npy_bytes(whole.astype(np.int16) if fits else image))
+
+    def _add_contour(
+        self,
+        session: Session,
+        case_id: str,
+        contour: Contour,
+        purpose: str,
+        round_id: str,
+        author: str,
+    ) -> None:
+        session.add(
+            ContourRow(
+                case_id=case_id,
+                purpose=purpose,
+                round_id=round_id,
+                roi_name=contour.roi_name,
+                provenance=contour.provenance.value,
+                author=author,
+                file=self._write_mask(case_id, contour.mask.voxels),
+                saved_at=utc_now(),
+            )
+        )
+
+    def _write_mask(self, case_id: str, voxels: MaskArray) -> str:
+        data = _npy_bytes(np.packbits(voxels))
+        # Named by content: writing the same mask again is the same file.
+        name = hashlib.sha256(repr(voxels.shape).encode() + data).hexdigest()[:24]
+        relative = Path("cases") / case_id / f"mask-{name}.npy"
+        file = self.home.folder / relative
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            _replace(file, data)
+        return relative.as_posix()
+
+
+def _replace(file: Path, data: bytes) -> None:
+    temporary = file.with_name(file.name + ".part")
+    temporary.write_bytes(data)
+    temporary.replace(file)
+
+
+def _npy_bytes(array: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _read_mask(file: Path, shape: tuple[int, ...]) -> MaskArray:
+    packed = np.load(file, allow_pickle=False)
+    return np.unpackbits(packed, count=int(np.prod(shape))).reshape(shape).astype(bool)
+
+
+def _existing(session: Session, case_id: str) -> CaseRow:
+    row = session.get(CaseRow, case_id)
+    if row is None:
+        raise DataError(f"case {case_id} is unknown: see 'fedgtv-site status'")
+    return row
+
+
+def _case_row(case: NewCase) -> CaseRow:
+    volume = case.volume
+    series = {
+        "geometry": asdict(volume.geometry),
+        "modality": volume.modality,
+        "frame_of_reference_uid": volume.frame_of_reference_uid,
+        "sop_instance_uids": list(volume.sop_instance_uids),
+        "series_instance_uid": volume.series_instance_uid,
+        "study_instance_uid": volume.study_instance_uid,
+        "scanner": volume.scanner,
+    }
+    return CaseRow(
+        case_id=case.case_id,
+        patient_id=case.patient_id,
+        modality=volume.modality,
+        manufacturer=volume.scanner.get("manufacturer", ""),
+        scanner_model=volume.scanner.get("model", ""),
+        split=Split.UNASSIGNED.value,
+        has_reference=bool(case.contours),
+        series=json.loads(json.dumps(series)),
+        identity_sealed=case.identity_sealed,
+        ingested_at=utc_now(),
+    )
+
+
+def _case(row: CaseRow) -> Case:
+    geometry = _geometry(row.series)
+    return Case(
+        case_id=row.case_id,
+        patient_id=row.patient_id,
+        modality=row.modality,
+        manufacturer=row.manufacturer,
+        scanner_model=row.scanner_model,
+        shape_zyx=geometry.shape_zyx,
+        spacing_zyx_mm=geometry.spacing_zyx_mm,
+        split=Split(row.split),
+        has_reference=row.has_reference,
+    )
+
+
+def _geometry(series: dict[str, Any]) -> Geometry:
+    stored = series["geometry"]
+    x, y, z = (tuple(float(v) for v in axis) for axis in stored["axes_xyz"])
+    return Geometry(
+        shape_zyx=tuple(stored["shape_zyx"]),
+        spacing_zyx_mm=tuple(stored["spacing_zyx_mm"]),
+        origin_xyz_mm=tuple(stored["origin_xyz_mm"]),
+        axes_xyz=(x, y, z),  # type: ignore[arg-type]  # three floats each, as stored
+    )

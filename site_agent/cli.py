@@ -1,0 +1,292 @@
+"""fedgtv-site: what hospital IT runs."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from algorithms.contracts.errors import DataError, ProtocolError
+from site_agent.config import SiteHome, open_home
+
+if TYPE_CHECKING:
+    from site_agent.case_store import CaseStore
+
+app = typer.Typer(
+    help="A hospital's agent: images in, contours back, only approved aggregates out. "
+    "Research use only, not a medical device.\n\nExample: fedgtv-site ingest --home SITE IMAGES",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+package_app = typer.Typer(
+    help="Look at model packages.\n\nExample: fedgtv-site package verify --home SITE PACKAGE",
+    no_args_is_help=True,
+)
+ledger_app = typer.Typer(
+    help="See what left this hospital.\n\nExample: fedgtv-site ledger list --home SITE",
+    no_args_is_help=True,
+)
+app.add_typer(package_app, name="package")
+app.add_typer(ledger_app, name="ledger")
+
+Home = Annotated[Path, typer.Option("--home", help="The site's home directory.")]
+console = Console()
+
+
+@app.command()
+def init(
+    home: Home,
+    name: Annotated[str, typer.Option(help="How the study knows this hospital.")],
+    study: Annotated[str, typer.Option(help="The study it takes part in.")],
+    role: Annotated[str, typer.Option(help="'source' or 'target'.")] = "target",
+    trusted_key: Annotated[
+        list[str], typer.Option(help="The coordinator's public key (64 hexadecimal digits).")
+    ] = [],  # noqa: B006 - typer copies it
+) -> None:
+    """Make a site's home directory: configuration, secrets and database.
+
+    Example: fedgtv-site init --home hospital-b --name hospital-b --study npc --trusted-key KEY
+    """
+    from site_agent.site_setup import initialise
+
+    initialise(home, name=name, study=study, role=role, trusted_keys=trusted_key)
+    console.print(f"{home}: ready. Settings are in {home / 'site.toml'}")
+
+
+@app.command()
+def ingest(
+    folder: Annotated[Path, typer.Argument(help="DICOM series with RTSTRUCT, or NIfTI pairs.")],
+    home: Home,
+) -> None:
+    """Read, de-identify and store images with their contours; all of a folder or nothing.
+
+    Example: fedgtv-site ingest --home hospital-b EXPORT_FOLDER
+    """
+    from site_agent.ingest import ingest as take_in
+
+    site, store = _open(home)
+    new = take_in(site, store, folder, actor="fedgtv-site ingest")
+    console.print(f"{site.config.name}: {len(new)} new cases, {len(store.cases())} in all")
+
+
+@app.command("train-source")
+def train_source(
+    plan: Annotated[Path, typer.Option(help="The study plan (JSON).")], home: Home
+) -> None:
+    """Train the source model on this hospital's contours and prepare its package.
+
+    Example: fedgtv-site train-source --home hospital-a --plan plan.json
+    """
+    from pydantic import ValidationError
+
+    from algorithms.contracts.model_package import StudyPlan
+    from site_agent.segmentation import use_threads
+    from site_agent.source_package import train_source as run
+    from site_agent.worker import only_worker
+
+    site, store = _open(home)
+    if not plan.is_file():
+        raise DataError(f"{plan}: no such plan: give the study lead's plan file")
+    try:
+        study_plan = StudyPlan.model_validate_json(plan.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{plan}: key '{where}': {first['msg']}: correct the plan") from error
+    use_threads(site.config.threads)
+    with only_worker(site):
+        manifest = run(site, store, study_plan)
+    score = manifest.source_validation
+    console.print(
+        f"{site.config.name}: model {manifest.model_version}, Dice {score.validation_dsc:.3f} on "
+        f"{score.validation_patients} validation and {score.test_dsc or 0:.3f} on "
+        f"{score.test_patients} test patients at home; package in {site.source_package}"
+    )
+
+
+@app.command()
+def work(home: Home) -> None:
+    """Take the approved package as far as it goes without people; run again to resume.
+
+    Example: fedgtv-site work --home hospital-b
+    """
+    from site_agent.worker import work as run
+
+    site, store = _open(home)
+    state = run(site, store)
+    console.print(f"{site.config.name}: {state.value.replace('_', ' ')}")
+
+
+@app.command("simulate-doctors")
+def simulate_doctors(home: Home) -> None:
+    """Answer open annotation and review tasks from held-back reference contours (demos only).
+
+    Example: fedgtv-site simulate-doctors --home hospital-b
+    """
+    from site_agent.simulated_annotator import AUTHOR, annotate_open_tasks, review_cases
+
+    site, store = _open(home)
+    annotated, reviewed = annotate_open_tasks(store), review_cases(store)
+    console.print(
+        f"{site.config.name}: {AUTHOR}: {annotated} slices annotated, {reviewed} cases reviewed"
+    )
+
+
+@app.command()
+def status(home: Home) -> None:
+    """Show cases, the round and open tasks.
+
+    Example: fedgtv-site status --home hospital-b
+    """
+    site, store = _open(home)
+    table = Table(title=f"{site.config.name} in study {site.config.study}", show_header=False)
+    for split, count in sorted(store.counts().items()):
+        table.add_row(f"cases: {split}", str(count))
+    latest = store.latest_round()
+    if latest is None:
+        table.add_row("round", "none yet")
+    else:
+        table.add_row("round", f"{latest.round_id}: {latest.state.replace('_', ' ')}")
+        tasks = store.tasks(latest.round_id)
+        done = sum(task.state == "done" for task in tasks)
+        table.add_row("annotation", f"{done} of {len(tasks)} slices")
+        table.add_row("reviews", str(len(store.reviews(latest.round_id))))
+    console.print(table)
+
+
+@app.command("export-rtstruct")
+def export_rtstruct(
+    case: Annotated[str, typer.Argument(help="Case id, as 'status' and the pages show it.")],
+    output: Annotated[Path, typer.Option(help="File to write.")],
+    home: Home,
+) -> None:
+    """Write a case's newest contour as RTSTRUCT under its original identity, for the PACS.
+
+    Example: fedgtv-site export-rtstruct --home hospital-b case-0123456789ab --output rs.dcm
+    """
+    from site_agent.segmentation import export_rtstruct as export
+
+    site, store = _open(home)
+    name = export(site, store, case, output)
+    console.print(f"{output}: {name}, UNAPPROVED. Research use only, not a medical device")
+
+
+@package_app.command("verify")
+def package_verify(
+    folder: Annotated[Path, typer.Argument(help="The package's folder.")], home: Home
+) -> None:
+    """Check a package's signature and every byte of its files against this site's trusted keys.
+
+    Example: fedgtv-site package verify --home hospital-b PACKAGE_FOLDER
+    """
+    from site_agent.package_store import verify_folder
+
+    site = open_home(home)
+    manifest, _, _ = verify_folder(folder, site.config.trusted_keys, study=site.config.study)
+    console.print(f"{folder}: genuine: {manifest.model_version} of study {manifest.study}")
+
+
+@package_app.command("import")
+def package_import(
+    folder: Annotated[Path, typer.Argument(help="The package's folder.")], home: Home
+) -> None:
+    """Verify a package that came on a disk and store it; it still has to be approved.
+
+    Example: fedgtv-site package import --home hospital-b PACKAGE_FOLDER
+    """
+    from site_agent.package_store import store_package, verify_folder
+
+    site, store = _open(home)
+    package = verify_folder(folder, site.config.trusted_keys, study=site.config.study)
+    package_id = store_package(site, store.engine, *package)
+    console.print(f"{package_id}: stored; approve it with 'fedgtv-site package approve'")
+
+
+@package_app.command("approve")
+def package_approve(
+    package_id: Annotated[str, typer.Argument(help="As 'package import' printed it.")],
+    home: Home,
+) -> None:
+    """Let a stored package be used; the next 'work' starts its adaptation.
+
+    Example: fedgtv-site package approve --home hospital-b PACKAGE_ID
+    """
+    from site_agent.package_store import approve
+
+    _, store = _open(home)
+    approve(store.engine, package_id, actor="fedgtv-site package approve")
+    console.print(f"{package_id}: approved")
+
+
+@ledger_app.command("list")
+def ledger_list(home: Home) -> None:
+    """List everything that left this hospital, was held or was refused.
+
+    Example: fedgtv-site ledger list --home hospital-b
+    """
+    from site_agent.egress import list_entries
+
+    _, store = _open(home)
+    table = Table("no.", "time (UTC)", "message", "bytes", "state", "SHA-256")
+    for entry in list_entries(store.engine):
+        table.add_row(
+            str(entry.sequence),
+            entry.at,
+            entry.kind,
+            str(entry.size_bytes),
+            entry.state,
+            entry.message_sha256[:12],
+        )
+    console.print(table)
+
+
+@ledger_app.command("approve")
+def ledger_approve(
+    entry: Annotated[int, typer.Argument(help="Number of a held entry.")], home: Home
+) -> None:
+    """Let a held message leave; the coordinator gets it when it asks next.
+
+    Example: fedgtv-site ledger approve --home hospital-b 7
+    """
+    from site_agent.database import utc_now
+    from site_agent.egress import approve_release
+
+    _, store = _open(home)
+    approve_release(store.engine, entry, actor="fedgtv-site ledger approve", now=utc_now())
+    console.print(f"entry {entry}: approved")
+
+
+@ledger_app.command("verify")
+def ledger_verify(home: Home) -> None:
+    """Check that no entry of the ledger was changed, removed or added.
+
+    Example: fedgtv-site ledger verify --home hospital-b
+    """
+    from site_agent.egress import verify_ledger
+
+    site, store = _open(home)
+    console.print(f"{verify_ledger(site, store.engine)} entries, unbroken")
+
+
+def _open(home: Path) -> tuple[SiteHome, "CaseStore"]:
+    from site_agent.case_store import CaseStore
+
+    site = open_home(home)
+    return site, CaseStore(site)
+
+
+def main() -> None:
+    """Run the command; an expected error is one line and exit code 2."""
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except (DataError, ProtocolError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)

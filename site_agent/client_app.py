@@ -1,0 +1,173 @@
+"""What this site answers to the coordinator: the only file here that speaks Flower.
+
+Handlers are short: they read the database and files, and never train. Whatever leaves was passed
+through `egress.release`; when anything fails, the name of the exception's class is all that leaves.
+"""
+
+import functools
+import logging
+import os
+import traceback
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from sqlalchemy import Engine, func, select
+from sqlalchemy.orm import Session
+
+from algorithms.contracts.canonical_json import sha256_hex
+from algorithms.contracts.errors import DataError, ProtocolError
+from algorithms.contracts.messages import (
+    LeavingMessage,
+    PackageReceipt,
+    RoundState,
+    SiteReportMessage,
+    SiteStatus,
+    SourcePackageOffer,
+)
+from algorithms.contracts.model_package import MANIFEST_FILE, Manifest
+from algorithms.contracts.site_report import SiteReport
+from site_agent import egress
+from site_agent.config import SiteHome, open_home
+from site_agent.database import AnnotationTaskRow, RoundRow, open_database, utc_now
+from site_agent.package_store import (
+    PackageRefused,
+    active_package,
+    packages_held,
+    parse_package,
+    store_package,
+)
+
+# Names in the records on the wire; `coordinator/server_app.py` has the same ones.
+MESSAGE, PACKAGE, QUESTION, FILES = "message", "package", "question", "files"
+SITE_FAILED = 100  # Flower's own error codes lie below
+
+app = ClientApp()
+_log = logging.getLogger(__name__)
+Handler = Callable[[Message, SiteHome, Engine], RecordDict]
+
+
+def _guarded(handler: Handler) -> Callable[[Message, Context], Message]:
+    """Open the site named by the node's configuration; let only a class name out on failure."""
+
+    @functools.wraps(handler)
+    def answer(message: Message, context: Context) -> Message:
+        try:
+            home = open_home(Path(str(context.node_config["home"])))
+            engine = open_database(home.database_url)
+            try:
+                return Message(handler(message, home, engine), reply_to=message)
+            finally:
+                engine.dispose()
+        except Exception as error:  # the edge of the hospital: nothing may pass it unseen
+            frames = "".join(traceback.format_tb(error.__traceback__))  # places, never the text
+            _log.error("%s failed with %s at\n%s", handler.__name__, type(error).__name__, frames)
+            return Message(Error(SITE_FAILED, type(error).__name__), reply_to=message)
+
+    return answer
+
+
+@app.query("status")
+@_guarded
+def status(_message: Message, home: SiteHome, engine: Engine) -> RecordDict:
+    """Say where this site stands."""
+    return _release(home, engine, site_status(home, engine))
+
+
+@app.train("receive_package")
+@_guarded
+def receive_package(message: Message, home: SiteHome, engine: Engine) -> RecordDict:
+    """Store a signed package, or name the rule that refused it."""
+    sent = message.content.config_records[PACKAGE]
+    manifest_bytes, signature_bytes = sent["manifest"], sent["signature"]
+    if not isinstance(manifest_bytes, bytes) or not isinstance(signature_bytes, bytes):
+        raise ProtocolError("a package is sent as bytes")
+    arrays = message.content.array_records[FILES]
+    try:
+        manifest, signature = parse_package(manifest_bytes, signature_bytes)
+        files = {name: bytes(array.data) for name, array in arrays.items()}
+        store_package(home, engine, manifest, signature, files)
+        package_id, rule = manifest.package_id, None
+    except PackageRefused as refusal:
+        package_id, rule = sha256_hex(manifest_bytes), refusal.rule
+    receipt = PackageReceipt(
+        site=home.config.name, package_id=package_id, accepted=rule is None, refused_by_rule=rule
+    )
+    return _release(home, engine, receipt)
+
+
+@app.query("source_package")
+@_guarded
+def source_package(_message: Message, home: SiteHome, engine: Engine) -> RecordDict:
+    """Hand the prepared source package to the coordinator."""
+    file = home.source_package / MANIFEST_FILE
+    if not file.is_file():
+        raise DataError("no source package is prepared")
+    manifest = Manifest.model_validate_json(file.read_bytes())
+    files = {name: (home.source_package / Path(name).name).read_bytes() for name in manifest.files}
+    offer = SourcePackageOffer(site=home.config.name, manifest=manifest)
+    return _release(home, engine, offer, files)
+
+
+@app.query("site_report")
+@_guarded
+def site_report(message: Message, home: SiteHome, engine: Engine) -> RecordDict:
+    """Hand over the report about the package that the question names."""
+    package_id = str(message.content.config_records[QUESTION]["package_id"])
+    row = latest_round(engine, package_id)
+    if row is None or row.state != RoundState.REPORTED.value or row.report is None:
+        raise DataError("no report is ready for this package")
+    report = SiteReport.model_validate(row.report)
+    return _release(home, engine, SiteReportMessage(report=report))
+
+
+def site_status(home: SiteHome, engine: Engine) -> SiteStatus:
+    """Gather where this site stands with its approved package."""
+    current = active_package(engine)
+    row = latest_round(engine, current.package_id) if current is not None else None
+    state = RoundState.NONE if current is None else RoundState.RECEIVED
+    return SiteStatus(
+        site=home.config.name,
+        code_version=version("fedgtv"),
+        source_package_ready=(home.source_package / MANIFEST_FILE).is_file(),
+        packages_held=tuple(package.package_id for package in packages_held(engine)),
+        current_package=current.package_id if current is not None else None,
+        round_state=RoundState(row.state) if row is not None else state,
+        open_annotation_tasks=_open_tasks(engine, row.round_id) if row is not None else 0,
+        report_ready=row is not None
+        and row.state == RoundState.REPORTED.value
+        and row.report is not None,
+    )
+
+
+def latest_round(engine: Engine, package_id: str) -> RoundRow | None:
+    """Return the round with a package that was started last."""
+    newest_first = select(RoundRow).order_by(RoundRow.started_at.desc())
+    with Session(engine) as session:
+        return session.scalars(newest_first.where(RoundRow.package_id == package_id)).first()
+
+
+def _open_tasks(engine: Engine, round_id: str) -> int:
+    mine = (AnnotationTaskRow.round_id == round_id, AnnotationTaskRow.state == "open")
+    with Session(engine) as session:
+        return session.scalar(select(func.count()).select_from(AnnotationTaskRow).where(*mine)) or 0
+
+
+def _release(
+    home: SiteHome,
+    engine: Engine,
+    message: LeavingMessage,
+    files: Mapping[str, bytes] | None = None,
+) -> RecordDict:
+    """Pass a message through the door and wrap the released bytes."""
+    body = egress.release(home, engine, message, files=files, now=utc_now())
+    content = RecordDict({MESSAGE: ConfigRecord({"json": body})})
+    if files:
+        arrays = {n: Array("uint8", (len(data),), "raw", data) for n, data in files.items()}
+        content[FILES] = ArrayRecord(arrays)
+    return content

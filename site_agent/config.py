@@ -1,0 +1,116 @@
+"""The one configuration object of a site, and where everything lies in its home directory."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from algorithms.contracts.configuration import parse_configuration
+from algorithms.contracts.errors import DataError
+from algorithms.contracts.messages import SITE_NAME_PATTERN
+
+CONFIG_FILE = "site.toml"
+ENVIRONMENT_PREFIX = "FEDGTV_SITE_"
+
+
+class SiteConfig(BaseModel):
+    """Settings of one hospital; `site.toml`, overridden by FEDGTV_SITE_* variables.
+
+    Attributes:
+        name: how the study knows this hospital.
+        study: the study it takes part in.
+        role: a source hospital trains the first model; a target hospital adapts it.
+        trusted_keys: coordinators' Ed25519 public keys (64 hexadecimal digits) whose packages
+            are accepted.
+        database_url: SQLAlchemy URL; empty means SQLite in the home directory.
+        roi_names: names under which this hospital's contours of the target may come in.
+        modalities: only series of these modalities are ingested.
+        minimum_group_size: figures about fewer patients than this are never released.
+        test_share, validation_share: parts of the patients held out (thesis: 0.2 and 0.1).
+        seed: for the patient split and training.
+        threads: CPU threads for training; 0 means all.
+        auto_approve: accept verified packages and release permitted messages without a person.
+            For demonstrations; a hospital leaves it off and approves by command.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=SITE_NAME_PATTERN)
+    study: str = Field(pattern=SITE_NAME_PATTERN)
+    role: Literal["source", "target"] = "target"
+    trusted_keys: tuple[str, ...] = ()
+    database_url: str = ""
+    roi_names: tuple[str, ...] = ("GTVp", "GTV", "GTV_Mass")
+    modalities: tuple[str, ...] = ("MR", "CT")
+    minimum_group_size: int = Field(default=5, ge=2)
+    test_share: float = Field(default=0.2, gt=0, lt=1)
+    validation_share: float = Field(default=0.1, gt=0, lt=1)
+    seed: int = Field(default=0, ge=0)
+    threads: int = Field(default=0, ge=0)
+    auto_approve: bool = False
+
+
+@dataclass(frozen=True)
+class SiteHome:
+    """The home directory of a site and its configuration: what every room of the agent is given."""
+
+    folder: Path
+    config: SiteConfig
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the site database."""
+        return self.config.database_url or f"sqlite:///{self.folder / 'site.db'}"
+
+    @property
+    def cases(self) -> Path:
+        """De-identified images and contours, one folder per case."""
+        return self.folder / "cases"
+
+    @property
+    def packages(self) -> Path:
+        """Verified model packages, one folder per package id."""
+        return self.folder / "packages"
+
+    @property
+    def rounds(self) -> Path:
+        """Checkpoints and weights, one folder per adaptation round."""
+        return self.folder / "rounds"
+
+    @property
+    def source_package(self) -> Path:
+        """The package a source hospital prepared for the coordinator."""
+        return self.folder / "source-package"
+
+    @property
+    def ledger(self) -> Path:
+        """Byte copies of everything that left, one file per ledger entry."""
+        return self.folder / "ledger"
+
+    def secret(self, name: str) -> bytes:
+        """Read a secret made by `fedgtv-site init`: "pseudonym.key" or "crosswalk.key"."""
+        file = self.folder / "secrets" / name
+        if not file.is_file():
+            raise DataError(f"{file}: secret is missing: restore it from backup or run init")
+        return file.read_bytes()
+
+
+def open_home(folder: Path) -> SiteHome:
+    """Read the configuration in `folder`.
+
+    Raises:
+        DataError: when there is none, or a key is unknown or wrong.
+    """
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise DataError(f"{file}: no such configuration: run 'fedgtv-site init --home {folder}'")
+    config = parse_configuration(
+        file.read_text("utf-8"),
+        os.environ,
+        SiteConfig,
+        prefix=ENVIRONMENT_PREFIX,
+        source=str(file),
+    )
+    return SiteHome(folder=folder.resolve(), config=config)

@@ -1,0 +1,187 @@
+"""The tables of a site's database, which is the source of truth inside the hospital."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Engine, ForeignKey, LargeBinary, UniqueConstraint, create_engine, event
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.types import JSON
+
+
+class Base(DeclarativeBase):
+    """Declarative base of the site's tables."""
+
+    type_annotation_map = {dict[str, Any]: JSON, list[int]: JSON, list[float]: JSON}  # noqa: RUF012
+
+
+class CaseRow(Base):
+    """One de-identified image series; `identity_sealed` is the encrypted way back to the PACS."""
+
+    __tablename__ = "cases"
+
+    case_id: Mapped[str] = mapped_column(primary_key=True)
+    patient_id: Mapped[str] = mapped_column(index=True)
+    modality: Mapped[str]
+    manufacturer: Mapped[str]
+    scanner_model: Mapped[str]
+    split: Mapped[str]
+    has_reference: Mapped[bool]
+    series: Mapped[dict[str, Any]]  # geometry, mapped UIDs, technical tags
+    identity_sealed: Mapped[bytes | None] = mapped_column(LargeBinary)
+    ingested_at: Mapped[datetime]
+
+
+class ContourRow(Base):
+    """One contour of a case; the mask lies in `file`, relative to the site's home."""
+
+    __tablename__ = "contours"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    case_id: Mapped[str] = mapped_column(ForeignKey("cases.case_id"), index=True)
+    purpose: Mapped[str]  # reference | direct | adapted | target_trained | reviewed
+    round_id: Mapped[str] = mapped_column(default="")
+    roi_name: Mapped[str]
+    provenance: Mapped[str]
+    author: Mapped[str]
+    file: Mapped[str]
+    saved_at: Mapped[datetime]
+
+
+class PackageRow(Base):
+    """A verified package; `state` is stored, approved or retired."""
+
+    __tablename__ = "packages"
+
+    package_id: Mapped[str] = mapped_column(primary_key=True)
+    model_version: Mapped[str]
+    signed_by: Mapped[str]
+    state: Mapped[str]
+    received_at: Mapped[datetime]
+
+
+class RoundRow(Base):
+    """One adaptation: keyed by package, case set and seed, so a killed one resumes."""
+
+    __tablename__ = "rounds"
+
+    round_id: Mapped[str] = mapped_column(primary_key=True)
+    package_id: Mapped[str] = mapped_column(ForeignKey("packages.package_id"))
+    case_set_sha256: Mapped[str]
+    seed: Mapped[int]
+    state: Mapped[str]
+    report: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    started_at: Mapped[datetime]
+    changed_at: Mapped[datetime]
+
+
+class AnnotationTaskRow(Base):
+    """One slice that a doctor is asked to contour; the mask lies in `file` once done."""
+
+    __tablename__ = "annotation_tasks"
+    __table_args__ = (UniqueConstraint("round_id", "case_id", "slice_z"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.round_id"), index=True)
+    case_id: Mapped[str] = mapped_column(ForeignKey("cases.case_id"))
+    slice_z: Mapped[int]
+    rank: Mapped[int]
+    role: Mapped[str]  # domain_invariant | domain_specific | chosen
+    score: Mapped[float]
+    state: Mapped[str]  # open | done
+    file: Mapped[str | None]
+    author: Mapped[str | None]
+    provenance: Mapped[str | None]
+    active_s: Mapped[float | None]
+    done_at: Mapped[datetime | None]
+
+
+class ReviewRow(Base):
+    """What an oncologist said about the model's contour of one case."""
+
+    __tablename__ = "reviews"
+    __table_args__ = (UniqueConstraint("round_id", "case_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.round_id"), index=True)
+    case_id: Mapped[str] = mapped_column(ForeignKey("cases.case_id"))
+    verdict: Mapped[str]  # accepted | revised
+    revision_degree_percent: Mapped[float]
+    active_s: Mapped[float | None]
+    wall_s: Mapped[float | None]
+    author: Mapped[str]
+    simulated: Mapped[bool]
+    reviewed_at: Mapped[datetime]
+
+
+class MeasurementRow(Base):
+    """Metrics of one test patient under one arm; never leaves the hospital as such."""
+
+    __tablename__ = "measurements"
+    __table_args__ = (UniqueConstraint("round_id", "case_id", "arm"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.round_id"), index=True)
+    case_id: Mapped[str] = mapped_column(ForeignKey("cases.case_id"))
+    arm: Mapped[str]
+    metrics: Mapped[dict[str, Any]]
+
+
+class AuditRow(Base):
+    """One hash-chained entry of what happened; see `audit_log`."""
+
+    __tablename__ = "audit"
+
+    sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[str]
+    actor: Mapped[str]
+    event: Mapped[str]
+    subject: Mapped[str]
+    detail: Mapped[dict[str, Any]]
+    previous_sha256: Mapped[str]
+    sha256: Mapped[str]
+
+
+class LedgerRow(Base):
+    """One hash-chained entry of what left the hospital; see `egress`."""
+
+    __tablename__ = "ledger"
+
+    sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[str]
+    kind: Mapped[str]
+    message_sha256: Mapped[str]
+    size_bytes: Mapped[int]
+    state: Mapped[str]  # released | held | refused
+    detail: Mapped[dict[str, Any]]
+    previous_sha256: Mapped[str]
+    sha256: Mapped[str]
+
+
+def open_database(url: str) -> Engine:
+    """Open the database at `url`, with write-ahead logging on SQLite, and create missing tables."""
+    engine = create_engine(url)
+    if engine.dialect.name == "sqlite":
+
+        @event.listens_for(engine, "connect")
+        def _pragmas(connection: Any, _record: Any) -> None:
+            cursor = connection.cursor()
+            for pragma in ("journal_mode=WAL", "foreign_keys=ON", "busy_timeout=30000"):
+                cursor.execute(f"PRAGMA {pragma}")
+            cursor.close()
+
+    Base.metadata.create_all(engine)
+    return engine
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Session]:
+    """Yield a session whose work is committed as one, or not at all."""
+    with Session(engine, expire_on_commit=False) as session, session.begin():
+        yield session
+
+
+def utc_now() -> datetime:
+    """Return the time now, UTC, without a zone mark, as the database stores it."""
+    return datetime.now(UTC).replace(tzinfo=None)

@@ -1,0 +1,140 @@
+"""Take images in: DICOM series with their structure sets, or NIfTI pairs; all or nothing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from algorithms.contracts.contour import Contour, Provenance
+from algorithms.contracts.errors import DataError
+from algorithms.contracts.volume import Mask, Volume
+from site_agent.case_store import CaseStore, NewCase
+from site_agent.config import SiteConfig, SiteHome
+from site_agent.deidentification import deidentify_volume, original_identity, pseudonym, seal
+from site_agent.dicom_series import Scan, SeriesFiles, read_headers, read_series, scan
+from site_agent.nifti_pairs import find_pairs, read_pair
+from site_agent.progress import progress_bar
+from site_agent.rtstruct import read_rtstruct
+
+TARGET_ROI = "GTVp"
+
+
+def ingest(home: SiteHome, store: CaseStore, folder: Path, *, actor: str) -> list[str]:
+    """Read, de-identify and store every series below `folder`.
+
+    Nothing is stored unless everything could be read, so a folder can be corrected and given again.
+
+    Returns:
+        Ids of the new cases; series that are already held are left out.
+
+    Raises:
+        DataError: naming the file or series that is wrong, and what to do.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: not a folder: give the folder that holds the images")
+    pairs = find_pairs(folder)
+    cases = _from_nifti(home, folder) if pairs else _from_dicom(home, folder)
+    return store.add_cases(cases, actor=actor)
+
+
+def _from_dicom(home: SiteHome, folder: Path) -> list[NewCase]:
+    found = scan(folder)
+    wanted = [s for s in found.series if s.modality in home.config.modalities]
+    if not wanted:
+        kinds = ", ".join(sorted({s.modality for s in found.series})) or "none"
+        raise DataError(
+            f"{folder}: no series of modality {' or '.join(home.config.modalities)} "
+            f"(found: {kinds}): give another folder or add the modality to the key 'modalities'"
+        )
+    pseudonym_key, crosswalk_key = home.secret("pseudonym.key"), home.secret("crosswalk.key")
+    structure_sets = _assign(wanted, found)
+    cases = []
+    with progress_bar("reading series") as progress:
+        for done, series in enumerate(wanted, start=1):
+            volume = read_series(series.files)
+            headers = read_headers(series.files)
+            patient = str(headers[0].get("PatientID", ""))
+            contours = [
+                _target(read_rtstruct(file, volume), file, home.config)
+                for file in structure_sets.get(series.series_instance_uid, [])
+            ]
+            cases.append(
+                NewCase(
+                    case_id=pseudonym(series.series_instance_uid, pseudonym_key, prefix="case"),
+                    patient_id=pseudonym(patient, pseudonym_key),
+                    volume=deidentify_volume(volume, pseudonym_key),
+                    identity_sealed=seal(original_identity(headers), crosswalk_key),
+                    contours=tuple(contours[:1]),
+                )
+            )
+            progress(done, len(wanted), -1.0)
+    return cases
+
+
+def _assign(wanted: Sequence[SeriesFiles], found: Scan) -> dict[str, list[Path]]:
+    """Give every structure set to the series it was drawn on: by frame of reference, then nearness.
+
+    Raises:
+        DataError: a structure set fits no series, or more than one.
+    """
+    assigned: dict[str, list[Path]] = {}
+    for structure_set in found.structure_sets:
+        file = structure_set.file
+        frames, drawn_on = structure_set.frame_of_reference_uids, structure_set.series_instance_uids
+        fitting = [s for s in found.series if s.frame_of_reference_uid in frames]
+        if not fitting:
+            raise DataError(
+                f"{file}: drawn in another frame of reference than every series here: "
+                "export the structure set together with the images it was drawn on"
+            )
+        named = [s for s in fitting if s.series_instance_uid in drawn_on]
+        near = [s for s in fitting if _lie_together(s.files[0], file)]
+        candidates = named or near or fitting
+        if len(candidates) > 1:
+            raise DataError(
+                f"{file}: could belong to any of {len(candidates)} series of one frame of "
+                "reference: ingest one series and its structure set at a time"
+            )
+        if candidates[0] in wanted:
+            assigned.setdefault(candidates[0].series_instance_uid, []).append(file)
+    return assigned
+
+
+def _lie_together(image: Path, structure_set: Path) -> bool:
+    """Say whether the structure set lies beside the images or in a folder next to theirs."""
+    return bool(
+        {image.parent, image.parent.parent} & {structure_set.parent, structure_set.parent.parent}
+    )
+
+
+def _target(regions: dict[str, Mask], file: Path, config: SiteConfig) -> Contour:
+    by_name = {name.casefold(): mask for name, mask in regions.items()}
+    for name in config.roi_names:
+        if name.casefold() in by_name:
+            return Contour(TARGET_ROI, by_name[name.casefold()], Provenance.REFERENCE)
+    raise DataError(
+        f"{file}: none of its {len(regions)} regions is named {' or '.join(config.roi_names)}: "
+        "add the hospital's name for the target to the key 'roi_names'"
+    )
+
+
+def _from_nifti(home: SiteHome, folder: Path) -> list[NewCase]:
+    pseudonym_key = home.secret("pseudonym.key")
+    cases = []
+    for pair in find_pairs(folder):
+        volume, mask = read_pair(pair)
+        name = pair.image.name.split(".")[0]
+        contours = () if mask is None else (Contour(TARGET_ROI, mask, Provenance.REFERENCE),)
+        cases.append(
+            NewCase(
+                case_id=pseudonym(name, pseudonym_key, prefix="case"),
+                patient_id=pseudonym(name, pseudonym_key),
+                volume=_as_mr(volume),
+                identity_sealed=None,
+                contours=contours,
+            )
+        )
+    return cases
+
+
+def _as_mr(volume: Volume) -> Volume:
+    """NIfTI does not say the modality; the study is about MR."""
+    return volume if volume.modality else Volume(volume.image, volume.geometry, modality="MR")

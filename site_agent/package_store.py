@@ -1,0 +1,380 @@
+"""Model packages that came in: verified step by step, stored as a whole, approved by a person."""
+
+import io
+import json
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from pydantic import ValidationError
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
+
+from algorithms.contracts.canonical_json import canonical_json, sha256_hex
+from algorithms.contracts.errors import DataError, ProtocolError
+from algorithms.contracts.model_package import (
+    MANIFEST_FILE,
+    MODEL_FILE,
+    PACKAGE_FILES,
+    REFERENCE_POINTS_FILE,
+    SIGNATURE_FILE,
+    Manifest,
+    Signature,
+)
+from site_agent import audit_log
+from site_agent.config import SiteHome
+from site_agent.database import AuditRow, PackageRow, transaction, utc_now
+
+OPTIONAL_FILES = ("model.onnx",)
+SEND_AGAIN = "ask the coordinator to send it again"
+TENSOR_BITS = {
+    "BOOL": 8,
+    "U8": 8,
+    "I8": 8,
+    "U16": 16,
+    "I16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "U32": 32,
+    "I32": 32,
+    "F32": 32,
+    "U64": 64,
+    "I64": 64,
+    "F64": 64,
+}
+
+
+class PackageRefused(ProtocolError):  # noqa: N818  # an answer more than an error
+    """A package broke a rule; `rule` is the short name that the coordinator may learn."""
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(message)
+        self.rule = rule
+
+
+def parse_package(manifest: bytes, signature: bytes) -> tuple[Manifest, Signature]:
+    """Step 0: read the two JSON files of a package.
+
+    Raises:
+        PackageRefused: unreadable_manifest or bad_signature.
+    """
+    try:
+        parsed = Manifest.model_validate_json(manifest)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "JSON"
+        raise PackageRefused(
+            "unreadable_manifest",
+            f"{MANIFEST_FILE}: not a manifest of this version (at {where}): {SEND_AGAIN}, or update"
+            " fedgtv",
+        ) from None
+    try:
+        return parsed, Signature.model_validate_json(signature)
+    except ValidationError:
+        raise PackageRefused(
+            "bad_signature", f"{SIGNATURE_FILE}: not an Ed25519 signature file: {SEND_AGAIN}"
+        ) from None
+
+
+def verify_package(
+    manifest: Manifest,
+    signature: Signature,
+    files: Mapping[str, bytes],
+    trusted_keys: Iterable[str],
+    *,
+    study: str | None = None,
+) -> None:
+    """Check a package in seven steps; what a step needs was checked by the steps before it.
+
+    `files` is every file of the package but the manifest and the signature, `trusted_keys` are
+    Ed25519 public keys of 64 hexadecimal digits, and `study` None skips step 3.
+
+    Raises:
+        PackageRefused: at the first rule that is broken.
+    """
+    _verify_key_and_signature(manifest, signature, trusted_keys)  # 1, 2
+    if study is not None and manifest.study != study:  # 3
+        raise PackageRefused(
+            "wrong_study",
+            f"{MANIFEST_FILE}: made for study '{manifest.study}', but this site takes part in "
+            f"'{study}': ask the coordinator for the right package",
+        )
+    _verify_names(manifest, files)  # 4
+    _verify_contents(manifest, files)  # 5
+    _verify_reference_points(manifest, files[REFERENCE_POINTS_FILE])  # 6
+    read_safetensors_header(files[MODEL_FILE])  # 7
+
+
+def verify_folder(
+    folder: Path, trusted_keys: Iterable[str], *, study: str | None = None
+) -> tuple[Manifest, Signature, dict[str, bytes]]:
+    """Read and verify a package directory, as it came on a disk.
+
+    Returns:
+        What `store_package` takes.
+
+    Raises:
+        DataError: when the folder holds no manifest or no signature.
+        PackageRefused: at the first rule that is broken.
+    """
+    for name in (MANIFEST_FILE, SIGNATURE_FILE):
+        if not (folder / name).is_file():
+            raise DataError(f"{folder / name}: no such file: name the folder of a signed package")
+    manifest, signature = parse_package(
+        (folder / MANIFEST_FILE).read_bytes(), (folder / SIGNATURE_FILE).read_bytes()
+    )
+    own = {MANIFEST_FILE, SIGNATURE_FILE}
+    files = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name not in own}
+    verify_package(manifest, signature, files, trusted_keys, study=study)
+    return manifest, signature, files
+
+
+def store_package(
+    home: SiteHome,
+    engine: Engine,
+    manifest: Manifest,
+    signature: Signature,
+    files: Mapping[str, bytes],
+) -> str:
+    """Verify a package and keep it; storing a package again changes nothing.
+
+    The folder appears as a whole, then its row: a killed process leaves at worst an unnamed folder.
+
+    Returns:
+        The package id.
+
+    Raises:
+        PackageRefused: when a rule is broken; nothing is written then.
+    """
+    verify_package(manifest, signature, files, home.config.trusted_keys, study=home.config.study)
+    package_id = manifest.package_id
+    _write_folder(home.packages / package_id, manifest, signature, files)
+    with transaction(engine) as session:
+        audit_log.next_link(session, AuditRow)  # one writer at a time from here on
+        if session.get(PackageRow, package_id) is not None:
+            return package_id
+        now = utc_now()
+        session.add(
+            PackageRow(
+                package_id=package_id,
+                model_version=manifest.model_version,
+                signed_by=signature.key_id,
+                state="stored",
+                received_at=now,
+            )
+        )
+        audit_log.append(
+            session,
+            actor="federation",
+            event="package_stored",
+            subject=package_id,
+            detail={"model_version": manifest.model_version, "signed_by": signature.key_id},
+            at=now,
+        )
+    if home.config.auto_approve:
+        approve(engine, package_id, actor="auto_approve")
+    return package_id
+
+
+def load_package(home: SiteHome, package_id: str) -> tuple[Manifest, Path]:
+    """Return the manifest and folder of a stored package, its hashes checked once more.
+
+    Raises:
+        DataError: when there is no such package.
+        PackageRefused: when a file was changed since.
+    """
+    folder = home.packages / package_id
+    if not (folder / MANIFEST_FILE).is_file():
+        raise DataError(f"package {package_id} is not stored here: see 'fedgtv-site package list'")
+    manifest, _ = parse_package(
+        (folder / MANIFEST_FILE).read_bytes(), (folder / SIGNATURE_FILE).read_bytes()
+    )
+    if manifest.package_id != package_id:
+        raise PackageRefused(
+            "wrong_hash", f"{MANIFEST_FILE}: was changed since it was stored: {SEND_AGAIN}"
+        )
+    files = {n: (folder / n).read_bytes() for n in manifest.files if (folder / n).is_file()}
+    _verify_names(manifest, files)
+    _verify_contents(manifest, files)
+    return manifest, folder
+
+
+def approve(engine: Engine, package_id: str, *, actor: str) -> None:
+    """Let the site work with a package; the one approved before is retired (or rolled back to).
+
+    Raises:
+        DataError: when there is no such package.
+    """
+    with transaction(engine) as session:
+        rows = {row.package_id: row for row in session.scalars(select(PackageRow))}
+        if package_id not in rows:
+            raise DataError(
+                f"package {package_id} is not stored here: see 'fedgtv-site package list'"
+            )
+        if rows[package_id].state == "approved":
+            return
+        for row in rows.values():
+            if row.state == "approved":
+                row.state = "retired"
+        rows[package_id].state = "approved"
+        audit_log.append(
+            session,
+            actor=actor,
+            event="package_approved",
+            subject=package_id,
+            detail={},
+            at=utc_now(),
+        )
+
+
+def active_package(engine: Engine) -> PackageRow | None:
+    """Return the approved package, if there is one."""
+    with Session(engine) as session:
+        return session.scalars(select(PackageRow).where(PackageRow.state == "approved")).first()
+
+
+def packages_held(engine: Engine) -> list[PackageRow]:
+    """Return every stored package, oldest first."""
+    order = (PackageRow.received_at, PackageRow.package_id)
+    with Session(engine) as session:
+        return list(session.scalars(select(PackageRow).order_by(*order)))
+
+
+def read_safetensors_header(data: bytes) -> dict[str, Any]:
+    """Parse the header of a safetensors file without loading a tensor, and return it.
+
+    The layout is checked as the format's specification asks: the tensors fill the rest of the file
+    without holes or overlaps, and each is as long as its type and shape say.
+
+    Raises:
+        PackageRefused: not_safetensors.
+    """
+    try:
+        (length,) = struct.unpack("<Q", data[:8])
+        header = json.loads(data[8 : 8 + length].decode("utf-8"))
+        spans = sorted(_tensor_span(entry) for name, entry in header.items() if name[:2] != "__")
+        ends = [0, *(end for _, end in spans)]
+        contiguous = all(begin == end for (begin, _), end in zip(spans, ends, strict=False))
+        if not spans or not contiguous or 8 + length + ends[-1] != len(data):
+            raise ValueError("the tensors do not fill the file")
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError):
+        raise PackageRefused(
+            "not_safetensors", f"{MODEL_FILE}: not a safetensors file: {SEND_AGAIN}"
+        ) from None
+    return dict(header)
+
+
+def _tensor_span(entry: Mapping[str, Any]) -> tuple[int, int]:
+    begin, end = (int(offset) for offset in entry["data_offsets"])
+    bits = TENSOR_BITS[entry["dtype"]]
+    for size in entry["shape"]:
+        if not isinstance(size, int) or size < 0:
+            raise ValueError("a shape is not made of counts")
+        bits *= size
+    if begin < 0 or (end - begin) * 8 != bits:
+        raise ValueError("a tensor is not as long as its shape says")
+    return begin, end
+
+
+def _verify_key_and_signature(
+    manifest: Manifest, signature: Signature, trusted_keys: Iterable[str]
+) -> None:
+    trusted = {sha256_hex(bytes.fromhex(key))[:16]: bytes.fromhex(key) for key in trusted_keys}
+    if signature.key_id not in trusted:
+        raise PackageRefused(
+            "unknown_key",
+            f"{SIGNATURE_FILE}: signed with key {signature.key_id}, which this site does not trust:"
+            " compare with 'fedgtv-coordinator public-key' by telephone, then add the key to"
+            " trusted_keys in site.toml",
+        )
+    try:
+        Ed25519PublicKey.from_public_bytes(trusted[signature.key_id]).verify(
+            bytes.fromhex(signature.signature_hex), manifest.signed_bytes()
+        )
+    except InvalidSignature:
+        raise PackageRefused(
+            "bad_signature",
+            f"{MANIFEST_FILE}: its signature does not fit: the package was changed on the way; "
+            f"{SEND_AGAIN}",
+        ) from None
+
+
+def _verify_names(manifest: Manifest, files: Mapping[str, bytes]) -> None:
+    allowed = {*PACKAGE_FILES, *OPTIONAL_FILES}
+    for name in sorted({*PACKAGE_FILES, *manifest.files}):
+        if name not in allowed:
+            raise PackageRefused(
+                "extra_file", f"{MANIFEST_FILE}: names a file no package has: {SEND_AGAIN}"
+            )
+        if name not in files or name not in manifest.files:
+            raise PackageRefused("missing_file", f"{name}: missing from the package: {SEND_AGAIN}")
+    if extra := sorted(set(files) - set(manifest.files)):
+        raise PackageRefused(
+            "extra_file",
+            f"{extra[0]}: not named by the manifest: remove the file, or {SEND_AGAIN}",
+        )
+
+
+def _verify_contents(manifest: Manifest, files: Mapping[str, bytes]) -> None:
+    for name, entry in sorted(manifest.files.items()):
+        if len(files[name]) != entry.size_bytes:
+            raise PackageRefused(
+                "wrong_size",
+                f"{name}: {len(files[name])} bytes where the manifest says {entry.size_bytes}: the "
+                f"package was changed on the way; {SEND_AGAIN}",
+            )
+        if sha256_hex(files[name]) != entry.sha256:
+            raise PackageRefused(
+                "wrong_hash",
+                f"{name}: its SHA-256 is not the one in the manifest: the package was changed on "
+                f"the way; {SEND_AGAIN}",
+            )
+
+
+def _verify_reference_points(manifest: Manifest, data: bytes) -> None:
+    expected = (manifest.reference_point_count, manifest.reference_point_dimension)
+    try:
+        points = np.load(io.BytesIO(data), allow_pickle=False)
+        good = (
+            isinstance(points, np.ndarray)
+            and points.shape == expected
+            and points.dtype == np.float32
+            and bool(np.isfinite(points).all())
+        )
+    except (ValueError, EOFError, OSError, SyntaxError, TypeError):
+        good = False
+    if not good:
+        raise PackageRefused(
+            "bad_reference_points",
+            f"{REFERENCE_POINTS_FILE}: not {expected[0]} x {expected[1]} finite float32 numbers: "
+            f"{SEND_AGAIN}",
+        )
+
+
+def _write_folder(
+    folder: Path, manifest: Manifest, signature: Signature, files: Mapping[str, bytes]
+) -> None:
+    contents = {
+        **files,
+        MANIFEST_FILE: manifest.signed_bytes(),
+        SIGNATURE_FILE: canonical_json(signature.model_dump(mode="json")),
+    }
+    if folder.is_dir():
+        if all(
+            (folder / n).is_file() and (folder / n).read_bytes() == c for n, c in contents.items()
+        ):
+            return
+        shutil.rmtree(folder)  # damaged since: the verified bytes at hand replace it
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".incoming-"))
+    try:
+        for name, content in contents.items():
+            (fresh / name).write_bytes(content)
+        fresh.replace(folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)

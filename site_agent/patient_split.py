@@ -1,0 +1,39 @@
+"""Which patients a site learns from, chooses models with and tests on."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from algorithms.contracts.case import Split
+from algorithms.contracts.errors import DataError
+
+
+def split_patients(
+    patient_ids: Sequence[str], *, seed: int, test_share: float, validation_share: float
+) -> dict[str, Split]:
+    """Split patients into test, validation and training.
+
+    All seeds share one shuffled order; each takes the next window of it as its test set, so that
+    consecutive seeds test on different patients until all have been tested once.
+
+    >>> splits = [split_patients("abcdef", seed=s, test_share=1/3, validation_share=1/6)
+    ...           for s in range(3)]
+    >>> sorted(p for split in splits for p, part in split.items() if part is Split.TEST)
+    ['a', 'b', 'c', 'd', 'e', 'f']
+
+    Raises:
+        DataError: with fewer than three patients.
+    """
+    count = len(patient_ids)
+    if count < 3:
+        raise DataError(f"{count} patients with contours: ingest at least 3, better 10 or more")
+    tests = max(1, math.ceil(count * test_share - 1e-9))
+    validations = max(1, round(count * validation_share))
+    if tests + validations >= count:
+        raise DataError(f"{count} patients leave none to train on: lower test_share")
+    order = np.random.default_rng(0).permutation(count)
+    ordered = [sorted(patient_ids)[i] for i in np.roll(order, -seed * tests)]
+    parts = [Split.TEST] * tests + [Split.VALIDATION] * validations
+    parts += [Split.TRAINING] * (count - len(parts))
+    return dict(zip(ordered, parts, strict=True))

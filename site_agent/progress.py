@@ -1,0 +1,53 @@
+"""Progress that people see while long steps run."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from algorithms.training import Progress as TrainingProgress
+
+console = Console(stderr=True)
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[TrainingProgress]:
+    """Show a bar on a terminal, or a line every few steps in a log.
+
+    Yields:
+        A function of (done, total, loss); a negative loss is not shown.
+    """
+    if not console.is_terminal:
+        yield _plain(what)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None, note="")
+
+        def update(done: int, total: int, loss: float) -> None:
+            note = f"loss {loss:.3f}" if loss >= 0 else ""
+            bar.update(task, completed=done, total=total, note=note)
+
+        yield update
+
+
+def _plain(what: str) -> TrainingProgress:
+    shown = 0.0
+
+    def update(done: int, total: int, loss: float) -> None:
+        nonlocal shown
+        share = done / max(total, 1)
+        if share < 1.0 and share - shown < 0.25:
+            return
+        shown = share
+        note = f", loss {loss:.3f}" if loss >= 0 else ""
+        console.print(f"{what}: {done}/{total}{note}", highlight=False)
+
+    return update

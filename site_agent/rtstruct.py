@@ -1,0 +1,489 @@
+"""Read and write RTSTRUCT: contours in patient coordinates to masks on a grid, and back.
+
+Definition of a mask: a voxel belongs to a region when its centre lies inside an odd number of the
+polygons of its slice (even-odd rule), so a contour inside a contour is a hole. Contours are placed
+by where their points are, never by the image they claim to refer to; `placement_of` says whether
+the references would have agreed. What is written is traced half way between voxel centres, so that
+reading it gives the same mask.
+
+Research use only, not a medical device: written into every structure set.
+"""
+
+import hashlib
+import logging
+import uuid
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import reduce
+from itertools import pairwise
+from pathlib import Path
+
+import contourpy
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence as DicomSequence
+from pydicom.uid import UID, ImplicitVRLittleEndian, RTStructureSetStorage
+from scipy.spatial import cKDTree
+
+from algorithms.contracts.contour import Contour, Provenance
+from algorithms.contracts.errors import DataError
+from algorithms.contracts.volume import FloatArray, Geometry, Mask, MaskArray, Volume
+from site_agent.deidentification import OriginalIdentity
+
+RESEARCH_USE = "Research use only, not a medical device"
+NAME_LENGTH = 16  # TG-263 names and the VR of StructureSetLabel
+AI_SUFFIX = "^AI"
+
+_OFF_PLANE = 0.5 + 1e-3  # slices; the thousandth is for rounding in the file
+_SAME_PLANE = 2  # decimals of the slice index to which two contours share a plane
+_CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+_STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # retired, and still what PS3.3 C.8.8.5 readers expect
+_ALGORITHM = {
+    Provenance.REFERENCE: "",  # type 2: unknown, it came in with the images
+    Provenance.AUTOMATIC: "AUTOMATIC",
+    Provenance.SEMIAUTOMATIC: "SEMIAUTOMATIC",
+    Provenance.MANUAL: "MANUAL",
+    Provenance.SIMULATED: "AUTOMATIC",  # a program drew it; the description says which kind
+}
+_log = logging.getLogger(__name__)
+
+
+class Placement(StrEnum):
+    """What ties contours to an image series."""
+
+    BY_REFERENCE = "by_reference"  # they also name images of the series
+    BY_GEOMETRY = "by_geometry"  # only their coordinates do
+
+
+def read_rtstruct(file: Path, volume: Volume) -> dict[str, Mask]:
+    """Read every region of interest onto the grid of `volume`, by its name.
+
+    A region without contours is an empty mask; point and open contours enclose nothing. Where
+    contours were drawn on planes finer than the slices, each slice takes the plane nearest to it.
+
+    Args:
+        file: an RTSTRUCT of the same patient, not de-identified.
+        volume: the images it was drawn on, with their original UIDs.
+
+    Raises:
+        DataError: no RTSTRUCT, another frame of reference, or a contour that misses the grid.
+    """
+    structure_set = _read(file)
+    if _placement(structure_set, volume) is Placement.BY_GEOMETRY:
+        _log.info("contours refer to no image of the series: placed by geometry")
+    contours = {
+        int(item.ReferencedROINumber): item.get("ContourSequence", None) or []
+        for item in structure_set.get("ROIContourSequence", None) or []
+    }
+    masks: dict[str, Mask] = {}
+    for roi in structure_set.StructureSetROISequence:
+        number = int(roi.ROINumber)
+        name = str(roi.get("ROIName", "") or f"ROI_{number}").strip()
+        if name in masks:
+            raise DataError(f"{file} has two regions of one name (ROI {number}): rename one")
+        where = f"{file}, ROI {number}"
+        _check_frame(structure_set, roi, volume, where)
+        masks[name] = _mask(contours.get(number, []), volume.geometry, where)
+    return masks
+
+
+def placement_of(file: Path, volume: Volume) -> Placement:
+    """Say whether the contours of `file` name images of `volume` or only share its coordinates.
+
+    Raises:
+        DataError: `file` is no readable RTSTRUCT.
+    """
+    return _placement(_read(file), volume)
+
+
+def rasterise(polygons_xy: Sequence[FloatArray], shape_yx: tuple[int, int]) -> MaskArray:
+    """Fill polygons, given in pixel indices, by the even-odd rule over all of them.
+
+    A pixel is inside when an odd number of edges crosses its row at or left of its centre. An edge
+    owns its upper end and not its lower one, so a corner counts once; a pixel centre exactly on an
+    edge belongs to the region on its right or below.
+
+    Args:
+        polygons_xy: each `[n, 2]` (x, y) corners, closed by themselves.
+        shape_yx: rows and columns.
+
+    >>> rasterise([np.array([[0.5, 0.5], [2.5, 0.5], [2.5, 1.5], [0.5, 1.5]])], (3, 4)).astype(int)
+    array([[0, 0, 0, 0],
+           [0, 1, 1, 0],
+           [0, 0, 0, 0]])
+    """
+    rows, columns = shape_yx
+    flips = np.zeros((rows, columns + 1), dtype=np.int64)
+    for start in polygons_xy:
+        end = np.roll(start, -1, axis=0)
+        upper = np.where((start[:, 1] <= end[:, 1])[:, None], start, end)
+        lower = np.where((start[:, 1] <= end[:, 1])[:, None], end, start)
+        first = np.clip(np.ceil(upper[:, 1]), 0, rows).astype(np.int64)
+        last = np.clip(np.ceil(lower[:, 1]), 0, rows).astype(np.int64)  # not included
+        count = last - first
+        edge = np.repeat(np.arange(len(start)), count)
+        row = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + first[edge]
+        share = (row - upper[edge, 1]) / (lower[edge, 1] - upper[edge, 1])
+        crossing_x = upper[edge, 0] + share * (lower[edge, 0] - upper[edge, 0])
+        column = np.clip(np.ceil(crossing_x), 0, columns).astype(np.int64)
+        np.add.at(flips, (row, column), 1)
+    inside: MaskArray = np.cumsum(flips[:, :columns], axis=1) % 2 == 1
+    return inside
+
+
+def trace(mask_yx: MaskArray) -> list[FloatArray]:
+    """Outline each connected part of a mask by one closed polygon `[n, 2]` (x, y) in pixel indices.
+
+    The outline is the 0.5 level between pixel centres (marching squares), without the points that
+    lie on a straight line between their neighbours. No pixel centre lies on it, so `rasterise`
+    gives the mask back. A hole hangs on its outline by a keyhole, a channel without width (PS3.3
+    C.8.8.6.3): a contour of its own would be filled by readers that unite contours.
+    """
+    level = contourpy.contour_generator(
+        z=np.pad(mask_yx, 1).astype(np.float64), fill_type=contourpy.FillType.OuterOffset
+    )
+    polygons = []
+    for points, offsets in zip(*level.filled(0.5, np.inf), strict=True):
+        rings = [
+            _without_straight_points(np.asarray(points[start : end - 1]) - 1.0)  # undo the padding
+            for start, end in pairwise(int(offset) for offset in offsets)
+        ]
+        polygons.append(reduce(_join_by_keyhole, rings))
+    return polygons
+
+
+def exported_name(contour: Contour) -> str:
+    """Name a region in the PACS: a model's contour is marked, so it never replaces a clinical one.
+
+    Raises:
+        DataError: the name is blank or too long for TG-263.
+    """
+    name = contour.roi_name.strip()
+    if contour.provenance is Provenance.AUTOMATIC and not name.endswith(AI_SUFFIX):
+        name += AI_SUFFIX
+    if not 0 < len(name) <= NAME_LENGTH:
+        raise DataError(
+            f"a region's exported name has {len(name)} characters: give it a TG-263 name of 1 to "
+            f"{NAME_LENGTH}"
+        )
+    return name
+
+
+def write_rtstruct(
+    volume: Volume,
+    contours: Sequence[Contour],
+    *,
+    identity: OriginalIdentity,
+    label: str,
+    now: datetime,
+    approved_by: str | None = None,
+    predecessor: str | None = None,
+) -> Dataset:
+    """Build the RTSTRUCT (PS3.3 A.19) that gives contours back to the PACS of the hospital.
+
+    It carries the *original* patient and UIDs. Save it with
+    `dataset.save_as(path, enforce_file_format=True)`.
+
+    Args:
+        volume: the images the contours were drawn on; de-identified or not.
+        contours: regions on the grid of `volume`, each under its own name.
+        identity: of the same images, slices in the same order.
+        label: StructureSetLabel, at most 16 characters.
+        now: time of writing, with its time zone; recorded in UTC.
+        approved_by: name of the oncologist who signed; None leaves the set UNAPPROVED.
+        predecessor: SOPInstanceUID of the structure set that this one follows.
+
+    Raises:
+        DataError: the images have no frame of reference, a name does not fit, or a simulated
+            contour is to be approved.
+        ValueError: contours, volume and identity do not belong together, or `now` has no zone.
+    """
+    _check_writable(volume, contours, identity, label, now, approved_by)
+    utc = now.astimezone(UTC)
+    result = Dataset()
+    _add_patient_and_study(result, identity)
+    _add_series(result, identity, utc, _content_uid(contours, identity, label, utc, predecessor))
+    result.StructureSetLabel = label
+    result.StructureSetDescription = RESEARCH_USE
+    result.StructureSetDate, result.StructureSetTime = utc.strftime("%Y%m%d"), _time(utc)
+    result.ReferencedFrameOfReferenceSequence = DicomSequence([_frame_reference(identity)])
+    numbered = list(enumerate(contours, start=1))
+    result.StructureSetROISequence = DicomSequence(
+        [_structure_set_roi(number, contour, identity) for number, contour in numbered]
+    )
+    result.ROIContourSequence = DicomSequence(
+        [_roi_contour(number, contour, identity) for number, contour in numbered]
+    )
+    result.RTROIObservationsSequence = DicomSequence(
+        [_observation(number) for number, _ in numbered]
+    )
+    result.ApprovalStatus = "UNAPPROVED" if approved_by is None else "APPROVED"
+    if approved_by is not None:
+        result.ReviewDate, result.ReviewTime = utc.strftime("%Y%m%d"), _time(utc)
+        result.ReviewerName = approved_by
+    if predecessor is not None:
+        result.PredecessorStructureSetSequence = DicomSequence(
+            [_reference(RTStructureSetStorage, predecessor)]
+        )
+    return result
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def _read(file: Path) -> Dataset:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom quotes malformed values in its warnings
+            structure_set: Dataset = pydicom.dcmread(file)
+            is_structure_set = structure_set.get("SOPClassUID") == RTStructureSetStorage
+    except Exception as error:
+        # pydicom raises whatever a broken byte leads to; to the user all are one message
+        raise DataError(f"{file} is not a complete DICOM file: export it again") from error
+    if not is_structure_set or not structure_set.get("StructureSetROISequence"):
+        raise DataError(f"{file} is not an RTSTRUCT with regions of interest: give the RTSTRUCT")
+    return structure_set
+
+
+def _placement(structure_set: Dataset, volume: Volume) -> Placement:
+    referenced = {
+        str(image.get("ReferencedSOPInstanceUID", ""))
+        for roi in structure_set.get("ROIContourSequence", None) or []
+        for contour in roi.get("ContourSequence", None) or []
+        for image in contour.get("ContourImageSequence", None) or []
+    }
+    agree = referenced & set(volume.sop_instance_uids)
+    return Placement.BY_REFERENCE if agree else Placement.BY_GEOMETRY
+
+
+def _check_frame(structure_set: Dataset, roi: Dataset, volume: Volume, where: str) -> None:
+    """Refuse coordinates of another system.
+
+    What the region says counts when the structure set lists that frame; where the file contradicts
+    itself (it happens), either of the two may match.
+    """
+    listed = {
+        str(item.get("FrameOfReferenceUID", ""))
+        for item in structure_set.get("ReferencedFrameOfReferenceSequence", None) or []
+    }
+    own = str(roi.get("ReferencedFrameOfReferenceUID", ""))
+    stated = ({own} if own in listed else listed | {own}) - {""}
+    if stated and volume.frame_of_reference_uid and volume.frame_of_reference_uid not in stated:
+        raise DataError(
+            f"{where}: drawn in another frame of reference than the images: give the RTSTRUCT of "
+            "this series, or register the two first"
+        )
+
+
+def _mask(contours: Sequence[Dataset], geometry: Geometry, where: str) -> Mask:
+    """Fill one region; the points go through the grid's own inverse, so oblique grids work."""
+    planes: dict[int, dict[float, list[FloatArray]]] = defaultdict(lambda: defaultdict(list))
+    for contour in contours:
+        if str(contour.get("ContourGeometricType", "")) not in _CLOSED:
+            continue
+        index_zyx = geometry.index_from_points(_points(contour, where))
+        height = float(index_zyx[:, 0].mean())
+        k = int(np.clip(round(height), 0, geometry.shape_zyx[0] - 1))
+        if np.abs(index_zyx[:, 0] - k).max() > _OFF_PLANE:
+            raise DataError(
+                f"{where}: a contour lies more than half a slice off every slice: give the "
+                "RTSTRUCT that was drawn on this series"
+            )
+        low, high = index_zyx[:, 1:].min(axis=0), index_zyx[:, 1:].max(axis=0)
+        if (high < -0.5).any() or (low > np.array(geometry.shape_zyx[1:]) - 0.5).any():
+            raise DataError(
+                f"{where}: a contour lies beside the image: give the RTSTRUCT that was drawn on "
+                "this series"
+            )
+        planes[k][round(height, _SAME_PLANE)].append(index_zyx[:, :0:-1])
+    voxels = np.zeros(geometry.shape_zyx, dtype=bool)
+    for k, by_height in planes.items():
+        nearest = min(by_height, key=lambda height: abs(height - k))
+        voxels[k] = rasterise(by_height[nearest], geometry.shape_zyx[1:])
+    return Mask(voxels, geometry)
+
+
+def _points(contour: Dataset, where: str) -> FloatArray:
+    """Corners `[n, 3]` (x, y, z) mm of one contour."""
+    try:
+        numbers = np.array([float(part) for part in contour.ContourData], dtype=np.float64)
+        points = numbers.reshape(-1, 3)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(f"{where}: ContourData is no list of points: export it again") from error
+    if not points.size or not np.isfinite(points).all():
+        raise DataError(f"{where}: ContourData is no list of points: export it again")
+    return points
+
+
+def _without_straight_points(polygon: FloatArray) -> FloatArray:
+    before, after = polygon - np.roll(polygon, 1, axis=0), np.roll(polygon, -1, axis=0) - polygon
+    turns = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]
+    return polygon[np.abs(turns) > 1e-9]
+
+
+def _join_by_keyhole(outline: FloatArray, hole: FloatArray) -> FloatArray:
+    """Walk to the hole at the nearest pair of corners, around it, and back the same way.
+
+    The two ways cancel exactly under the even-odd rule, because their ends are the same numbers.
+    """
+    distance, nearest = cKDTree(outline).query(hole)
+    j = int(np.argmin(distance))
+    i = int(np.asarray(nearest)[j])
+    around = np.roll(hole, -j, axis=0)
+    return np.concatenate([outline[: i + 1], around, hole[j : j + 1], outline[i:]])
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def _check_writable(
+    volume: Volume,
+    contours: Sequence[Contour],
+    identity: OriginalIdentity,
+    label: str,
+    now: datetime,
+    approved_by: str | None,
+) -> None:
+    if now.tzinfo is None:
+        raise ValueError("now has no time zone")
+    if not 0 < len(label) <= NAME_LENGTH:
+        raise ValueError(f"label has {len(label)} characters, not 1 to {NAME_LENGTH}")
+    if len(identity.sop_instance_uids) != volume.geometry.shape_zyx[0]:
+        raise ValueError("identity and volume have different numbers of slices")
+    if not contours or not all(one.mask.geometry.matches(volume.geometry) for one in contours):
+        raise ValueError("contours must be given, on the grid of the volume")
+    names = [exported_name(contour) for contour in contours]
+    if len(set(names)) < len(names):
+        raise ValueError("two contours have one name")
+    if not identity.frame_of_reference_uid:
+        raise DataError("the images have no FrameOfReferenceUID: contours cannot be tied to them")
+    if approved_by is not None and not approved_by.strip():
+        raise DataError("an approval needs the reviewer's name")
+    if approved_by is not None and any(one.provenance is Provenance.SIMULATED for one in contours):
+        raise DataError("a simulated annotator's contour cannot be approved: have a person draw it")
+
+
+def _add_patient_and_study(result: Dataset, identity: OriginalIdentity) -> None:
+    result.SpecificCharacterSet = "ISO_IR 192"
+    result.PatientName, result.PatientID = identity.patient_name, identity.patient_id
+    result.PatientBirthDate = identity.patient_birth_date
+    result.PatientSex = identity.patient_sex
+    result.StudyInstanceUID = identity.study_instance_uid
+    result.StudyDate, result.StudyTime = identity.study_date, identity.study_time
+    result.StudyID, result.AccessionNumber = identity.study_id, identity.accession_number
+    result.ReferringPhysicianName = ""
+
+
+def _add_series(result: Dataset, identity: OriginalIdentity, utc: datetime, uid: str) -> None:
+    result.file_meta = FileMetaDataset()
+    # implicit: an explicit DS value ends at 64 KiB, which a long contour exceeds
+    result.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    result.file_meta.MediaStorageSOPClassUID = RTStructureSetStorage
+    result.file_meta.MediaStorageSOPInstanceUID = UID(uid)
+    result.SOPClassUID, result.SOPInstanceUID = RTStructureSetStorage, uid
+    result.SeriesInstanceUID = _derived_uid("series", uid)
+    result.Modality = "RTSTRUCT"
+    result.SeriesDescription = RESEARCH_USE
+    result.SeriesNumber, result.OperatorsName = None, ""
+    result.Manufacturer = result.ManufacturerModelName = "fedgtv"
+    result.InstanceCreationDate, result.InstanceCreationTime = utc.strftime("%Y%m%d"), _time(utc)
+    result.TimezoneOffsetFromUTC = "+0000"
+    result.FrameOfReferenceUID = identity.frame_of_reference_uid
+    result.PositionReferenceIndicator = ""
+
+
+def _frame_reference(identity: OriginalIdentity) -> Dataset:
+    """Refer from the frame over study and series to every image (PS3.3 C.8.8.5)."""
+    series = Dataset()
+    series.SeriesInstanceUID = identity.series_instance_uid
+    series.ContourImageSequence = DicomSequence(
+        [_reference(identity.sop_class_uid, uid) for uid in identity.sop_instance_uids]
+    )
+    study = _reference(_STUDY_CLASS, identity.study_instance_uid)
+    study.RTReferencedSeriesSequence = DicomSequence([series])
+    frame = Dataset()
+    frame.FrameOfReferenceUID = identity.frame_of_reference_uid
+    frame.RTReferencedStudySequence = DicomSequence([study])
+    return frame
+
+
+def _structure_set_roi(number: int, contour: Contour, identity: OriginalIdentity) -> Dataset:
+    roi = Dataset()
+    roi.ROINumber = number
+    roi.ReferencedFrameOfReferenceUID = identity.frame_of_reference_uid
+    roi.ROIName = exported_name(contour)
+    roi.ROIDescription = f"{contour.provenance.value}; {RESEARCH_USE}"
+    roi.ROIGenerationAlgorithm = _ALGORITHM[contour.provenance]
+    return roi
+
+
+def _roi_contour(number: int, contour: Contour, identity: OriginalIdentity) -> Dataset:
+    result = Dataset()
+    result.ROIDisplayColor = [255, 160, 0]
+    result.ReferencedROINumber = number
+    items = []
+    for k, points in _outlines(contour.mask):
+        item = Dataset()
+        item.ContourImageSequence = DicomSequence(
+            [_reference(identity.sop_class_uid, identity.sop_instance_uids[k])]
+        )
+        item.ContourGeometricType = "CLOSED_PLANAR"
+        item.NumberOfContourPoints = len(points)
+        # a tenth of a micrometre, and well below the 16 bytes a DS value may have
+        item.ContourData = [f"{part:.4f}" for part in points.ravel()]
+        items.append(item)
+    if items:  # an empty region has no ContourSequence (type 3)
+        result.ContourSequence = DicomSequence(items)
+    return result
+
+
+def _outlines(mask: Mask) -> Iterator[tuple[int, FloatArray]]:
+    """Yield slice and corners `[n, 3]` (x, y, z) mm of every polygon."""
+    for k in np.flatnonzero(mask.voxels.any(axis=(1, 2))):
+        for polygon_xy in trace(mask.voxels[k]):
+            index_zyx = np.column_stack([np.full(len(polygon_xy), float(k)), polygon_xy[:, ::-1]])
+            yield int(k), mask.geometry.points_from_index(index_zyx)
+
+
+def _observation(number: int) -> Dataset:
+    observation = Dataset()
+    observation.ObservationNumber = observation.ReferencedROINumber = number
+    observation.RTROIInterpretedType = "GTV"
+    observation.ROIInterpreter = ""
+    return observation
+
+
+def _reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = sop_class_uid
+    reference.ReferencedSOPInstanceUID = sop_instance_uid
+    return reference
+
+
+def _content_uid(
+    contours: Sequence[Contour],
+    identity: OriginalIdentity,
+    label: str,
+    utc: datetime,
+    predecessor: str | None,
+) -> str:
+    """Derive a UID from all that makes this structure set, so that each save has its own."""
+    content = hashlib.sha256()
+    for contour in contours:
+        content.update(exported_name(contour).encode())
+        content.update(np.packbits(contour.mask.voxels).tobytes())
+    parts = (identity.series_instance_uid, label, utc.isoformat(), predecessor or "")
+    return _derived_uid(*parts, content.hexdigest())
+
+
+def _derived_uid(*parts: str) -> str:
+    digest = hashlib.sha256("\n".join(parts).encode()).digest()
+    return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
+
+
+def _time(utc: datetime) -> str:
+    return utc.strftime("%H%M%S.%f")

@@ -1,0 +1,158 @@
+"""At the source hospital: train the first model and prepare its package for the coordinator."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from algorithms.contracts.canonical_json import canonical_json
+from algorithms.contracts.case import Split
+from algorithms.contracts.errors import DataError
+from algorithms.contracts.model_package import (
+    MANIFEST_FILE,
+    MODEL_FILE,
+    PACKAGE_FILES,
+    REFERENCE_POINTS_FILE,
+    FileEntry,
+    Manifest,
+    SourceValidation,
+    StudyPlan,
+)
+from algorithms.features import latent_features
+from algorithms.finetuning import mean_dice
+from algorithms.networks import UNet2d, build_network
+from algorithms.reference_points import fit_reference_points
+from algorithms.training import train
+from evaluation.overlap import dice
+from site_agent.case_store import CaseStore
+from site_agent.checkpoints import file_sha256, load_state, save_state, save_weights
+from site_agent.config import SiteHome
+from site_agent.learning_data import fully_known, fully_labelled, prepare
+from site_agent.patient_split import split_patients
+from site_agent.progress import progress_bar
+from site_agent.segmentation import segment
+
+
+def assign_patients(store: CaseStore) -> None:
+    """Split the site's patients once; patients that come later stay unassigned."""
+    cases = store.cases()
+    if any(case.split is not Split.UNASSIGNED for case in cases):
+        return
+    config = store.home.config
+    with_reference = sorted({case.patient_id for case in cases if case.has_reference})
+    splits = split_patients(
+        with_reference or sorted({case.patient_id for case in cases}),
+        seed=config.seed,
+        test_share=config.test_share,
+        validation_share=config.validation_share,
+    )
+    store.assign_splits(splits)
+
+
+def train_source(home: SiteHome, store: CaseStore, plan: StudyPlan) -> Manifest:
+    """Train on the site's reference contours (6-1), fit reference points (6-4), write the package.
+
+    A killed run continues from its checkpoint; a finished one with the same plan, cases and seed
+    is returned as it is.
+
+    Raises:
+        DataError: when the site is not a source or has too few patients with contours.
+    """
+    if home.config.role != "source":
+        raise DataError(
+            "this site's role is 'target': only a source hospital trains the source model"
+        )
+    assign_patients(store)
+    work = home.folder / "source-training" / _key(store, plan)
+    manifest_file = home.source_package / MANIFEST_FILE
+    done = work / "done"
+    if done.is_file() and manifest_file.is_file():
+        return Manifest.model_validate_json(manifest_file.read_bytes())
+    recipe, seed = plan.preprocessing, home.config.seed
+    training = prepare(store, store.cases(Split.TRAINING), recipe)
+    slices = fully_labelled(store, training, recipe)
+    validation = fully_known(store, prepare(store, store.cases(Split.VALIDATION), recipe), recipe)
+    network = build_network(plan.network, seed=seed)
+    checkpoint = work / "checkpoint.safetensors"
+    with progress_bar("training the source model") as progress:
+        state = train(
+            network,
+            slices,
+            plan.source_training,
+            patch_yx=recipe.patch_yx,
+            seed=seed,
+            validate=mean_dice(validation),
+            state=load_state(checkpoint),
+            save=lambda s: save_state(s, checkpoint),
+            progress=progress,
+        )
+    features = latent_features(network, [item.image for item in slices])
+    points = fit_reference_points(features, plan.reference_points, seed)
+    files = _write_files(network, points, work / "package")
+    manifest = Manifest(
+        study=home.config.study,
+        model_version=plan.model_version,
+        roi_name=plan.roi_name,
+        modality=plan.modality,
+        preprocessing=recipe,
+        network=plan.network,
+        adaptation=plan.adaptation,
+        reference_point_count=points.shape[0],
+        reference_point_dimension=points.shape[1],
+        source_training_slices=len(slices),
+        source_validation=SourceValidation(
+            validation_patients=len(validation),
+            validation_dsc=round(state.best_score, 4),
+            **_test_at_home(store, network, plan),
+        ),
+        seed=seed,
+        files=files,
+    )
+    (work / "package" / MANIFEST_FILE).write_bytes(canonical_json(manifest.model_dump(mode="json")))
+    _publish_folder(work / "package", home.source_package)
+    done.touch()
+    return manifest
+
+
+def _key(store: CaseStore, plan: StudyPlan) -> str:
+    cases = [[case.case_id, case.split.value] for case in store.cases()]
+    identity = [plan.model_dump(mode="json"), cases, store.home.config.seed]
+    return hashlib.sha256(canonical_json(identity)).hexdigest()[:16]
+
+
+def _write_files(
+    network: UNet2d, points: np.ndarray[tuple[int, ...], np.dtype[np.float32]], folder: Path
+) -> dict[str, FileEntry]:
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
+    save_weights(weights, folder / MODEL_FILE)
+    np.save(folder / REFERENCE_POINTS_FILE, points, allow_pickle=False)
+    return {
+        name: FileEntry(
+            sha256=file_sha256(folder / name), size_bytes=(folder / name).stat().st_size
+        )
+        for name in PACKAGE_FILES
+    }
+
+
+def _test_at_home(store: CaseStore, network: UNet2d, plan: StudyPlan) -> dict[str, float | int]:
+    cases = store.cases(Split.TEST)
+    scores = []
+    for case in cases:
+        reference = store.contour(case.case_id, purpose="reference")
+        if reference is not None:
+            predicted = segment(store, case.case_id, network, plan.preprocessing)
+            scores.append(dice(reference.mask.voxels, predicted.voxels))
+    return {"test_patients": len(scores), "test_dsc": round(float(np.mean(scores)), 4)}
+
+
+def _publish_folder(source: Path, target: Path) -> None:
+    """Put the finished package in place in one step, so that nobody reads half of one."""
+    incoming = target.with_name(target.name + ".part")
+    for stale in (incoming,):
+        shutil.rmtree(stale, ignore_errors=True)
+    shutil.copytree(source, incoming)
+    if target.exists():
+        shutil.rmtree(target)
+    incoming.rename(target)

@@ -1,0 +1,51 @@
+"""Runs the long steps outside the federation and the pages, one worker at a time per site."""
+
+import fcntl
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from algorithms.contracts.errors import DataError
+from algorithms.contracts.messages import RoundState
+from site_agent.adaptation import advance, open_round
+from site_agent.case_store import CaseStore
+from site_agent.config import SiteHome
+from site_agent.package_store import active_package
+from site_agent.segmentation import use_threads
+from site_agent.source_package import assign_patients
+
+log = logging.getLogger("fedgtv.worker")
+
+
+def work(home: SiteHome, store: CaseStore) -> RoundState:
+    """Take the active package as far as it goes without people.
+
+    Returns:
+        Where the round stands: waiting for annotation or review, or reported; NONE without an
+        approved package.
+    """
+    use_threads(home.config.threads)
+    with only_worker(home):
+        package = active_package(store.engine)
+        if package is None:
+            return RoundState.NONE
+        assign_patients(store)
+        row = store.start_round(package.package_id, seed=home.config.seed)
+        state = advance(open_round(store, row))
+        log.info("round %s: %s", row.round_id, state.value)
+        return state
+
+
+@contextmanager
+def only_worker(home: SiteHome) -> Iterator[None]:
+    """Hold the site's worker lock; the system releases it when a worker is killed.
+
+    Raises:
+        DataError: when another worker runs.
+    """
+    with (home.folder / "worker.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError("another worker of this site is running: wait until it ends") from error
+        yield

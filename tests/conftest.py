@@ -1,0 +1,26 @@
+"""Shared fixtures."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_packs() -> Path:
+    """Folder of the development packs (acdc/, sts/, dicom/, ...); skips where it is absent."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("FEDGTV_TEST_DATA", default))
+    if not folder.is_dir():
+        pytest.skip("development data packs are absent (set FEDGTV_TEST_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vectors() -> Path:
+    """Folder of the numeric test vectors; skips where it is absent."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "vectors"
+    folder = Path(os.environ.get("FEDGTV_TEST_VECTORS", default))
+    if not folder.is_dir():
+        pytest.skip("numeric test vectors are absent (set FEDGTV_TEST_VECTORS)")
+    return folder

@@ -1,0 +1,201 @@
+"""Small real homes and packages for tests of the federation: no image, no training."""
+
+import io
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+from sqlalchemy import Engine
+
+from algorithms.contracts.canonical_json import sha256_hex
+from algorithms.contracts.messages import RoundState
+from algorithms.contracts.model_package import (
+    MANIFEST_FILE,
+    MODEL_FILE,
+    REFERENCE_POINTS_FILE,
+    AdaptationPlan,
+    FileEntry,
+    Manifest,
+    NetworkSpec,
+    PreprocessingRecipe,
+    SourceValidation,
+    TrainingSchedule,
+)
+from algorithms.contracts.site_report import (
+    AnnotationSummary,
+    ArmSummary,
+    Distribution,
+    RevisionSummary,
+    SiteReport,
+)
+from coordinator.config import CoordinatorConfig, CoordinatorHome, write_config
+from coordinator.config import open_home as open_coordinator_home
+from coordinator.package_publisher import create_key, public_key_hex
+from site_agent.config import SiteHome, open_home
+from site_agent.database import CaseRow, RoundRow, open_database, transaction
+
+STUDY = "npc-gtv"
+AT = datetime(2031, 5, 6, 7, 8, 9)
+PLANTED_PATIENT = "patient-0123456789ab"
+PLANTED_CASE = "case-ba9876543210"
+PLANTED_UID = "2.25.314159265358979323846264338327950288"
+PLANTED = (PLANTED_PATIENT, PLANTED_CASE, PLANTED_UID)
+
+
+def tiny_package(seed: int = 0, **changes: Any) -> tuple[Manifest, dict[str, bytes]]:
+    """Make an unsigned package of random weights: a few kilobytes."""
+    rng = np.random.default_rng(seed)
+    tensors = {
+        "encoder.weight": rng.normal(size=(8, 1, 3, 3)).astype(np.float32),
+        "encoder.bias": rng.normal(size=8).astype(np.float32),
+    }
+    points = io.BytesIO()
+    np.save(points, rng.normal(size=(4, 6)).astype(np.float32))
+    files = {MODEL_FILE: save(tensors), REFERENCE_POINTS_FILE: points.getvalue()}
+    schedule = TrainingSchedule(iterations=1)
+    fields: dict[str, Any] = {
+        "study": STUDY,
+        "model_version": "1.0.0",
+        "preprocessing": PreprocessingRecipe(),
+        "network": NetworkSpec(),
+        "adaptation": AdaptationPlan(stage1=schedule, stage3=schedule),
+        "reference_point_count": 4,
+        "reference_point_dimension": 6,
+        "source_training_slices": 12,
+        "source_validation": SourceValidation(
+            validation_patients=5, validation_dsc=0.8, test_patients=5, test_dsc=None
+        ),
+        "seed": seed,
+        "files": {n: file_entry(data) for n, data in files.items()},
+    }
+    return Manifest(**(fields | changes)), files
+
+
+def file_entry(data: bytes) -> FileEntry:
+    """Describe a file as a manifest does."""
+    return FileEntry(sha256=sha256_hex(data), size_bytes=len(data))
+
+
+def make_coordinator(
+    folder: Path, *, targets: tuple[str, ...] = ("hospital-b",)
+) -> CoordinatorHome:
+    """Make a coordinator's home that records every byte it receives."""
+    config = CoordinatorConfig(
+        study=STUDY, source_site="hospital-a", target_sites=targets, record_received=True
+    )
+    write_config(folder, config)
+    home = open_coordinator_home(folder)
+    create_key(home.signing_key)
+    return home
+
+
+def make_site(folder: Path, name: str, *trusted_keys: str, auto_approve: bool = True) -> SiteHome:
+    """Make a site's home with one case in its database, whose identifiers may never leave."""
+    folder.mkdir(parents=True)
+    keys = ", ".join(f'"{key}"' for key in trusted_keys)
+    (folder / "site.toml").write_text(
+        f'name = "{name}"\nstudy = "{STUDY}"\ntrusted_keys = [{keys}]\n'
+        f"auto_approve = {str(auto_approve).lower()}\n",
+        encoding="utf-8",
+    )
+    home = open_home(folder)
+    engine = open_database(home.database_url)
+    with transaction(engine) as session:
+        session.add(
+            CaseRow(
+                case_id=PLANTED_CASE,
+                patient_id=PLANTED_PATIENT,
+                modality="MR",
+                manufacturer="PHANTOM",
+                scanner_model="P1",
+                split="test",
+                has_reference=True,
+                series={"series_instance_uid": PLANTED_UID, "study_instance_uid": ""},
+                identity_sealed=None,
+                ingested_at=AT,
+            )
+        )
+    engine.dispose()
+    return home
+
+
+def make_study(folder: Path, *targets: str) -> tuple[CoordinatorHome, dict[str, Path]]:
+    """Make a coordinator, the source site "hospital-a" and the target sites, which trust it."""
+    coordinator = make_coordinator(folder / "coordinator", targets=targets)
+    key = public_key_hex(coordinator)
+    homes = {name: folder / name for name in ("hospital-a", *targets)}
+    for name, home in homes.items():
+        make_site(home, name, key)
+    return coordinator, homes
+
+
+def prepare_source_package(home: Path, **changes: Any) -> Manifest:
+    """Do what training at the source hospital ends with."""
+    manifest, files = tiny_package(**changes)
+    folder = home / "source-package"
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    (folder / MANIFEST_FILE).write_bytes(manifest.signed_bytes())
+    return manifest
+
+
+def finish_round(engine: Engine, site: str, package_id: str, **changes: Any) -> SiteReport:
+    """Do what adaptation and review end with: a round with a report."""
+    report = tiny_report(site, package_id, **changes)
+    with transaction(engine) as session:
+        session.add(
+            RoundRow(
+                round_id=f"{package_id[:8]}{site}",
+                package_id=package_id,
+                case_set_sha256="0" * 64,
+                seed=0,
+                state=RoundState.REPORTED.value,
+                report=report.model_dump(mode="json"),
+                started_at=AT,
+                changed_at=AT,
+            )
+        )
+    return report
+
+
+def tiny_report(site: str, package_id: str, **changes: Any) -> SiteReport:
+    """Make a report about six patients."""
+    figure = Distribution(n=6, mean=0.8, sd=0.1, median=0.81, q1=0.7, q3=0.9)
+    hidden = Distribution(n=2, undefined=4)
+    arm = ArmSummary(
+        arm="adapted",
+        patients=6,
+        failures=0,
+        dsc=figure,
+        hd95_mm=figure,
+        assd_mm=hidden,
+        asd_predicted_to_reference_mm=figure,
+        nsd_at_1mm=figure,
+    )
+    fields: dict[str, Any] = {
+        "study": STUDY,
+        "site": site,
+        "package_id": package_id,
+        "model_version": "1.0.0",
+        "adapted_model_sha256": "20310506" + "a" * 56,  # looks like a date, but is a hash
+        "code_version": "0.1.0",
+        "seed": 20310506,  # nor is a seed a date
+        "manufacturers": ("PHANTOM",),
+        "minimum_group_size": 5,
+        "annotation": AnnotationSummary(
+            strategy="stdr",
+            training_patients=8,
+            training_slices=80,
+            selected_slices=16,
+            patients_with_selected_slices=7,
+            simulated=True,
+        ),
+        "arms": (arm,),
+        "revision": RevisionSummary(
+            patients=6, degree_percent=figure, bins=(3, 2, 1, 0), active_s=figure, simulated=True
+        ),
+    }
+    return SiteReport(**(fields | changes))
