@@ -12,11 +12,6 @@ SEED   ?= 0
 SEEDS  ?= 3
 PORT   ?= 8501
 
-# Large tensors are kept instead of being given back and faulted in again at each training step:
-# 1.5 to 1.9 times faster on a CPU, with identical weights.
-export MALLOC_MMAP_THRESHOLD_ := 4294967296
-export MALLOC_TRIM_THRESHOLD_ := 17179869184
-export MALLOC_TOP_PAD_        := 268435456
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 

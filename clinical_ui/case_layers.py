@@ -39,17 +39,17 @@ class LayerStyle:
 
 # Colours after Okabe and Ito, brightened for a dark picture. In order of drawing.
 STYLES = {
-    Layer.DIRECT: LayerStyle("AI direct", "○", (110, 200, 255), (3, 7), "blue, dotted"),
+    Layer.DIRECT: LayerStyle("AI direct", "○", (110, 200, 255), (4, 9), "blue, dotted"),
     Layer.ADAPTED: LayerStyle("AI adapted", "●", (255, 224, 70), (), "yellow, solid"),
     Layer.REFERENCE: LayerStyle(
-        "Reference", "◆", (40, 220, 140), (18, 6, 3, 6), "green, dash-dotted"
+        "Reference", "◆", (40, 220, 140), (24, 8, 4, 8), "green, dash-dotted"
     ),
-    Layer.REVIEWED: LayerStyle("Reviewed", "▲", (255, 92, 80), (12, 8), "red, dashed"),
+    Layer.REVIEWED: LayerStyle("Reviewed", "▲", (255, 92, 80), (14, 10), "red, dashed"),
     Layer.ANNOTATION: LayerStyle(
-        "Annotation of this slice", "■", (255, 255, 255), (26, 8), "white, long dashes"
+        "Annotation of this slice", "■", (255, 150, 225), (34, 10), "pink, long dashes"
     ),
 }
-SHOWN_AT_FIRST = frozenset(Layer) - {Layer.REFERENCE, Layer.DIRECT}
+SHOWN_AT_FIRST = frozenset({Layer.ADAPTED, Layer.REVIEWED, Layer.ANNOTATION})
 
 
 def largest_slice(mask: MaskArray) -> int | None:
@@ -63,9 +63,20 @@ def most_changed_slice(model: MaskArray, revised: MaskArray) -> int | None:
     return largest_slice(np.logical_xor(model, revised))
 
 
-def best_slice(masks: Mapping[Layer, MaskArray], slices: int) -> int:
-    """Return the slice to open a case at: the largest contour, else the middle."""
+def widest_slice(masks: Mapping[Layer, MaskArray]) -> int | None:
+    """Return the slice on which a case's contour is largest; the most final contour decides."""
     for layer in (Layer.REVIEWED, Layer.ADAPTED, Layer.DIRECT, Layer.REFERENCE):
         if layer in masks and (found := largest_slice(masks[layer])) is not None:
             return found
-    return slices // 2
+    return None
+
+
+def first_slice(masks: Mapping[Layer, MaskArray], slices: int) -> int:
+    """Return the slice to open a case at: that of its largest contour, else the middle.
+
+    A reference contour does not count: where it is hidden, it must not show the way either.
+    """
+    leading = dict(masks)
+    leading.pop(Layer.REFERENCE, None)
+    found = widest_slice(leading)
+    return found if found is not None else slices // 2

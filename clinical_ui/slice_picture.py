@@ -19,8 +19,8 @@ RgbArray = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
 LONGEST_SIDE_PX = 768
-LINE_WIDTH_PX = 2.5
-HALO_PX = 1.2  # a dark rim keeps a bright line visible on bright tissue
+LINE_WIDTH_PX = 3.5
+HALO_PX = 1.0  # a dark rim keeps a bright line visible on bright tissue
 WINDOW_PERCENTILES = (1.0, 99.0)
 # Along an index axis that runs within about 20 degrees of a patient axis one letter is enough.
 _SECOND_LETTER = 0.35
@@ -136,7 +136,8 @@ def render_slice(
     for outline in outlines:
         mask = view.turn(outline.mask_yx)
         _draw(picture, _outline_points(mask, (rows, columns), outline.dash_px), outline.colour)
-    return np.rint(picture).astype(np.uint8)
+    drawn: RgbArray = np.rint(picture).astype(np.uint8)
+    return drawn
 
 
 def _letters(direction_xyz: FloatArray) -> str:

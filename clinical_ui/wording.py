@@ -22,16 +22,21 @@ NO_ROUND = (
     "No model of the study has been approved here yet, so there is nothing to contour or to "
     "review. Cases can be looked at on the Case page."
 )
+NO_ROUND_AT_SOURCE = (
+    "This hospital trains the first model of the study from its own contours: there is nothing "
+    "to contour or to review. Cases can be looked at on the Case page."
+)
 NO_IMAGE = (
     "The image of this case cannot be read. Ask hospital IT to restore it from backup or to "
     "take the series in again; the contours are still in the database."
 )
+NO_DRAWING_YET = "This version shows slices and contours; it cannot draw yet."
 REFERENCE_HINT = (
     "The contour that came in with the images. It is held back from training and hidden at "
     "first, so that it does not lead your own judgement."
 )
 
-ROUND_STATES = {
+_ROUND_STATES = {
     RoundState.NONE: "No model of the study is in use here yet.",
     RoundState.RECEIVED: "A model has arrived; the site is choosing the slices to contour.",
     RoundState.AWAITING_ANNOTATION: "The model waits for doctors: please contour these slices.",
@@ -66,6 +71,18 @@ _LEDGER_STATES = {
     "approved": "✓ approved to leave",
     "refused": "✕ refused, did not leave",
 }
+
+
+def round_state(state: RoundState, *, waiting_for: int) -> str:
+    """Say where a round is, when `waiting_for` slices or cases still wait for a doctor.
+
+    >>> round_state(RoundState.AWAITING_REVIEW, waiting_for=0)
+    'Everything asked for is done; the computer goes on by itself.'
+    """
+    with_doctors = (RoundState.AWAITING_ANNOTATION, RoundState.AWAITING_REVIEW)
+    if state in with_doctors and not waiting_for:
+        return "Everything asked for is done; the computer goes on by itself."
+    return _ROUND_STATES[state]
 
 
 def reason(role: str) -> str:

@@ -8,6 +8,7 @@ For production each hospital starts its own SuperNode; this transport is the sam
 machine.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -277,10 +278,11 @@ class FlowerTransport:
                 child.wait()
         self._children.clear()
         end = time.monotonic() + STOP_S
-        while (left := _tagged_processes(self._tag)) and time.monotonic() < end:
+        while left := _tagged_processes(self._tag):
+            for process in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGTERM if time.monotonic() < end else signal.SIGKILL)
             time.sleep(0.2)
-        for process in left:
-            os.kill(process, signal.SIGKILL)
 
 
 def _tagged_processes(tag: str) -> list[int]:

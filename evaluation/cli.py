@@ -64,7 +64,7 @@ def demo(
         f"Source model at home: Dice {100 * report['source']['test_dsc']:.1f} %. "
         "Doctors were an explicit simulated annotator."
     )
-    console.print(f"Report: {folder / 'report' / 'report.html'}", soft_wrap=True)
+    console.print(f"Report: {folder / 'report' / 'study.html'}", soft_wrap=True)
     site = folder / "sites" / study.targets[0].name
     console.print(f"Clinical UI: make ui SITE={site}", soft_wrap=True)
     console.print("Research use only, not a medical device.")

@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import torch
 from sqlalchemy.orm import Session
 
 from algorithms.contracts.case import Split
@@ -27,14 +28,14 @@ from algorithms.contracts.model_package import (
     Manifest,
     TrainingSchedule,
 )
-from algorithms.contracts.site_report import AnnotationSummary, SiteReport
+from algorithms.contracts.site_report import AnnotationSummary, SiteReport, vendor_of
 from algorithms.features import latent_features
 from algorithms.finetuning import ValidationCase, mean_dice
 from algorithms.inference import torch_predictor
 from algorithms.networks import UNet2d, build_network
 from algorithms.pseudo_labels import pseudo_label
 from algorithms.sample_selection import select
-from algorithms.training import LabelledSlice, train
+from algorithms.training import LabelledSlice, device, train
 from evaluation.case_metrics import CaseMetrics, measure_case
 from evaluation.site_summary import PatientRow, ReportSubject, RevisionRow, summarise_site
 from site_agent.case_store import REFERENCE, REVIEWED, CaseStore, SliceChoice
@@ -66,9 +67,13 @@ class Round:
         return self.store.home.rounds / self.round_id
 
     def source_network(self) -> UNet2d:
-        """Return the package's network with its weights."""
+        """Return the package's network with its weights, placed and laid out as training does.
+
+        So a stage that was loaded computes, bit for bit, what the one just trained computed.
+        """
         network = build_network(self.manifest.network)
         network.load_state_dict(load_weights(self.package / MODEL_FILE))
+        network.to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network
 
 
@@ -104,16 +109,13 @@ def select_slices(current: Round) -> RoundState:
     Slices of training patients are learnt from; those of validation patients choose the best
     weights. Both count towards the budget: no other label of the site is used.
     """
-    tasks = current.store.tasks(current.round_id)
-    if not tasks:
+    choices: list[SliceChoice] = []
+    if not current.store.tasks(current.round_id):  # a round that is tried again has its tasks
         network = current.source_network()
         points = np.load(current.package / REFERENCE_POINTS_FILE, allow_pickle=False)
-        choices = [
-            choice
-            for split in (Split.TRAINING, Split.VALIDATION)
-            for choice in _choose(current, network, points, _prepared(current, split))
-        ]
-        current.store.open_tasks(current.round_id, choices, actor=ACTOR)
+        for split in (Split.TRAINING, Split.VALIDATION):
+            choices += _choose(current, network, points, _prepared(current, split))
+    current.store.open_tasks(current.round_id, choices, actor=ACTOR)
     return RoundState(current.store.round(current.round_id).state)
 
 
@@ -313,7 +315,7 @@ def _summarise(current: Round, rows: Sequence[PatientRow]) -> SiteReport:
             adapted_model_sha256=file_sha256(current.folder / "stage3.safetensors"),
             code_version=version("fedgtv"),
             seed=current.seed,
-            manufacturers=tuple(sorted({case.manufacturer for case in test})),
+            manufacturers=tuple(sorted({vendor_of(case.manufacturer) for case in test})),
         ),
         annotation=_annotation_summary(current),
         revisions=[
@@ -331,12 +333,13 @@ def _summarise(current: Round, rows: Sequence[PatientRow]) -> SiteReport:
 def _annotation_summary(current: Round) -> AnnotationSummary:
     asked = [*current.store.cases(Split.TRAINING), *current.store.cases(Split.VALIDATION)]
     tasks = current.store.tasks(current.round_id)
+    patient_of = {case.case_id: case.patient_id for case in asked}
     return AnnotationSummary(
         strategy=current.manifest.adaptation.selection_strategy,
         training_patients=len({case.patient_id for case in asked}),
         training_slices=sum(case.shape_zyx[0] for case in asked),
         selected_slices=len(tasks),
-        patients_with_selected_slices=len({task.case_id for task in tasks}),
+        patients_with_selected_slices=len({patient_of[task.case_id] for task in tasks}),
         simulated=any(task.provenance == Provenance.SIMULATED.value for task in tasks),
     )
 

@@ -374,7 +374,7 @@ class CaseStore:
         """Return how many cases there are by split."""
         statement = select(CaseRow.split, func.count()).group_by(CaseRow.split)
         with Session(self.engine) as session:
-            return dict(session.execute(statement).tuples())
+            return {split: count for split, count in session.execute(statement)}
 
     # -- files ------------------------------------------------------------------------------
 

@@ -34,6 +34,13 @@ ledger_app = typer.Typer(
 app.add_typer(package_app, name="package")
 app.add_typer(ledger_app, name="ledger")
 
+LONG_COMMANDS = {"work", "train-source"}
+_MALLOC_SETTINGS = {
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "17179869184",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+
 Home = Annotated[Path, typer.Option("--home", help="The site's home directory.")]
 console = Console()
 
@@ -207,6 +214,22 @@ def package_import(
     console.print(f"{package_id}: stored; approve it with 'fedgtv-site package approve'")
 
 
+@package_app.command("list")
+def package_list(home: Home) -> None:
+    """List the packages this site holds.
+
+    Example: fedgtv-site package list --home hospital-b
+    """
+    from site_agent.package_store import packages_held
+
+    _, store = _open(home)
+    table = Table("package", "model version", "state", "received (UTC)")
+    for row in packages_held(store.engine):
+        received = row.received_at.isoformat(timespec="seconds")
+        table.add_row(row.package_id, row.model_version, row.state, received)
+    console.print(table)
+
+
 @package_app.command("approve")
 def package_approve(
     package_id: Annotated[str, typer.Argument(help="As 'package import' printed it.")],
@@ -280,8 +303,23 @@ def _open(home: Path) -> tuple[SiteHome, "CaseStore"]:
     return site, CaseStore(site)
 
 
+def _keep_memory() -> None:
+    """Start long commands again with a C library that keeps freed memory.
+
+    Training frees and takes the same large blocks at every step; by default each is given back to
+    the system and faulted in again, which costs a third of the time on a CPU. The C library reads
+    these settings only when a process starts. Results are identical.
+    """
+    if sys.platform == "linux" and set(sys.argv[1:2]) & LONG_COMMANDS:
+        missing = {k: v for k, v in _MALLOC_SETTINGS.items() if k not in os.environ}
+        if missing:
+            os.environ.update(missing)
+            os.execv(sys.executable, [sys.executable, *sys.argv])  # noqa: S606 - ourselves
+
+
 def main() -> None:
     """Run the command; an expected error is one line and exit code 2."""
+    _keep_memory()
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")

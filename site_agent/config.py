@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,6 +13,8 @@ from algorithms.contracts.messages import SITE_NAME_PATTERN
 
 CONFIG_FILE = "site.toml"
 ENVIRONMENT_PREFIX = "FEDGTV_SITE_"
+
+PublicKeyHex = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
 
 
 class SiteConfig(BaseModel):
@@ -40,7 +42,7 @@ class SiteConfig(BaseModel):
     name: str = Field(pattern=SITE_NAME_PATTERN)
     study: str = Field(pattern=SITE_NAME_PATTERN)
     role: Literal["source", "target"] = "target"
-    trusted_keys: tuple[str, ...] = ()
+    trusted_keys: tuple[PublicKeyHex, ...] = ()
     database_url: str = ""
     roi_names: tuple[str, ...] = ("GTVp", "GTV", "GTV_Mass")
     modalities: tuple[str, ...] = ("MR", "CT")

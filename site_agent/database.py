@@ -153,7 +153,7 @@ class LedgerRow(Base):
     kind: Mapped[str]
     message_sha256: Mapped[str]
     size_bytes: Mapped[int]
-    state: Mapped[str]  # released | held | refused
+    state: Mapped[str]  # released | held | approved | refused
     detail: Mapped[dict[str, Any]]
     previous_sha256: Mapped[str]
     sha256: Mapped[str]

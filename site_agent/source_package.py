@@ -1,6 +1,7 @@
 """At the source hospital: train the first model and prepare its package for the coordinator."""
 
 import hashlib
+import math
 import shutil
 from pathlib import Path
 
@@ -65,10 +66,10 @@ def train_source(home: SiteHome, store: CaseStore, plan: StudyPlan) -> Manifest:
         )
     assign_patients(store)
     work = home.folder / "source-training" / _key(store, plan)
-    manifest_file = home.source_package / MANIFEST_FILE
     done = work / "done"
-    if done.is_file() and manifest_file.is_file():
-        return Manifest.model_validate_json(manifest_file.read_bytes())
+    if done.is_file():
+        _publish_folder(work / "package", home.source_package)  # another plan may lie there
+        return Manifest.model_validate_json((work / "package" / MANIFEST_FILE).read_bytes())
     recipe, seed = plan.preprocessing, home.config.seed
     training = prepare(store, store.cases(Split.TRAINING), recipe)
     slices = fully_labelled(store, training, recipe)
@@ -88,6 +89,10 @@ def train_source(home: SiteHome, store: CaseStore, plan: StudyPlan) -> Manifest:
             progress=progress,
         )
     features = latent_features(network, [item.image for item in slices])
+    if not features.any():
+        raise DataError(
+            "the source model finds no target on any slice: train longer or check the contours"
+        )
     points = fit_reference_points(features, plan.reference_points, seed)
     files = _write_files(network, points, work / "package")
     manifest = Manifest(
@@ -136,22 +141,28 @@ def _write_files(
     }
 
 
-def _test_at_home(store: CaseStore, network: UNet2d, plan: StudyPlan) -> dict[str, float | int]:
-    cases = store.cases(Split.TEST)
+def _test_at_home(
+    store: CaseStore, network: UNet2d, plan: StudyPlan
+) -> dict[str, float | int | None]:
+    """Measure the model on the site's test patients; two empty masks have no Dice."""
     scores = []
-    for case in cases:
+    for case in store.cases(Split.TEST):
         reference = store.contour(case.case_id, purpose="reference")
         if reference is not None:
             predicted = segment(store, case.case_id, network, plan.preprocessing)
             scores.append(dice(reference.mask.voxels, predicted.voxels))
-    return {"test_patients": len(scores), "test_dsc": round(float(np.mean(scores)), 4)}
+    defined = [score for score in scores if not math.isnan(score)]
+    mean = round(float(np.mean(defined)), 4) if defined else None
+    return {"test_patients": len(scores), "test_dsc": mean}
 
 
 def _publish_folder(source: Path, target: Path) -> None:
     """Put the finished package in place in one step, so that nobody reads half of one."""
+    manifest = target / MANIFEST_FILE
+    if manifest.is_file() and manifest.read_bytes() == (source / MANIFEST_FILE).read_bytes():
+        return
     incoming = target.with_name(target.name + ".part")
-    for stale in (incoming,):
-        shutil.rmtree(stale, ignore_errors=True)
+    shutil.rmtree(incoming, ignore_errors=True)
     shutil.copytree(source, incoming)
     if target.exists():
         shutil.rmtree(target)

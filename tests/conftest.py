@@ -5,6 +5,11 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is imported: one thread and the CPU, so that weights can be compared bit by bit.
+# A person who sets CUDA_VISIBLE_DEVICES gets the accelerator.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
 
 @pytest.fixture(scope="session")
 def data_packs() -> Path:

@@ -1,10 +1,34 @@
 """What one hospital says about its results: aggregates over patients, never a patient."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Count = Annotated[int, Field(ge=0)]
+
+# Vendor names come from free-text DICOM tags; only these may be said outside the hospital.
+Vendor = Literal["ge", "siemens", "philips", "canon", "hitachi", "united_imaging", "other"]
+_VENDOR_MARKS: tuple[tuple[str, Vendor], ...] = (
+    ("siemens", "siemens"),
+    ("philips", "philips"),
+    ("canon", "canon"),
+    ("toshiba", "canon"),
+    ("hitachi", "hitachi"),
+    ("uih", "united_imaging"),
+    ("united imaging", "united_imaging"),
+    ("ge ", "ge"),
+    ("general electric", "ge"),
+)
+
+
+def vendor_of(manufacturer: str) -> Vendor:
+    """Name the vendor behind a DICOM Manufacturer tag, "other" when it is none of the known.
+
+    >>> vendor_of("GE MEDICAL SYSTEMS"), vendor_of("Dr Someone's scanner")
+    ('ge', 'other')
+    """
+    text = f"{manufacturer.casefold()} "
+    return next((vendor for mark, vendor in _VENDOR_MARKS if text.startswith(mark)), "other")
 
 
 class _Noun(BaseModel):
@@ -33,7 +57,7 @@ class ArmSummary(_Noun):
 
     Attributes:
         failures: patients whose prediction missed the tumour altogether (Dice 0); they count as
-            Dice 0 in `dsc` and as undefined in the distances.
+            Dice 0 in `dsc`. Where a mask is empty the distances are undefined and counted so.
     """
 
     arm: str = Field(pattern=r"^[a-z0-9_]{1,32}$")
@@ -76,15 +100,15 @@ class AnnotationSummary(_Noun):
 class SiteReport(_Noun):
     """Everything a hospital reports about one package: the only result that leaves it."""
 
-    study: str
+    study: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
     site: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
     package_id: str = Field(pattern=r"^[0-9a-f]{64}$")
-    model_version: str
+    model_version: str = Field(pattern=r"^[a-z0-9][a-z0-9.+-]{0,39}$")
     adapted_model_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    code_version: str
+    code_version: str = Field(pattern=r"^[0-9A-Za-z.+-]{1,40}$")
     seed: int
     manufacturers: tuple[str, ...] = ()
-    minimum_group_size: Count
+    minimum_group_size: int = Field(ge=1)
     annotation: AnnotationSummary
     arms: tuple[ArmSummary, ...]
     revision: RevisionSummary | None

@@ -122,7 +122,7 @@ _PHANTOM_PLANS: dict[Preset, StudyPlan] = {
         source_training=_schedule(400, 0.03),
         adaptation=AdaptationPlan(
             stage1=_schedule(150, 0.02),
-            stage3=_schedule(90, 0.01),
+            stage3=_schedule(90, 0.003),
             target_trained=_schedule(240, 0.02),
         ),
     ),
@@ -132,7 +132,7 @@ _PHANTOM_PLANS: dict[Preset, StudyPlan] = {
         source_training=_schedule(8000, 0.03, batch_size=32),
         adaptation=AdaptationPlan(
             stage1=_schedule(3000, 0.02, batch_size=32),
-            stage3=_schedule(3000, 0.01, batch_size=32),
+            stage3=_schedule(3000, 0.003, batch_size=32),
             target_trained=_schedule(6000, 0.02, batch_size=32),
         ),
     ),
@@ -145,7 +145,7 @@ _STS_PLANS: dict[Preset, StudyPlan] = {
         source_training=_schedule(600, 0.03),
         adaptation=AdaptationPlan(
             stage1=_schedule(240, 0.01),
-            stage3=_schedule(120, 0.01),
+            stage3=_schedule(120, 0.003),
             target_trained=_schedule(360, 0.01),
         ),
     ),
@@ -155,7 +155,7 @@ _STS_PLANS: dict[Preset, StudyPlan] = {
         source_training=_schedule(30000, 0.03, batch_size=32),
         adaptation=AdaptationPlan(
             stage1=_schedule(6000, 0.01, batch_size=32),
-            stage3=_schedule(6000, 0.01, batch_size=32),
+            stage3=_schedule(6000, 0.003, batch_size=32),
             target_trained=_schedule(12000, 0.01, batch_size=32),
         ),
     ),

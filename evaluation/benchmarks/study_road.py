@@ -79,7 +79,7 @@ def run_study(road: Road) -> dict[str, Any]:
     _once(road, "collect the reports", lambda: _tick(road, "reported"))
     _once(road, "write the study report", lambda: _write_report(road))
     console.print(f"[dim]{time.monotonic() - began:.0f} s[/dim]")
-    report: dict[str, Any] = json.loads((road.report / "report.json").read_bytes())
+    report: dict[str, Any] = json.loads((road.report / "study.json").read_bytes())
     return report | {"source": source_validation(road)}
 
 
@@ -179,7 +179,7 @@ def _site(road: Road, hospital: Hospital, command: str, *arguments: str | Path) 
 
 def _tick(road: Road, until: str) -> None:
     command: list[str | Path] = ["fedgtv-coordinator", "tick", "--home", road.coordinator]
-    command += ["--transport", road.transport, "--until", until]
+    command += ["--transport", road.transport, "--until", until, "--patience-s", "600"]
     for hospital in road.study.hospitals:
         command += ["--site", f"{hospital.name}={road.home(hospital)}"]
     _run(road, f"coordinator tick until {until}", command)

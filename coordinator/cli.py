@@ -1,0 +1,246 @@
+"""fedgtv-coordinator: what the study lead runs."""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from algorithms.contracts.errors import DataError, ProtocolError
+from coordinator.config import CoordinatorConfig, CoordinatorHome, open_home, write_config
+from coordinator.study_workflow import Goal, SiteEvent, goal_reached
+
+if TYPE_CHECKING:
+    from coordinator.study_store import SiteRecord
+    from coordinator.transport import Transport
+
+SITE_APP = "site_agent.client_app:app"  # a name, not an import: the sites' app as installed
+
+app = typer.Typer(
+    help="A study's coordinator: signs and delivers models, collects aggregates; sees no image. "
+    "Research use only, not a medical device.\n\nExample: fedgtv-coordinator status --home STUDY",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+console = Console()
+Home = Annotated[Path, typer.Option("--home", help="The coordinator's home directory.")]
+
+
+class Carrier(StrEnum):
+    """How messages reach the sites."""
+
+    EMBEDDED = "embedded"
+    FLOWER = "flower"
+
+
+@app.command()
+def init(
+    home: Home,
+    study: Annotated[str, typer.Option(help="Name of the study.")],
+    source_site: Annotated[str, typer.Option(help="The hospital that trains the first model.")],
+    target_site: Annotated[list[str], typer.Option(help="A hospital that adapts it; repeat.")],
+    record_received: Annotated[
+        bool, typer.Option(help="Keep every byte that sites send, for privacy tests.")
+    ] = False,
+) -> None:
+    """Make a coordinator's home directory: configuration, signing key and database.
+
+    Example: fedgtv-coordinator init --home study --study npc --source-site a --target-site b
+    """
+    from pydantic import ValidationError
+
+    from coordinator.package_publisher import create_key, public_key_hex
+
+    try:
+        config = CoordinatorConfig(
+            study=study,
+            source_site=source_site,
+            target_sites=tuple(target_site),
+            record_received=record_received,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "sites"
+        raise DataError(
+            f"{field}: {first['msg']}: use lower-case letters, digits and hyphens, each name once"
+        ) from None
+    write_config(home, config)
+    coordinator = open_home(home)
+    create_key(coordinator.signing_key)
+    console.print(f"{home}: ready. Public key, for trusted_keys at every site:")
+    print(public_key_hex(coordinator))
+
+
+@app.command("public-key")
+def public_key(home: Home) -> None:
+    """Print the key that sites put into trusted_keys; compare it by telephone.
+
+    Example: fedgtv-coordinator public-key --home study
+    """
+    from coordinator.package_publisher import public_key_hex
+
+    print(public_key_hex(open_home(home)))
+
+
+@app.command()
+def tick(
+    home: Home,
+    site: Annotated[list[str], typer.Option(help="NAME=HOME of a site on this machine; repeat.")],
+    transport: Annotated[Carrier, typer.Option(help="How messages travel.")] = Carrier.EMBEDDED,
+    until: Annotated[Goal, typer.Option(help="Go on until this is reached.")] = Goal.ONE_TICK,
+    patience_s: Annotated[float, typer.Option(help="Give up after so many seconds.")] = 60.0,
+) -> None:
+    """Ask every site where it stands, and publish, deliver and collect what is ready.
+
+    The exit code is 1 when the goal of --until was not reached.
+
+    Example: fedgtv-coordinator tick --home study --site a=hospital-a --site b=hospital-b
+    """
+    coordinator = open_home(home)
+    sites = _parse_sites(site, coordinator.config.sites)
+    with (
+        console.status(f"connecting to {len(sites)} sites ({transport.value})") as progress,
+        _transport(transport, coordinator, sites) as carrier,
+    ):
+        progress.update(f"speaking to {len(sites)} sites ({transport.value})")
+        summary = carrier.tick(until, patience_s=patience_s)
+    _print_sites(summary.package_id, summary.sites)
+    progress_of_sites = [s.progress for s in summary.sites if s.progress is not None]
+    if not goal_reached(until, summary.package_id is not None, progress_of_sites):
+        print(f"not {until.value} within {patience_s:.0f} s: tick again", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(home: Home) -> None:
+    """Show where every site stands, as far as the coordinator knows.
+
+    Example: fedgtv-coordinator status --home study
+    """
+    from coordinator.transport import summarise
+
+    summary = summarise(open_home(home))
+    _print_sites(summary.package_id, summary.sites)
+
+
+@app.command()
+def resend(
+    home: Home, site: Annotated[str, typer.Option(help="The site to send the package to.")]
+) -> None:
+    """Deliver the package again at the next tick, after a site's reason to refuse it is gone.
+
+    Example: fedgtv-coordinator resend --home study --site hospital-b
+    """
+    from coordinator.study_store import StudyStore
+    from coordinator.study_workflow import SiteProgress
+
+    coordinator = open_home(home)
+    with StudyStore(coordinator.database_url, coordinator.config) as store:
+        package_id = store.current_package()
+        if package_id is None:
+            raise DataError("nothing is published yet: there is nothing to send again")
+        if store.progress(package_id).get(site) is SiteProgress.REPORTED:
+            raise DataError(f"site {site}: has reported on this package already")
+        store.apply(site, package_id, SiteEvent.RESEND_REQUESTED)
+    console.print(f"{site}: will be sent the package at the next tick")
+
+
+@app.command()
+def report(
+    home: Home,
+    output: Annotated[Path, typer.Option(help="Folder for the study report.")],
+) -> None:
+    """Write the study report from the sites' reports: study.html, study.csv and study.json.
+
+    Example: fedgtv-coordinator report --home study --output study-report
+    """
+    from coordinator.study_store import StudyStore
+    from evaluation.aggregate_report import aggregate
+    from evaluation.report_rendering import render_csv, render_html, render_json
+
+    coordinator = open_home(home)
+    with StudyStore(coordinator.database_url, coordinator.config) as store:
+        package_id = store.current_package()
+        reports = store.reports(package_id) if package_id is not None else []
+    with console.status(f"rendering the reports of {len(reports)} sites"):
+        result = aggregate(reports)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        title = f"Study {coordinator.config.study}"
+        output.mkdir(parents=True, exist_ok=True)
+        html = render_html(result, title=title, generated_at=now)
+        (output / "study.html").write_text(html, "utf-8")
+        (output / "study.csv").write_text(render_csv(result), "utf-8", newline="")
+        (output / "study.json").write_text(render_json(result), "utf-8")
+    console.print(f"{output}: report on {len(reports)} of {len(coordinator.config.target_sites)}")
+
+
+def _transport(
+    carrier: Carrier, coordinator: CoordinatorHome, sites: dict[str, Path]
+) -> "Transport":
+    if carrier is Carrier.FLOWER:
+        from coordinator.flower_transport import FlowerTransport
+
+        return FlowerTransport(coordinator, sites, site_app=SITE_APP)
+    from coordinator.embedded_transport import EmbeddedTransport
+
+    return EmbeddedTransport(coordinator, sites, site_app=SITE_APP)
+
+
+def _parse_sites(values: Sequence[str], known: Sequence[str]) -> dict[str, Path]:
+    """Read NAME=HOME pairs.
+
+    Raises:
+        DataError: for a value that is no pair, or a name that is not in the study.
+    """
+    sites = {}
+    for value in values:
+        name, separator, home = value.partition("=")
+        if not separator or not home:
+            raise DataError(f"--site {value}: write NAME=HOME, such as {known[0]}=/srv/{known[0]}")
+        if name not in known:
+            raise DataError(f"--site {name}: not in this study; its sites are {', '.join(known)}")
+        sites[name] = Path(home).resolve()
+    return sites
+
+
+def _print_sites(package_id: str | None, sites: Sequence["SiteRecord"]) -> None:
+    console.print(f"package: {package_id[:12] if package_id else 'none published yet'}")
+    table = Table("site", "role", "package", "round", "tasks", "last seen (UTC)", "bytes to / from")
+    for site in sites:
+        delivery = site.progress.value if site.progress is not None else "-"
+        if site.refused_by_rule is not None:
+            delivery += f" ({site.refused_by_rule})"
+        seen = site.last_seen_at.isoformat(" ", "seconds") if site.last_seen_at else "never"
+        if site.last_failure is not None:
+            seen += f" ({site.last_failure})"
+        table.add_row(
+            site.site,
+            site.role,
+            delivery,
+            site.status.round_state.value if site.status is not None else "-",
+            str(site.status.open_annotation_tasks) if site.status is not None else "-",
+            seen,
+            f"{site.bytes_to_site} / {site.bytes_from_site}",
+        )
+    console.print(table)
+
+
+def main() -> None:
+    """Run the command; an expected error is one line and exit code 2."""
+    os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+    os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+    # A polite end (systemd, a parent that gives up) must stop the transport's children too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        app()
+    except (DataError, ProtocolError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)

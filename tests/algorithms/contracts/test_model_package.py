@@ -1,0 +1,68 @@
+import pytest
+from pydantic import ValidationError
+
+from algorithms.contracts.model_package import Manifest
+from tests.phantoms import tiny_manifest
+
+DOCUMENT = tiny_manifest().model_dump(mode="json")
+ONE_VALUE_ONLY = {("schema_version",), ("network", "name")}
+# Where half as much again is no permitted value.
+OTHER_VALUES = {("adaptation", "annotation_budget"): 0.75, ("parent_version",): "0.8.0"}
+
+
+def leaves(value, path=()):
+    """Walk a JSON value: yield the path of every scalar."""
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield from leaves(value[key], (*path, key))
+    else:
+        yield path
+
+
+def value_at(document, path):
+    for key in path:
+        document = document[key]
+    return document
+
+
+def replaced(document, path, value):
+    """Copy a JSON value with another one at `path`."""
+    if not path:
+        return value
+    copy = document.copy()
+    copy[path[0]] = replaced(copy[path[0]], path[1:], value)
+    return copy
+
+
+def another(value):
+    if isinstance(value, str):
+        return ("0" if value[0] != "0" else "1") + value[1:]
+    return value + 1 if isinstance(value, int) else value / 2 + 0.01
+
+
+@pytest.mark.parametrize("path", [p for p in leaves(DOCUMENT) if p not in ONE_VALUE_ONLY], ids=str)
+def test_the_id_changes_with_any_field(path) -> None:
+    value = OTHER_VALUES.get(path, another(value_at(DOCUMENT, path)))
+    other = Manifest.model_validate(replaced(DOCUMENT, path, value))
+    assert other.package_id != tiny_manifest().package_id
+
+
+@pytest.mark.parametrize("path", ONE_VALUE_ONLY, ids=str)
+def test_another_schema_or_network_is_no_manifest_of_this_version(path) -> None:
+    with pytest.raises(ValidationError):
+        Manifest.model_validate(replaced(DOCUMENT, path, another(value_at(DOCUMENT, path))))
+
+
+def test_an_unknown_field_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        Manifest.model_validate(DOCUMENT | {"note": "free text"})
+
+
+def test_the_id_survives_writing_and_reading() -> None:
+    manifest = tiny_manifest()
+    assert Manifest.model_validate_json(manifest.signed_bytes()).package_id == manifest.package_id
+    assert Manifest.model_validate_json(manifest.model_dump_json(indent=3)) == manifest
+
+
+def test_the_intended_use_is_research() -> None:
+    assert tiny_manifest().intended_use == "Research use only, not a medical device"

@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import center_of_mass
+
+from algorithms.contracts.model_package import PreprocessingRecipe
+from algorithms.contracts.volume import Geometry, Volume
+from algorithms.preprocessing import preprocess, preprocess_mask, restore
+from tests.phantoms import ball, tiny_volume
+
+SPACINGS_MM = [(3.0, 0.5, 0.5), (3.0, 0.7, 1.3), (5.0, 1.0, 1.0), (1.0, 2.4, 1.7), (3.0, 4.0, 4.0)]
+
+
+@pytest.mark.parametrize("spacing", SPACINGS_MM)
+def test_the_body_has_zero_mean_and_unit_variance(spacing) -> None:
+    volume, _ = tiny_volume(1, shape_zyx=(6, 40, 36), spacing_zyx_mm=spacing)
+    recipe = PreprocessingRecipe(in_plane_spacing_mm=1.5)
+    slices = preprocess(volume, recipe).slices
+    # The way to network input keeps the order of grey values, so the body is found in it again.
+    body = slices[slices > np.percentile(slices, recipe.foreground_percentile)]
+    assert body.mean() == pytest.approx(0.0, abs=1e-4)
+    assert body.std() == pytest.approx(1.0, abs=1e-4)
+    assert slices.dtype == np.float32
+
+
+def test_grey_scale_and_offset_of_a_scanner_do_not_matter() -> None:
+    volume, _ = tiny_volume(2)
+    other = Volume(volume.image * 7.0 - 300.0, volume.geometry)
+    recipe = PreprocessingRecipe()
+    a, b = preprocess(volume, recipe).slices, preprocess(other, recipe).slices
+    np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+def test_an_image_of_one_grey_value_becomes_zero() -> None:
+    volume = Volume(np.full((2, 8, 8), 41.0, np.float32), Geometry((2, 8, 8), (1, 1, 1), (0, 0, 0)))
+    assert not preprocess(volume, PreprocessingRecipe()).slices.any()
+
+
+def test_outliers_are_clipped_to_the_percentiles() -> None:
+    volume, _ = tiny_volume(3)
+    spiked = volume.image.copy()
+    spiked[0, 0, :8] = 1e6
+    recipe = PreprocessingRecipe(in_plane_spacing_mm=1.0)
+    assert preprocess(Volume(spiked, volume.geometry), recipe).slices.max() < 20
+
+
+@pytest.mark.parametrize("spacing", SPACINGS_MM)
+def test_pixels_have_the_recipes_size_and_slices_stay(spacing) -> None:
+    volume, _ = tiny_volume(4, shape_zyx=(5, 40, 36), spacing_zyx_mm=spacing)
+    slices = preprocess(volume, PreprocessingRecipe(in_plane_spacing_mm=1.5)).slices
+    sides_mm = np.array([40, 36]) * np.array(spacing[1:])
+    assert slices.shape[0] == 5
+    assert np.abs(np.array(slices.shape[1:]) - sides_mm / 1.5).max() <= 0.5
+
+
+@pytest.mark.parametrize("spacing", SPACINGS_MM)
+@pytest.mark.parametrize("working_mm", [0.8, 2.0])
+def test_a_mask_there_and_back_keeps_its_centre_within_half_a_voxel(spacing, working_mm) -> None:
+    shape = (7, 64, 60)
+    geometry = Geometry(shape, spacing, (0.0, 0.0, 0.0))
+    recipe = PreprocessingRecipe(in_plane_spacing_mm=working_mm)
+    mask = ball(shape, (3.0, 25.3, 36.8), 17.0)
+    there = preprocess_mask(mask, geometry, recipe)
+    back = restore(there.astype(np.float32), geometry) > 0.5
+    gap = np.subtract(center_of_mass(mask), center_of_mass(back))
+    coarser = max(1.0, working_mm / min(spacing[1:]))
+    assert np.abs(gap).max() < 0.1 * coarser  # voxels
+    assert back.sum() == pytest.approx(mask.sum(), rel=0.04 * coarser)
+
+
+def test_image_and_mask_are_resampled_alike() -> None:
+    """A mask as an image gives, cut at one half, the mask as a mask."""
+    mask = ball((4, 33, 47), (2, 15, 21), 9)
+    geometry = Geometry(mask.shape, (3.0, 0.9, 1.2), (0, 0, 0))
+    recipe = PreprocessingRecipe(in_plane_spacing_mm=2.0, clip_percentiles=(0, 100))
+    slices = preprocess(Volume(mask.astype(np.float32), geometry), recipe).slices
+    unscaled = (slices - slices.min()) / np.ptp(slices)
+    label = preprocess_mask(mask, geometry, recipe)
+    assert np.mean((unscaled >= 0.5) != label) < 0.005
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sides=st.tuples(st.integers(1, 24), st.integers(1, 24)),
+    target=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    seed=st.integers(0, 99),
+)
+def test_a_restored_probability_lies_on_its_grid_within_0_and_1(sides, target, seed) -> None:
+    probability = np.random.default_rng(seed).random((3, *sides)).round().astype(np.float32)
+    geometry = Geometry((3, *target), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    restored = restore(probability, geometry)
+    assert restored.shape == geometry.shape_zyx
+    assert restored.min() >= 0.0
+    assert restored.max() <= 1.0 + 1e-6  # weights of float32 add up to 1 within rounding
+
+
+def test_a_probability_with_another_number_of_slices_is_refused() -> None:
+    with pytest.raises(ValueError, match="3 slices"):
+        restore(np.zeros((3, 4, 4), np.float32), Geometry((4, 4, 4), (1, 1, 1), (0, 0, 0)))

@@ -1,0 +1,171 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from algorithms.sample_selection import (
+    DOMAIN_INVARIANT,
+    DOMAIN_SPECIFIC,
+    STRATEGIES,
+    distances_to_reference_points,
+    select,
+)
+
+POINTS = np.zeros((1, 2))  # with rows (r, 0) the distance is r squared
+
+
+def rows(*distances: float | None) -> np.ndarray:
+    """Give rows at these distances from the origin; None is a slice without foreground."""
+    return np.array([[0.0, 0.0] if d is None else [np.sqrt(d), 0.0] for d in distances])
+
+
+@st.composite
+def problems(draw):
+    """Features with ties and empty predictions, reference points and a budget."""
+    values = draw(st.lists(st.integers(0, 5), min_size=1, max_size=25))
+    budget = draw(st.integers(0, len(values)))
+    # 0 stands for an empty prediction; the rest share few distances, so that there are ties.
+    features = np.array([[v, 2.0 * v] for v in values], dtype=np.float64)
+    return features, np.array([[1.5, 3.0], [7.0, 1.0]]), budget
+
+
+# -- the reference vectors --------------------------------------------------------------------
+
+
+def test_distances_and_selections_agree_with_the_reference_vectors(vectors) -> None:
+    with np.load(vectors / "stdr.npz") as data:
+        features, points = data["F_fgsoft"], data["centroids"]
+        distances = distances_to_reference_points(features, points)
+        np.testing.assert_allclose(distances, data["simi"], rtol=1e-10)
+        np.testing.assert_array_equal(np.argsort(distances, kind="stable"), data["order"])
+        both = select(features, points, 4)
+        assert both.ids == (*data["sel_invariant"], *data["sel_specific"])
+        assert both.roles == (DOMAIN_INVARIANT,) * 2 + (DOMAIN_SPECIFIC,) * 2
+        assert both.scores == pytest.approx(tuple(data["simi"][list(both.ids)]))
+        near = select(features, points, 4, strategy="stdr_invariant")
+        far = select(features, points, 4, strategy="stdr_specific")
+        assert near.ids == tuple(data["alpha_20"])
+        assert far.ids == tuple(data["beta_20"])
+
+
+# -- closed forms -----------------------------------------------------------------------------
+
+
+def test_the_distance_is_to_the_nearest_point_squared() -> None:
+    features = np.array([[3.0, 4.0], [0.0, 0.0], [1.0, 0.0]])
+    points = np.array([[0.0, 0.0], [1.0, 1.0]])
+    found = distances_to_reference_points(features, points)
+    np.testing.assert_array_equal(found, [13.0, np.nan, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("budget", "near", "far"), [(0, [], []), (1, [1], []), (2, [1], [4]), (5, [1, 3, 0], [4, 2])]
+)
+def test_half_is_nearest_half_is_farthest_and_an_odd_one_is_nearest(budget, near, far) -> None:
+    chosen = select(rows(3, 1, 4, 2, 5), POINTS, budget)
+    assert chosen.ids == (*near, *far)
+    assert chosen.roles == (DOMAIN_INVARIANT,) * len(near) + (DOMAIN_SPECIFIC,) * len(far)
+
+
+def test_ties_go_to_the_lowest_id_and_nothing_is_chosen_twice() -> None:
+    chosen = select(rows(1, 1, 1, 1), POINTS, 4, ids=[40, 10, 30, 20])
+    assert chosen.ids == (10, 20, 30, 40)
+
+
+def test_empty_predictions_take_part_in_their_proportion_evenly_spread() -> None:
+    # 8 of 12 are empty, so 3 of 5 are empty: the middle one of each third of the 8.
+    features = rows(1, 2, *[None] * 4, 3, 4, *[None] * 4)
+    assert select(features, POINTS, 5, strategy="stdr_specific").ids == (7, 6, 3, 8, 10)
+    # After the three nearest, 8 of the 9 that are left are empty.
+    assert select(features, POINTS, 5).ids == (0, 1, 6, 4, 10)
+
+
+def test_a_slice_without_foreground_has_no_score() -> None:
+    chosen = select(rows(None, 2.0), POINTS, 2)
+    assert chosen.ids == (1, 0)
+    assert chosen.scores[0] == pytest.approx(2.0)
+    assert np.isnan(chosen.scores[1])
+
+
+# -- invariants -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@settings(max_examples=60, deadline=None)
+@given(problem=problems())
+def test_exactly_the_budget_is_chosen_without_duplicates(strategy, problem) -> None:
+    features, points, budget = problem
+    chosen = select(features, points, budget, strategy=strategy)
+    assert len(chosen.ids) == len(chosen.roles) == len(chosen.scores) == budget
+    assert len(set(chosen.ids)) == budget
+    assert set(chosen.ids) <= set(range(len(features)))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@settings(max_examples=60, deadline=None)
+@given(problem=problems(), seed=st.integers(0, 999))
+def test_the_order_of_the_rows_does_not_matter(strategy, problem, seed) -> None:
+    features, points, budget = problem
+    rng = np.random.default_rng(seed)
+    ids = rng.permutation(1000)[: len(features)]
+    order = rng.permutation(len(features))
+    one, other = (
+        select(f, points, budget, strategy=strategy, ids=i, rng=np.random.default_rng(seed))
+        for f, i in ((features, ids), (features[order], ids[order]))
+    )
+    assert (one.ids, one.roles) == (other.ids, other.roles)
+    np.testing.assert_array_equal(one.scores, other.scores)
+
+
+@settings(max_examples=100, deadline=None)
+@given(problem=problems())
+def test_empty_predictions_are_domain_invariant_only_when_nothing_else_is_left(problem) -> None:
+    features, points, budget = problem
+    chosen = select(features, points, budget)
+    invariant = {i for i, r in zip(chosen.ids, chosen.roles, strict=True) if r == DOMAIN_INVARIANT}
+    found = set(np.flatnonzero(features.any(axis=1)))
+    assert all(i in found for i in invariant) or found <= invariant
+
+
+@settings(max_examples=100, deadline=None)
+@given(problem=problems())
+def test_no_slice_left_out_is_nearer_or_farther_than_a_chosen_one(problem) -> None:
+    features, points, budget = problem
+    distances = distances_to_reference_points(features, points)
+    chosen = select(features, points, budget)
+    by_role = {
+        role: [s for s, r in zip(chosen.scores, chosen.roles, strict=True) if r == role]
+        for role in (DOMAIN_INVARIANT, DOMAIN_SPECIFIC)
+    }
+    left_out = np.delete(distances, list(chosen.ids))
+    left_out = left_out[~np.isnan(left_out)]
+    if len(left_out):
+        assert np.nanmax([*by_role[DOMAIN_INVARIANT], 0.0]) <= left_out.min()
+        assert np.nanmin([*by_role[DOMAIN_SPECIFIC], np.inf]) >= left_out.max()
+
+
+def test_random_choice_comes_from_the_generator_alone() -> None:
+    features = rows(*range(1, 30))
+    draws = [
+        select(features, POINTS, 6, strategy="random", rng=np.random.default_rng(s)).ids
+        for s in (1, 1, 2)
+    ]
+    assert draws[0] == draws[1] != draws[2]
+
+
+# -- mistakes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"budget": 4}, "budget of 4"),
+        ({"budget": -1}, "budget of -1"),
+        ({"ids": [1, 1, 2]}, "ids"),
+        ({"ids": [1, 2]}, "ids"),
+        ({"strategy": "best"}, "stdr"),
+    ],
+)
+def test_an_impossible_question_is_refused(change, words) -> None:
+    with pytest.raises(ValueError, match=words):
+        select(**({"features": rows(1, 2, 3), "reference_points": POINTS, "budget": 1} | change))

@@ -1,0 +1,38 @@
+"""A site for the pages, and the pages run without a browser."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from clinical_ui.launch import HOME_VARIABLE
+from site_agent.case_store import CaseStore
+from tests.clinical_ui.synthetic_site import make_site
+
+PAGES = {"worklist": "worklist_page", "case": "review_page", "study": "study_page"}
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> CaseStore:
+    """Return a site in review, its doctors simulated."""
+    return make_site(tmp_path / "home")
+
+
+@pytest.fixture
+def run_page(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[CaseStore, str], AppTest]]:
+    """Return a function that runs one page on a site."""
+
+    def run(store: CaseStore, page: str, **query: str) -> AppTest:
+        monkeypatch.setenv(HOME_VARIABLE, str(store.home.folder))
+        arguments = "lambda: None" if page == "worklist" else ""
+        script = f"from clinical_ui import {PAGES[page]}\n{PAGES[page]}.show({arguments})\n"
+        test = AppTest.from_string(script, default_timeout=30)
+        for name, value in query.items():
+            test.query_params[name] = value
+        return test.run()
+
+    st.cache_resource.clear()
+    yield run
+    st.cache_resource.clear()

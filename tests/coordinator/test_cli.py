@@ -1,0 +1,111 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from coordinator.config import open_home
+from coordinator.study_store import StudyStore
+from coordinator.study_workflow import SiteEvent
+from site_agent.config import open_home as open_site_home
+from site_agent.database import open_database
+from tests.simulated_site import (
+    finish_round,
+    make_site,
+    prepare_source_package,
+    tiny_package,
+    tiny_report,
+)
+
+INIT = ("--study", "npc-gtv", "--source-site", "hospital-a", "--target-site", "hospital-b")
+
+
+def _run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from coordinator.cli import main; main()"]
+    return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_a_study_by_command(tmp_path: Path) -> None:
+    home = tmp_path / "study"
+    made = _run("init", "--home", home, *INIT)
+    assert made.returncode == 0, made.stderr
+    key = _run("public-key", "--home", home).stdout.strip()
+    assert re.fullmatch(r"[0-9a-f]{64}", key)
+    assert key in made.stdout
+
+    source, target = tmp_path / "a", tmp_path / "b"
+    make_site(source, "hospital-a", key)
+    make_site(target, "hospital-b", key)
+    offered = prepare_source_package(source)
+    sites = ("--site", f"hospital-a={source}", "--site", f"hospital-b={target}")
+    ticked = _run("tick", "--home", home, *sites, "--until", "delivered")
+    assert ticked.returncode == 0, ticked.stderr
+    early = _run("tick", "--home", home, *sites, "--until", "reported", "--patience-s", "0")
+    assert early.returncode == 1
+    assert "tick again" in early.stderr
+
+    engine = open_database(open_site_home(target).database_url)
+    finish_round(engine, "hospital-b", offered.package_id)
+    assert _run("tick", "--home", home, *sites, "--until", "reported").returncode == 0
+    assert "reported" in _run("status", "--home", home).stdout
+    written = _run("report", "--home", home, "--output", tmp_path / "out")
+    assert written.returncode == 0, written.stderr
+    assert {f.name for f in (tmp_path / "out").iterdir()} == {
+        "study.html",
+        "study.csv",
+        "study.json",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("status",), "run 'fedgtv-coordinator init"),
+        (("init", "--study", "NPC", "--source-site", "a", "--target-site", "b"), "lower-case"),
+        (("init", "--study", "npc", "--source-site", "a", "--target-site", "a"), "twice"),
+    ],
+)
+def test_an_expected_error_is_one_line(
+    tmp_path: Path, arguments: tuple[str, ...], expected: str
+) -> None:
+    done = _run(*arguments, "--home", tmp_path / "x")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert expected in done.stderr
+
+
+def test_sites_are_named_as_in_the_study(tmp_path: Path) -> None:
+    _run("init", "--home", tmp_path / "x", *INIT)
+    assert (
+        "hospital-a, hospital-b" in _run("tick", "--home", tmp_path / "x", "--site", "q=/").stderr
+    )
+    assert "NAME=HOME" in _run("tick", "--home", tmp_path / "x", "--site", "hospital-a").stderr
+
+
+def test_resend_after_a_refusal(tmp_path: Path) -> None:
+    folder = tmp_path / "x"
+    _run("init", "--home", folder, *INIT)
+    assert "nothing is published" in _run("resend", "--home", folder, "--site", "hospital-b").stderr
+    home = open_home(folder)
+    manifest, _ = tiny_package()
+    with StudyStore(home.database_url, home.config) as store:
+        store.add_package(manifest, from_site="hospital-a")
+        store.apply(
+            "hospital-b", manifest.package_id, SiteEvent.RECEIPT_REFUSED, rule="unknown_key"
+        )
+        assert _run("resend", "--home", folder, "--site", "hospital-b").returncode == 0
+        assert store.progress(manifest.package_id)["hospital-b"] == "pending"
+        store.apply("hospital-b", manifest.package_id, SiteEvent.RECEIPT_ACCEPTED)
+        store.add_report(tiny_report("hospital-b", manifest.package_id))
+    assert "reported" in _run("resend", "--home", folder, "--site", "hospital-b").stderr
+
+
+def test_help_loads_neither_flower_nor_image_libraries() -> None:
+    code = (
+        "import sys, coordinator.cli;"
+        "banned = ('flwr', 'torch', 'pydicom', 'scipy', 'site_agent');"
+        "print([m for m in banned if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,35 @@
+from pathlib import Path
+
+import pytest
+
+from algorithms.contracts.errors import DataError
+from coordinator.config import CONFIG_FILE, open_home
+from tests.simulated_site import make_coordinator
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    home = make_coordinator(tmp_path / "c", targets=("hospital-b", "hospital-c"))
+    assert home.config.sites == ("hospital-a", "hospital-b", "hospital-c")
+    assert open_home(tmp_path / "c") == home
+
+
+def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
+    home = make_coordinator(tmp_path / "c")
+    file = home.folder / CONFIG_FILE
+    file.write_text(file.read_text() + "message_ttl = 60\n")
+    with pytest.raises(DataError, match="message_ttl_s"):
+        open_home(home.folder)
+
+
+def test_the_environment_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = make_coordinator(tmp_path / "c")
+    monkeypatch.setenv("FEDGTV_COORDINATOR_MESSAGE_TTL_S", "61")
+    assert open_home(home.folder).config.message_ttl_s == 61
+
+
+def test_a_home_is_made_once_and_must_exist(tmp_path: Path) -> None:
+    make_coordinator(tmp_path / "c")
+    with pytest.raises(DataError, match="already"):
+        make_coordinator(tmp_path / "c")
+    with pytest.raises(DataError, match="init"):
+        open_home(tmp_path / "nothing")

@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import pytest
+
+from algorithms.contracts.errors import DataError, ProtocolError
+from algorithms.contracts.model_package import MODEL_FILE, Manifest, Signature
+from coordinator.package_publisher import create_key, public_key_hex, publish, read_package
+from site_agent.package_store import verify_folder, verify_package
+from tests.simulated_site import STUDY, make_coordinator, tiny_package
+
+
+def test_what_is_published_is_what_a_site_accepts(tmp_path: Path) -> None:
+    home = make_coordinator(tmp_path / "c")
+    manifest, files = tiny_package()
+    package_id = publish(home, manifest, files)
+    key = public_key_hex(home)
+    assert verify_folder(home.packages / package_id, [key], study=STUDY)[0] == manifest
+    package = read_package(home, package_id)
+    verify_package(
+        Manifest.model_validate_json(package.manifest),
+        Signature.model_validate_json(package.signature),
+        package.files,
+        [key],
+    )
+
+
+def test_publishing_twice_writes_the_same_bytes(tmp_path: Path) -> None:
+    home = make_coordinator(tmp_path / "c")
+    manifest, files = tiny_package()
+    first = read_package(home, publish(home, manifest, files))
+    assert read_package(home, publish(home, manifest, files)) == first
+    assert len(list(home.packages.iterdir())) == 1
+
+
+def test_an_offer_that_breaks_a_rule_is_not_signed(tmp_path: Path) -> None:
+    home = make_coordinator(tmp_path / "c")
+    manifest, files = tiny_package()
+    with pytest.raises(ProtocolError, match="wrong_hash"):
+        publish(home, manifest, files | {MODEL_FILE: b"other"})
+    with pytest.raises(ProtocolError, match="missing_file"):
+        publish(home, manifest, {MODEL_FILE: files[MODEL_FILE]})
+    with pytest.raises(ProtocolError, match="wrong_study"):
+        publish(home, manifest.model_copy(update={"study": "another"}), files)
+    entry = manifest.files[MODEL_FILE]
+    escaping = manifest.model_copy(update={"files": manifest.files | {"../x": entry}})
+    with pytest.raises(ProtocolError, match="bad_file_name"):
+        publish(home, escaping, files | {"../x": files[MODEL_FILE]})
+    assert not home.packages.exists()
+
+
+def test_the_key_is_private_and_made_once(tmp_path: Path) -> None:
+    home = make_coordinator(tmp_path / "c")
+    assert home.signing_key.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(DataError, match="already"):
+        create_key(home.signing_key)
+    home.signing_key.unlink()
+    with pytest.raises(DataError, match="backup"):
+        public_key_hex(home)

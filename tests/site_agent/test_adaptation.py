@@ -1,0 +1,307 @@
+"""The road of one package through one hospital, in one process, with a tiny network."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from algorithms.contracts.case import Split
+from algorithms.contracts.contour import Provenance
+from algorithms.contracts.errors import DataError
+from algorithms.contracts.messages import RoundState
+from algorithms.contracts.model_package import TrainingSchedule
+from algorithms.contracts.site_report import SiteReport
+from algorithms.inference import torch_predictor
+from algorithms.networks import build_network
+from algorithms.training import LabelledSlice, train
+from evaluation.overlap import dice
+from site_agent import audit_log
+from site_agent.adaptation import advance, finetune_in_stages, open_round
+from site_agent.case_store import REFERENCE, REVIEWED, CaseStore
+from site_agent.case_workflow import RoundEvent
+from site_agent.checkpoints import file_sha256
+from site_agent.config import open_home
+from site_agent.database import MeasurementRow
+from site_agent.segmentation import record_review
+from site_agent.simulated_annotator import annotate_open_tasks, review_cases
+from site_agent.worker import work
+from tests.phantoms import tiny_case, tiny_plan
+from tests.site_agent.tiny_road import TinyPackage, make_package, make_target
+
+ARMS = ("direct", "adapted", "target_trained")
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory) -> TinyPackage:
+    return make_package(tmp_path_factory.mktemp("package"), tiny_plan())
+
+
+@pytest.fixture(scope="module")
+def states(tmp_path_factory, package) -> tuple[CaseStore, list[RoundState]]:
+    """Walk the whole road once; every test below looks at where it led."""
+    home, store = make_target(tmp_path_factory.mktemp("target") / "home", package)
+    seen = [work(home, store)]
+    assert annotate_open_tasks(store) > 0
+    seen.append(work(home, store))
+    assert review_cases(store) > 0
+    seen.append(work(home, store))
+    return store, seen
+
+
+@pytest.fixture(scope="module")
+def finished(states) -> CaseStore:
+    return states[0]
+
+
+def round_of(store: CaseStore):
+    latest = store.latest_round()
+    assert latest is not None
+    return latest
+
+
+def report_of(store: CaseStore) -> SiteReport:
+    return SiteReport.model_validate(round_of(store).report)
+
+
+def restarted(store: CaseStore, folder, *, without: tuple[str, ...]) -> CaseStore:
+    """Copy a finished home as it was while training, without the files of some stages."""
+    shutil.copytree(store.home.folder, folder)
+    copy = CaseStore(open_home(folder))
+    row = round_of(copy)
+    with Session(copy.engine) as session, session.begin():
+        session.get_one(type(row), row.round_id).state = RoundState.TRAINING.value
+    for name in without:
+        (copy.home.rounds / row.round_id / f"{name}.safetensors").unlink()
+    return copy
+
+
+# -- the whole road ---------------------------------------------------------------------------
+
+
+def test_the_road_stops_where_people_are_needed(states) -> None:
+    assert states[1] == [
+        RoundState.AWAITING_ANNOTATION,
+        RoundState.AWAITING_REVIEW,
+        RoundState.REPORTED,
+    ]
+
+
+def test_working_on_after_the_report_changes_nothing(finished) -> None:
+    before = round_of(finished)
+    assert work(finished.home, finished) is RoundState.REPORTED
+    after = round_of(finished)
+    assert (after.report, after.changed_at) == (before.report, before.changed_at)
+
+
+def test_the_budget_is_kept_in_training_and_validation_and_tests_stay_untouched(finished) -> None:
+    tasks = finished.tasks(round_of(finished).round_id)
+    by_split = {
+        split: {case.case_id: case.shape_zyx[0] for case in finished.cases(split)}
+        for split in (Split.TRAINING, Split.VALIDATION, Split.TEST)
+    }
+    for split in (Split.TRAINING, Split.VALIDATION):
+        asked = [task for task in tasks if task.case_id in by_split[split]]
+        assert len(asked) == round(0.25 * sum(by_split[split].values()))
+    assert not {task.case_id for task in tasks} & set(by_split[Split.TEST])
+    assert len({(task.case_id, task.slice_z) for task in tasks}) == len(tasks)
+
+
+def test_what_the_simulated_annotator_made_says_so(finished) -> None:
+    round_id = round_of(finished).round_id
+    for task in finished.tasks(round_id):
+        assert (task.author, task.provenance) == ("simulated annotator", "simulated_annotator")
+        assert task.active_s is None
+        reference = finished.contour(task.case_id, purpose=REFERENCE)
+        assert reference is not None
+        np.testing.assert_array_equal(finished.task_mask(task), reference.mask.voxels[task.slice_z])
+    for case in finished.cases(Split.TEST):
+        reviewed = finished.contour(case.case_id, purpose=REVIEWED, round_id=round_id)
+        assert reviewed is not None
+        assert reviewed.provenance is Provenance.SIMULATED
+    report = report_of(finished)
+    assert report.annotation.simulated
+    assert report.revision is not None
+    assert report.revision.simulated
+
+
+def test_every_test_patient_is_segmented_by_every_arm_on_its_own_grid(finished) -> None:
+    round_id = round_of(finished).round_id
+    for case in finished.cases(Split.TEST):
+        for arm in ARMS:
+            found = finished.contour(case.case_id, purpose=arm, round_id=round_id)
+            assert found is not None
+            assert found.provenance is Provenance.AUTOMATIC
+            assert found.mask.voxels.shape == case.shape_zyx
+    for case in finished.cases(Split.TRAINING):
+        assert finished.contour(case.case_id, purpose="adapted", round_id=round_id) is None
+
+
+def test_the_report_tells_what_the_contours_say(finished) -> None:
+    """Independent of the summary: Dice again from the stored contours."""
+    report, round_id = report_of(finished), round_of(finished).round_id
+    tests = finished.cases(Split.TEST)
+    assert {arm.arm for arm in report.arms} == set(ARMS)
+    for arm in report.arms:
+        scores = []
+        for case in tests:
+            pair = (
+                finished.contour(case.case_id, purpose=REFERENCE),
+                finished.contour(case.case_id, purpose=arm.arm, round_id=round_id),
+            )
+            assert None not in pair
+            scores.append(dice(*(contour.mask.voxels for contour in pair)))
+        assert arm.patients == len(tests)
+        assert arm.dsc.mean == pytest.approx(np.mean(scores), abs=1e-3)
+
+
+def test_adaptation_helps_where_the_scanner_differs(finished) -> None:
+    """The target hospital's contrast is a quarter of the source's: the tiny model must learn it."""
+    scores = {arm.arm: arm.dsc.mean for arm in report_of(finished).arms}
+    assert scores["adapted"] > scores["direct"] + 0.1
+
+
+def test_the_report_names_what_made_it(finished, package) -> None:
+    report = report_of(finished)
+    weights = finished.home.rounds / round_of(finished).round_id / "stage3.safetensors"
+    assert report.package_id == package.manifest.package_id
+    assert report.adapted_model_sha256 == file_sha256(weights)
+    assert (report.study, report.site, report.seed) == ("tiny", "hospital-b", 0)
+    assert report.annotation.training_patients == 3
+    assert report.annotation.training_slices == 24
+    assert report.annotation.selected_slices == 6
+
+
+def test_every_arm_of_every_test_patient_is_measured_once(finished) -> None:
+    with Session(finished.engine) as session:
+        rows = [(r.case_id, r.arm) for r in session.scalars(select(MeasurementRow))]
+        audit_log.verify(session)
+    expected = {(case.case_id, arm) for case in finished.cases(Split.TEST) for arm in ARMS}
+    assert len(rows) == len(expected)
+    assert set(rows) == expected
+
+
+def test_no_checkpoint_is_left_behind(finished) -> None:
+    names = {file.name for file in (finished.home.rounds / round_of(finished).round_id).iterdir()}
+    assert names == {f"{stage}.safetensors" for stage in ("stage1", "stage3", "target_trained")}
+
+
+# -- being killed -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "lost", [("stage1", "stage3", "target_trained"), ("stage3", "target_trained")]
+)
+def test_a_round_killed_between_stages_ends_in_the_same_weights(finished, tmp_path, lost) -> None:
+    again = restarted(finished, tmp_path / "home", without=lost)
+    finetune_in_stages(open_round(again, round_of(again)))
+    round_id = round_of(finished).round_id
+    for stage in lost:
+        one, other = (
+            file_sha256(store.home.rounds / round_id / f"{stage}.safetensors")
+            for store in (finished, again)
+        )
+        assert one == other
+
+
+def test_a_loaded_stage_computes_what_the_one_just_trained_computed(finished) -> None:
+    """One in ten pixels differs by rounding between memory layouts: enough to change a label."""
+    current = open_round(finished, round_of(finished))
+    loaded, trained = current.source_network(), build_network(current.manifest.network)
+    slices = [LabelledSlice(np.ones((32, 32), np.float32), np.ones((32, 32), np.uint8))]
+    train(trained, slices, TrainingSchedule(iterations=1), patch_yx=(32, 32), seed=0)
+    trained.load_state_dict(loaded.state_dict())
+    images = np.random.default_rng(0).normal(size=(4, 32, 32)).astype(np.float32)
+    np.testing.assert_array_equal(torch_predictor(loaded)(images), torch_predictor(trained)(images))
+
+
+def test_every_stage_ended_in_weights_of_its_own(finished, package) -> None:
+    """Without this, the tests of being killed could not fail."""
+    folder = finished.home.rounds / round_of(finished).round_id
+    stages = [file_sha256(file) for file in folder.iterdir()]
+    assert len({*stages, package.manifest.files["model.safetensors"].sha256}) == 4
+
+
+def test_a_round_that_failed_after_annotation_goes_on(finished, tmp_path) -> None:
+    again = restarted(finished, tmp_path / "home", without=())
+    row = round_of(again)
+    again.advance(row.round_id, RoundEvent.FAILED, actor="test")
+    tasks = len(again.tasks(row.round_id))
+    assert advance(open_round(again, row)) is RoundState.REPORTED
+    assert len(again.tasks(row.round_id)) == tasks
+
+
+# -- other hospitals --------------------------------------------------------------------------
+
+
+def test_a_changed_package_is_not_used(package, tmp_path) -> None:
+    home, store = make_target(tmp_path / "home", package)
+    weights = home.packages / package.manifest.package_id / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(Exception, match="SHA-256"):
+        work(home, store)
+    assert store.latest_round() is None or round_of(store).state == RoundState.RECEIVED.value
+
+
+def test_patients_with_several_cases_count_once(package, tmp_path) -> None:
+    home, store = make_target(tmp_path / "home", package, patients=0)
+    add_second_series(store)
+    assert work(home, store) is RoundState.AWAITING_ANNOTATION
+    annotate_open_tasks(store)
+    assert work(home, store) is RoundState.AWAITING_REVIEW
+    review_cases(store)
+    assert work(home, store) is RoundState.REPORTED
+    summary = report_of(store).annotation
+    assert summary.training_patients == 3
+    assert summary.patients_with_selected_slices <= summary.training_patients
+
+
+def add_second_series(store: CaseStore) -> None:
+    """Give a site six patients with two series each."""
+    cases = [tiny_case(200 + i) for i in range(12)]
+    patients = [tiny_case(200 + i // 2).patient_id for i in range(12)]
+    store.add_cases(
+        [replace(c, patient_id=p) for c, p in zip(cases, patients, strict=True)], actor="test"
+    )
+
+
+def test_without_reference_contours_the_reviewed_contour_is_the_yardstick(package, tmp_path):
+    home, store = make_target(tmp_path / "home", package, patients=0)
+    cases = [tiny_case(300 + i, has_reference=False) for i in range(6)]
+    store.add_cases(cases, actor="test")
+    assert work(home, store) is RoundState.AWAITING_ANNOTATION
+    with pytest.raises(DataError, match="cannot be simulated"):
+        annotate_open_tasks(store)
+    truth = {tiny_case(300 + i).case_id: tiny_case(300 + i).contours[0].mask for i in range(6)}
+    for task in store.tasks(round_of(store).round_id, state="open"):
+        store.complete_task(
+            task.id,
+            truth[task.case_id].voxels[task.slice_z],
+            author="dr",
+            provenance=Provenance.MANUAL,
+            active_s=4.0,
+        )
+    assert work(home, store) is RoundState.AWAITING_REVIEW
+    assert review_cases(store) == 0
+    round_id = round_of(store).round_id
+    for case in store.cases(Split.TEST):
+        record_review(
+            store,
+            round_id,
+            case.case_id,
+            truth[case.case_id],
+            author="dr",
+            simulated=False,
+            active_s=30.0,
+        )
+    assert work(home, store) is RoundState.REPORTED
+    report = report_of(store)
+    assert {arm.arm for arm in report.arms} == {"direct", "adapted"}
+    assert not report.annotation.simulated
+    assert report.revision is not None
+    assert not report.revision.simulated
+    assert report.revision.active_s.mean == pytest.approx(30.0)

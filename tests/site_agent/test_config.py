@@ -1,0 +1,58 @@
+import pytest
+
+from algorithms.contracts.errors import DataError
+from site_agent.config import CONFIG_FILE, SiteConfig, open_home
+from tests.phantoms import make_home
+
+
+def test_the_defaults_are_those_of_the_thesis_and_careful() -> None:
+    config = SiteConfig(name="hospital-b", study="npc")
+    assert (config.test_share, config.validation_share) == (0.2, 0.1)
+    assert config.minimum_group_size >= 5
+    assert not config.auto_approve
+    assert config.trusted_keys == ()
+    assert config.role == "target"
+
+
+def test_everything_lies_below_the_home(tmp_path) -> None:
+    home = make_home(tmp_path / "home")
+    folders = (home.cases, home.packages, home.rounds, home.source_package, home.ledger)
+    assert all(folder.is_relative_to(tmp_path / "home") for folder in folders)
+    assert len(set(folders)) == len(folders)
+    assert home.database_url == f"sqlite:///{tmp_path / 'home' / 'site.db'}"
+
+
+def test_another_database_can_be_named(tmp_path) -> None:
+    home = make_home(tmp_path, database_url="postgresql://db.hospital.example/fedgtv")
+    assert home.database_url == "postgresql://db.hospital.example/fedgtv"
+
+
+def test_the_environment_overrides_the_file(tmp_path, monkeypatch) -> None:
+    make_home(tmp_path, seed=3)
+    monkeypatch.setenv("FEDGTV_SITE_SEED", "8")
+    assert open_home(tmp_path).config.seed == 8
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('treads = "2"', "did you mean 'threads'"),
+        ("minimum_group_size = 1", "minimum_group_size"),
+        ("test_share = 1.0", "test_share"),
+        ('trusted_keys = ["zz"]', "trusted_keys"),
+    ],
+)
+def test_a_wrong_line_is_named_with_its_file(tmp_path, line: str, words: str) -> None:
+    (tmp_path / CONFIG_FILE).write_text(f'name = "b"\nstudy = "npc"\n{line}\n', "utf-8")
+    with pytest.raises(DataError, match=words) as caught:
+        open_home(tmp_path)
+    assert str(tmp_path / CONFIG_FILE) in str(caught.value)
+
+
+def test_a_folder_that_is_no_home_and_a_lost_secret_say_what_to_do(tmp_path) -> None:
+    with pytest.raises(DataError, match="fedgtv-site init"):
+        open_home(tmp_path)
+    home = make_home(tmp_path)
+    (tmp_path / "secrets" / "pseudonym.key").unlink()
+    with pytest.raises(DataError, match=r"pseudonym\.key.*backup"):
+        home.secret("pseudonym.key")

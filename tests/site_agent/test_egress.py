@@ -1,0 +1,188 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, update
+
+from algorithms.contracts.canonical_json import canonical_json, sha256_hex
+from algorithms.contracts.errors import DataError, ProtocolError
+from algorithms.contracts.messages import (
+    RoundState,
+    SiteReportMessage,
+    SiteStatus,
+    SourcePackageOffer,
+)
+from algorithms.contracts.model_package import MODEL_FILE
+from algorithms.contracts.site_report import Distribution
+from site_agent import egress
+from site_agent.config import SiteHome
+from site_agent.database import LedgerRow, open_database, transaction
+from tests.simulated_site import (
+    AT,
+    PLANTED_CASE,
+    PLANTED_PATIENT,
+    PLANTED_UID,
+    file_entry,
+    make_site,
+    tiny_package,
+    tiny_report,
+)
+
+PACKAGE = "ab" * 32
+STATUS = SiteStatus(
+    site="hospital-b",
+    code_version="0.1.0",
+    source_package_ready=False,
+    packages_held=(),
+    round_state=RoundState.NONE,
+    open_annotation_tasks=0,
+    report_ready=False,
+)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> SiteHome:
+    return make_site(tmp_path / "site", "hospital-b")
+
+
+@pytest.fixture
+def engine(home: SiteHome) -> Engine:
+    return open_database(home.database_url)
+
+
+def _report(**changes: Any) -> SiteReportMessage:
+    return SiteReportMessage(report=tiny_report("hospital-b", PACKAGE, **changes))
+
+
+def _refusal(home: SiteHome, engine: Engine, message: Any, **files: bytes) -> str:
+    with pytest.raises(egress.ReleaseRefused) as refused:
+        egress.release(home, engine, message, files=files, now=AT)
+    newest = egress.list_entries(engine)[-1]
+    assert (newest.state, newest.detail) == ("refused", {"rule": refused.value.rule})
+    for planted in (PLANTED_CASE, PLANTED_PATIENT, PLANTED_UID):
+        assert planted not in str(refused.value)
+    return refused.value.rule
+
+
+def test_a_release_is_canonical_json_with_a_copy_in_the_ledger(
+    home: SiteHome, engine: Engine
+) -> None:
+    body = egress.release(home, engine, _report(), now=AT)
+    assert body == canonical_json(_report().model_dump(mode="json"))
+    assert (home.ledger / "000001-site_report.json").read_bytes() == body
+    assert egress.verify_ledger(home, engine) == 1
+
+
+@pytest.mark.parametrize(
+    ("residue", "rule"),
+    [
+        (PLANTED_PATIENT, "residue_identifier"),
+        (f"MRI of {PLANTED_CASE}", "residue_identifier"),
+        (PLANTED_UID, "residue_identifier"),
+        ("patient-ffffffffffff", "residue_pseudonym"),
+        ("1.2.840.113619.2.5.1762583153", "residue_dicom_uid"),
+        ("2.25.1234567890.1", "residue_dicom_uid"),
+        ("/data/scans/hosp", "residue_path"),
+        ("C:\\scans", "residue_path"),
+        ("born 19700131", "residue_date"),
+        ("1970-01-31", "residue_date"),
+    ],
+)
+def test_residues_do_not_leave(home: SiteHome, engine: Engine, residue: str, rule: str) -> None:
+    assert _refusal(home, engine, _report(manufacturers=(residue,))) == rule
+
+
+def test_the_folder_of_the_site_does_not_leave(home: SiteHome, engine: Engine) -> None:
+    message = _report(manufacturers=(str(home.folder),))
+    assert _refusal(home, engine, message) == "residue_identifier"
+
+
+@pytest.mark.parametrize("harmless", ["SIEMENS Aera 1.5T", "GE/Philips", "v1.12.3", "12345678901"])
+def test_what_only_resembles_a_residue_leaves(
+    home: SiteHome, engine: Engine, harmless: str
+) -> None:
+    egress.release(home, engine, _report(manufacturers=(harmless,)), now=AT)
+
+
+@pytest.mark.parametrize("n", [1, 4, 5])
+def test_a_figure_about_few_patients_does_not_leave(home: SiteHome, engine: Engine, n: int) -> None:
+    arm = tiny_report("hospital-b", PACKAGE).arms[0]
+    figure = Distribution(n=n, undefined=6 - n, median=3.0)
+    message = _report(arms=(arm.model_copy(update={"hd95_mm": figure}),))
+    if n < home.config.minimum_group_size:
+        assert _refusal(home, engine, message) == "minimum_group_size"
+    else:
+        egress.release(home, engine, message, now=AT)
+
+
+def test_the_rule_holds_in_revisions_and_for_the_stated_minimum(
+    home: SiteHome, engine: Engine
+) -> None:
+    revision = tiny_report("hospital-b", PACKAGE).revision
+    assert revision is not None
+    few = revision.model_copy(update={"patients": 3})  # bins about three patients
+    assert _refusal(home, engine, _report(revision=few)) == "minimum_group_size"
+    assert _refusal(home, engine, _report(minimum_group_size=2)) == "minimum_group_size"
+
+
+def test_only_messages_of_the_agreement_leave(home: SiteHome, engine: Engine) -> None:
+    class Talkative(SiteStatus):
+        note: str = "free text"
+
+    assert _refusal(home, engine, Talkative(**STATUS.model_dump())) == "unknown_message"
+    assert _refusal(home, engine, tiny_report("hospital-b", PACKAGE)) == "unknown_message"
+    forged = STATUS.model_copy(update={"site": "Mr X"})  # model_copy does not validate
+    assert _refusal(home, engine, forged) == "wrong_schema"
+
+
+def test_files_leave_only_with_an_offer_that_names_them(home: SiteHome, engine: Engine) -> None:
+    manifest, files = tiny_package()
+    offer = SourcePackageOffer(site="hospital-b", manifest=manifest)
+    assert _refusal(home, engine, STATUS, **{MODEL_FILE: files[MODEL_FILE]}) == "files_not_allowed"
+    assert _refusal(home, engine, offer, **{MODEL_FILE: b"other"}) == "unnamed_file"
+    assert _refusal(home, engine, offer, **{"site.db": b"other"}) == "unnamed_file"
+    egress.release(home, engine, offer, files=files, now=AT)
+    copies = {f.name: f.read_bytes() for f in (home.ledger / "files").iterdir()}
+    assert copies == {sha256_hex(data): data for data in files.values()}
+
+
+def test_a_pseudonym_in_the_weights_does_not_leave(home: SiteHome, engine: Engine) -> None:
+    manifest, files = tiny_package()
+    model = files[MODEL_FILE] + PLANTED_CASE.encode()
+    named = manifest.model_copy(update={"files": {MODEL_FILE: file_entry(model)}})
+    offer = SourcePackageOffer(site="hospital-b", manifest=named)
+    assert _refusal(home, engine, offer, **{MODEL_FILE: model}) == "residue_pseudonym"
+
+
+def test_results_wait_for_a_person_where_the_site_says_so(tmp_path: Path) -> None:
+    home = make_site(tmp_path / "site", "hospital-b", auto_approve=False)
+    engine = open_database(home.database_url)
+    egress.release(home, engine, STATUS, now=AT)
+    for _ in range(2):  # asking again does not fill the ledger
+        with pytest.raises(egress.ReleaseHeld):
+            egress.release(home, engine, _report(), now=AT)
+    assert [row.state for row in egress.list_entries(engine)] == ["released", "held"]
+
+    with pytest.raises(DataError, match="not a held message"):
+        egress.approve_release(engine, 1, actor="it", now=AT)
+    egress.approve_release(engine, 2, actor="it", now=AT)
+    assert egress.release(home, engine, _report(), now=AT)
+    with pytest.raises(egress.ReleaseHeld):  # the approval was for those bytes only
+        egress.release(home, engine, _report(seed=1), now=AT)
+    states = [row.state for row in egress.list_entries(engine)]
+    assert states == ["released", "held", "approved", "released", "held"]
+    assert egress.verify_ledger(home, engine) == 5
+
+
+def test_a_changed_ledger_or_copy_is_noticed(home: SiteHome, engine: Engine) -> None:
+    egress.release(home, engine, STATUS, now=AT)
+    copy = home.ledger / "000001-site_status.json"
+    body = copy.read_bytes()
+    copy.write_bytes(b"{}")
+    with pytest.raises(ProtocolError, match="000001-site_status"):
+        egress.verify_ledger(home, engine)
+    copy.write_bytes(body)
+    with transaction(engine) as session:
+        session.execute(update(LedgerRow).values(state="refused"))
+    with pytest.raises(ProtocolError, match="entry 1"):
+        egress.verify_ledger(home, engine)

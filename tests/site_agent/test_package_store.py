@@ -1,0 +1,232 @@
+import io
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from algorithms.contracts.canonical_json import canonical_json, sha256_hex
+from algorithms.contracts.errors import DataError
+from algorithms.contracts.model_package import (
+    MANIFEST_FILE,
+    MODEL_FILE,
+    REFERENCE_POINTS_FILE,
+    SIGNATURE_FILE,
+    Manifest,
+    Signature,
+)
+from site_agent import audit_log
+from site_agent.config import SiteHome
+from site_agent.database import open_database
+from site_agent.package_store import (
+    PackageRefused,
+    active_package,
+    approve,
+    load_package,
+    packages_held,
+    parse_package,
+    read_safetensors_header,
+    store_package,
+    verify_folder,
+    verify_package,
+)
+from tests.simulated_site import STUDY, file_entry, make_site, tiny_package
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+PUBLIC = KEY.public_key().public_bytes_raw().hex()
+STRANGER = Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key().public_bytes_raw().hex()
+MANIFEST, FILES = tiny_package()
+
+
+def _sign(manifest: Manifest) -> Signature:
+    signed = KEY.sign(manifest.signed_bytes()).hex()
+    return Signature(key_id=sha256_hex(bytes.fromhex(PUBLIC))[:16], signature_hex=signed)
+
+
+def _refusal(
+    manifest: Manifest, files: dict[str, bytes], signature: Signature | None = None
+) -> str:
+    with pytest.raises(PackageRefused) as refused:
+        verify_package(manifest, signature or _sign(manifest), files, [PUBLIC], study=STUDY)
+    assert "\n" not in str(refused.value)
+    return refused.value.rule
+
+
+def _with_file(name: str, data: bytes) -> tuple[Manifest, dict[str, bytes]]:
+    """Return an honestly signed package in which one file is replaced."""
+    files = FILES | {name: data}
+    return MANIFEST.model_copy(
+        update={"files": {n: file_entry(d) for n, d in files.items()}}
+    ), files
+
+
+def _points(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=True)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> SiteHome:
+    return make_site(tmp_path / "site", "hospital-b", PUBLIC, auto_approve=False)
+
+
+@pytest.fixture
+def engine(home: SiteHome) -> Engine:
+    return open_database(home.database_url)
+
+
+def test_an_honest_package_passes() -> None:
+    verify_package(MANIFEST, _sign(MANIFEST), FILES, [STRANGER, PUBLIC], study=STUDY)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_one_flipped_bit_anywhere_is_refused(data: st.DataObject) -> None:
+    contents = {
+        MANIFEST_FILE: MANIFEST.signed_bytes(),
+        SIGNATURE_FILE: canonical_json(_sign(MANIFEST).model_dump(mode="json")),
+        **FILES,
+    }
+    name = data.draw(st.sampled_from(sorted(contents)))
+    position = data.draw(st.integers(0, len(contents[name]) * 8 - 1))
+    changed = bytearray(contents[name])
+    changed[position // 8] ^= 1 << (position % 8)
+    contents[name] = bytes(changed)
+    with pytest.raises(PackageRefused):
+        manifest, signature = parse_package(
+            contents.pop(MANIFEST_FILE), contents.pop(SIGNATURE_FILE)
+        )
+        verify_package(manifest, signature, contents, [PUBLIC], study=STUDY)
+
+
+def test_the_key_must_be_trusted() -> None:
+    with pytest.raises(PackageRefused, match="telephone") as refused:
+        verify_package(MANIFEST, _sign(MANIFEST), FILES, [STRANGER])
+    assert refused.value.rule == "unknown_key"
+
+
+def test_a_signature_of_another_manifest_is_refused() -> None:
+    other = MANIFEST.model_copy(update={"seed": 7})
+    assert _refusal(other, FILES, _sign(MANIFEST)) == "bad_signature"
+
+
+def test_rules_about_study_and_files() -> None:
+    other_study = MANIFEST.model_copy(update={"study": "another"})
+    assert _refusal(other_study, FILES) == "wrong_study"
+    assert _refusal(MANIFEST, {MODEL_FILE: FILES[MODEL_FILE]}) == "missing_file"
+    assert _refusal(MANIFEST, FILES | {"run.py": b""}) == "extra_file"
+    assert _refusal(MANIFEST, FILES | {MODEL_FILE: FILES[MODEL_FILE] + b" "}) == "wrong_size"
+    swapped = bytes(reversed(FILES[MODEL_FILE]))
+    assert _refusal(MANIFEST, FILES | {MODEL_FILE: swapped}) == "wrong_hash"
+
+
+def test_even_a_signed_manifest_may_not_name_a_path() -> None:
+    assert _refusal(*_with_file("../site.toml", b"")) == "extra_file"
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 5), np.float32),
+        np.zeros((4, 6), np.float64),
+        np.full((4, 6), np.nan, np.float32),
+        np.array([[{}] * 6] * 4, dtype=object),  # a pickle in disguise
+    ],
+)
+def test_reference_points_are_finite_float32_of_the_named_shape(array: np.ndarray) -> None:
+    manifest, files = _with_file(REFERENCE_POINTS_FILE, _points(array))
+    assert _refusal(manifest, files) == "bad_reference_points"
+
+
+def test_reference_points_that_are_no_array_are_refused() -> None:
+    assert _refusal(*_with_file(REFERENCE_POINTS_FILE, b"")) == "bad_reference_points"
+    assert _refusal(*_with_file(REFERENCE_POINTS_FILE, b"\x80\x04.")) == "bad_reference_points"
+
+
+def _safetensors(header: object, payload: bytes = b"") -> bytes:
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + payload
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x80\x04K\x01.",  # a pickle
+        struct.pack("<Q", 1 << 62) + b"{}",
+        _safetensors([]),
+        _safetensors({}),
+        _safetensors({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"123"),
+        _safetensors({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, b"1234"),
+        _safetensors({"a": {"dtype": "F32", "shape": [1], "data_offsets": [1, 5]}}, b"12345"),
+        _safetensors({"a": {"dtype": "OBJ", "shape": [1], "data_offsets": [0, 4]}}, b"1234"),
+    ],
+)
+def test_what_is_not_safetensors_is_refused(data: bytes) -> None:
+    assert _refusal(*_with_file(MODEL_FILE, data)) == "not_safetensors"
+
+
+@given(st.lists(st.integers(0, 4), min_size=0, max_size=3), st.sampled_from(["f2", "f4", "i8"]))
+def test_whatever_safetensors_writes_is_read(shape: list[int], dtype: str) -> None:
+    header = read_safetensors_header(save({"a": np.zeros(shape, dtype), "b": np.ones(3, dtype)}))
+    assert header["a"]["shape"] == shape
+
+
+def test_storing_twice_is_storing_once(home: SiteHome, engine: Engine) -> None:
+    first = store_package(home, engine, MANIFEST, _sign(MANIFEST), FILES)
+    assert store_package(home, engine, MANIFEST, _sign(MANIFEST), FILES) == first
+    assert [row.package_id for row in packages_held(engine)] == [MANIFEST.package_id]
+    assert sorted(p.name for p in home.packages.iterdir()) == [first]
+    with Session(engine) as session:
+        assert audit_log.verify(session) == 1
+    manifest, folder = load_package(home, first)
+    assert manifest == MANIFEST
+    assert verify_folder(folder, [PUBLIC], study=STUDY)[2] == FILES
+
+
+def test_a_refused_package_leaves_nothing(home: SiteHome, engine: Engine) -> None:
+    with pytest.raises(PackageRefused):
+        store_package(home, engine, MANIFEST, _sign(MANIFEST), FILES | {MODEL_FILE: b""})
+    assert packages_held(engine) == []
+    assert not home.packages.exists()
+
+
+def test_a_stored_file_that_changed_is_noticed_and_can_be_replaced(
+    home: SiteHome, engine: Engine
+) -> None:
+    package_id = store_package(home, engine, MANIFEST, _sign(MANIFEST), FILES)
+    model = home.packages / package_id / MODEL_FILE
+    model.write_bytes(model.read_bytes()[::-1])
+    with pytest.raises(PackageRefused, match="SHA-256"):
+        load_package(home, package_id)
+    store_package(home, engine, MANIFEST, _sign(MANIFEST), FILES)
+    assert load_package(home, package_id)[0] == MANIFEST
+
+
+def test_one_package_is_approved_at_a_time_and_the_old_one_can_come_back(
+    home: SiteHome, engine: Engine
+) -> None:
+    second, files = tiny_package(seed=1, model_version="2.0.0")
+    old = store_package(home, engine, MANIFEST, _sign(MANIFEST), FILES)
+    new = store_package(home, engine, second, _sign(second), files)
+    assert active_package(engine) is None
+    for package_id in (old, new, old):
+        approve(engine, package_id, actor="it")
+        active = active_package(engine)
+        assert active is not None
+        assert active.package_id == package_id
+    with pytest.raises(DataError, match="not stored"):
+        approve(engine, "0" * 64, actor="it")
+
+
+def test_a_folder_without_a_manifest_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="signed package"):
+        verify_folder(tmp_path, [PUBLIC])

@@ -1,0 +1,73 @@
+from collections import Counter
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from algorithms.contracts.case import Split
+from algorithms.contracts.errors import DataError
+from site_agent.patient_split import split_patients
+
+
+def patients(count: int) -> list[str]:
+    return [f"patient-{i:03d}" for i in range(count)]
+
+
+def split(count: int, seed: int = 0, test: float = 0.2, validation: float = 0.1):
+    return split_patients(patients(count), seed=seed, test_share=test, validation_share=validation)
+
+
+@given(
+    count=st.integers(3, 80),
+    seed=st.integers(0, 500),
+    test=st.floats(0.05, 0.5),
+    validation=st.floats(0.05, 0.3),
+)
+def test_every_patient_has_one_part_and_no_part_is_empty(count, seed, test, validation) -> None:
+    try:
+        parts = split(count, seed, test, validation)
+    except DataError:
+        assume(False)
+    assert sorted(parts) == patients(count)
+    sizes = Counter(parts.values())
+    assert set(sizes) == {Split.TRAINING, Split.VALIDATION, Split.TEST}
+    assert abs(sizes[Split.TEST] - count * test) <= 1
+    assert abs(sizes[Split.VALIDATION] - count * validation) <= 1
+
+
+def test_the_thesis_splits_7_1_2() -> None:
+    sizes = Counter(split(100).values())
+    assert sizes == {Split.TRAINING: 70, Split.VALIDATION: 10, Split.TEST: 20}
+
+
+@given(count=st.integers(3, 60), test=st.floats(0.1, 0.6))
+def test_consecutive_seeds_test_on_everybody_before_anybody_twice(count, test) -> None:
+    try:
+        tested = [
+            {p for p, part in split(count, seed, test).items() if part is Split.TEST}
+            for seed in range(count)
+        ]
+    except DataError:
+        assume(False)
+    whole_windows, rest = divmod(count, len(tested[0]))
+    times = Counter(patient for window in tested[:whole_windows] for patient in window)
+    assert set(times.values()) == {1}
+    assert len(set().union(*tested[: whole_windows + bool(rest)])) == count
+
+
+def test_the_order_in_which_patients_are_named_does_not_matter() -> None:
+    shares = {"seed": 3, "test_share": 0.2, "validation_share": 0.1}
+    assert split_patients(patients(20), **shares) == split_patients(patients(20)[::-1], **shares)
+
+
+def test_another_seed_splits_otherwise_and_the_same_one_alike() -> None:
+    assert split(30, seed=1) == split(30, seed=1) != split(30, seed=2)
+
+
+@pytest.mark.parametrize(
+    ("count", "test", "words"), [(0, 0.2, "0 patients"), (2, 0.2, "2 patients"), (4, 0.9, "none")]
+)
+def test_too_few_patients_are_refused_with_what_to_do(count, test, words) -> None:
+    with pytest.raises(DataError, match=words) as caught:
+        split(count, test=test)
+    assert "ingest at least 3" in str(caught.value) or "lower test_share" in str(caught.value)

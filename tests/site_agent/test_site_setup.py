@@ -1,0 +1,75 @@
+import stat
+import tomllib
+
+import pytest
+from cryptography.fernet import Fernet
+
+from algorithms.contracts.errors import DataError
+from site_agent.case_store import CaseStore
+from site_agent.config import open_home
+from site_agent.site_setup import initialise
+
+KEY = "0123456789abcdef" * 4
+
+
+def make(folder, **changes) -> None:
+    fields = {"name": "hospital-b", "study": "npc", "role": "target", "trusted_keys": [KEY]}
+    initialise(folder, **(fields | changes))
+
+
+def test_a_new_home_is_ready_for_use(tmp_path) -> None:
+    make(tmp_path / "home", role="source")
+    home = open_home(tmp_path / "home")
+    assert (home.config.name, home.config.study, home.config.role) == (
+        "hospital-b",
+        "npc",
+        "source",
+    )
+    assert home.config.trusted_keys == (KEY,)
+    assert not home.config.auto_approve
+    assert CaseStore(home).cases() == []
+
+
+def test_secrets_are_drawn_anew_and_only_their_owner_reads_them(tmp_path) -> None:
+    homes = [tmp_path / name for name in ("a", "b")]
+    for home in homes:
+        make(home)
+    for name in ("pseudonym.key", "crosswalk.key"):
+        one, other = (open_home(home).secret(name) for home in homes)
+        assert one != other
+        assert len(one) >= 32
+        assert stat.S_IMODE((homes[0] / "secrets" / name).stat().st_mode) == 0o600
+    assert stat.S_IMODE((homes[0] / "secrets").stat().st_mode) == 0o700
+    Fernet(open_home(homes[0]).secret("crosswalk.key"))
+
+
+def test_an_existing_home_is_never_overwritten(tmp_path) -> None:
+    make(tmp_path)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*.*") if file.is_file()}
+    with pytest.raises(DataError, match=r"site\.toml: exists already"):
+        make(tmp_path, name="another")
+    assert all(file.read_bytes() == content for file, content in before.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"name": "Hospital B"}, "name"),
+        ({"study": "npc/../x"}, "study"),
+        ({"role": "both"}, "role"),
+        ({"trusted_keys": ["not a key"]}, "trusted_keys"),
+        ({"trusted_keys": [KEY[:-1]]}, "trusted_keys"),
+    ],
+)
+def test_a_wrong_value_is_named_and_leaves_no_home(tmp_path, change, key) -> None:
+    with pytest.raises(DataError, match=f"key '{key}") as caught:
+        make(tmp_path / "home", **change)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "home" / "site.toml").exists()
+
+
+def test_quotes_in_a_value_stay_inside_it(tmp_path) -> None:
+    with pytest.raises(DataError):
+        make(tmp_path, name='x"\nauto_approve = true\nstudy = "y')
+    make(tmp_path)
+    assert "auto_approve" not in tomllib.loads((tmp_path / "site.toml").read_text("utf-8"))

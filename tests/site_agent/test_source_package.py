@@ -1,0 +1,160 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from algorithms.contracts.canonical_json import sha256_hex
+from algorithms.contracts.case import Split
+from algorithms.contracts.contour import Contour, Provenance
+from algorithms.contracts.errors import DataError
+from algorithms.contracts.model_package import MANIFEST_FILE, Manifest
+from algorithms.contracts.volume import Mask
+from site_agent.case_store import CaseStore
+from site_agent.source_package import assign_patients, train_source
+from tests.phantoms import filled_store, make_home, tiny_case, tiny_plan
+from tests.site_agent.tiny_road import SHARES, TinyPackage, make_package
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory) -> TinyPackage:
+    return make_package(tmp_path_factory.mktemp("package"), tiny_plan())
+
+
+# -- who is learnt from -----------------------------------------------------------------------
+
+
+def test_patients_are_split_once_and_later_ones_are_only_segmented(tmp_path) -> None:
+    home = make_home(tmp_path, **SHARES)
+    store = filled_store(home)
+    assign_patients(store)
+    splits = {case.case_id: case.split for case in store.cases()}
+    assert Split.UNASSIGNED not in splits.values()
+    store.add_cases([tiny_case(50)], actor="test")
+    assign_patients(store)
+    assert {case.case_id: case.split for case in store.cases()} == splits | {
+        tiny_case(50).case_id: Split.UNASSIGNED
+    }
+
+
+def test_only_patients_with_contours_take_part_where_there_are_any(tmp_path) -> None:
+    store = filled_store(make_home(tmp_path, **SHARES))
+    store.add_cases([tiny_case(60, has_reference=False)], actor="test")
+    assign_patients(store)
+    assert store.counts() == {"test": 3, "training": 2, "unassigned": 1, "validation": 1}
+
+
+def test_without_any_contour_everybody_takes_part(tmp_path) -> None:
+    store = CaseStore(make_home(tmp_path, **SHARES))
+    store.add_cases([tiny_case(i, has_reference=False) for i in range(6)], actor="test")
+    assign_patients(store)
+    assert "unassigned" not in store.counts()
+
+
+# -- the package ------------------------------------------------------------------------------
+
+
+def test_the_manifest_fits_its_files(package) -> None:
+    manifest, folder = package.manifest, package.source.source_package
+    assert Manifest.model_validate_json((folder / MANIFEST_FILE).read_bytes()) == manifest
+    for name, entry in manifest.files.items():
+        content = (folder / name).read_bytes()
+        assert (entry.sha256, entry.size_bytes) == (sha256_hex(content), len(content))
+    assert {file.name for file in folder.iterdir()} == {*manifest.files, MANIFEST_FILE}
+    points = np.load(folder / "reference_points.npy", allow_pickle=False)
+    assert points.shape == (manifest.reference_point_count, manifest.reference_point_dimension)
+    assert points.dtype == np.float32
+    assert points.any(axis=1).all()
+
+
+def test_the_manifest_names_the_plan_and_what_was_measured_at_home(package) -> None:
+    manifest, plan = package.manifest, package.plan
+    assert (manifest.adaptation, manifest.network) == (plan.adaptation, plan.network)
+    assert manifest.preprocessing == plan.preprocessing
+    assert (manifest.study, manifest.seed) == ("tiny", 0)
+    assert manifest.source_training_slices == 2 * 8
+    validation = manifest.source_validation
+    assert (validation.validation_patients, validation.test_patients) == (1, 3)
+    assert validation.test_dsc is not None
+    assert validation.test_dsc > 0.8
+
+
+def test_the_same_images_and_seed_give_the_same_package(package, tmp_path) -> None:
+    again = make_package(tmp_path, tiny_plan())
+    assert again.manifest.package_id == package.manifest.package_id
+
+
+def test_a_finished_package_is_returned_as_it_is(package) -> None:
+    file = package.source.source_package / "model.safetensors"
+    before = file.stat().st_mtime_ns
+    assert train_source(package.source, CaseStore(package.source), package.plan) == package.manifest
+    assert file.stat().st_mtime_ns == before
+
+
+def test_every_plan_has_its_own_package(tmp_path) -> None:
+    home = make_home(tmp_path, role="source", **SHARES)
+    store, plan = filled_store(home), tiny_plan()
+    other = plan.model_copy(update={"model_version": "2.0.0"})
+    for asked in (plan, other, plan):
+        manifest = train_source(home, store, asked)
+        published = (home.source_package / MANIFEST_FILE).read_bytes()
+        assert manifest.model_version == asked.model_version
+        assert Manifest.model_validate_json(published) == manifest
+
+
+def test_no_patient_and_no_path_is_in_the_package(package) -> None:
+    contents = b"".join(f.read_bytes() for f in package.source.source_package.iterdir())
+    for secret in ("patient-", "case-", "hospital-a", str(package.source.folder)):
+        assert secret.encode() not in contents
+
+
+# -- what can be wrong ------------------------------------------------------------------------
+
+
+def test_a_target_hospital_trains_no_source_model(tmp_path) -> None:
+    home = make_home(tmp_path, role="target", **SHARES)
+    with pytest.raises(DataError, match="only a source hospital"):
+        train_source(home, filled_store(home), tiny_plan())
+
+
+def test_too_few_patients_or_contours_are_refused(tmp_path) -> None:
+    few = make_home(tmp_path / "few", role="source", **SHARES)
+    with pytest.raises(DataError, match="ingest at least 3"):
+        train_source(few, filled_store(few, 2), tiny_plan())
+    bare = make_home(tmp_path / "bare", role="source", **SHARES)
+    store = CaseStore(bare)
+    store.add_cases([tiny_case(i, has_reference=False) for i in range(6)], actor="test")
+    with pytest.raises(DataError, match="has no reference contour"):
+        train_source(bare, store, tiny_plan())
+
+
+def test_a_source_model_that_finds_nothing_is_no_package(tmp_path) -> None:
+    home = make_home(tmp_path, role="source", **SHARES)
+    plan = tiny_plan()
+    lazy = plan.source_training.model_copy(update={"iterations": 1, "learning_rate": 1e-6})
+    with pytest.raises(DataError, match="finds no target"):
+        train_source(home, filled_store(home), plan.model_copy(update={"source_training": lazy}))
+    assert not home.source_package.exists()
+
+
+def test_test_patients_without_any_target_leave_their_dice_open(tmp_path) -> None:
+    home = make_home(tmp_path, role="source", **SHARES)
+    probe = filled_store(make_home(tmp_path / "probe", role="source", **SHARES))
+    assign_patients(probe)
+    tests = {case.case_id for case in probe.cases(Split.TEST)}
+    store = CaseStore(home)
+    store.add_cases(
+        [
+            without_target(tiny_case(i)) if tiny_case(i).case_id in tests else tiny_case(i)
+            for i in range(6)
+        ],
+        actor="test",
+    )
+    validation = train_source(home, store, tiny_plan()).source_validation
+    assert (validation.test_patients, validation.test_dsc) == (3, None)
+
+
+def without_target(case):
+    """Take the ball out of a tiny case: flat image, empty contour."""
+    volume = replace(case.volume, image=np.minimum(case.volume.image, 110.0))
+    mask = Mask(np.zeros(volume.image.shape, bool), volume.geometry)
+    return replace(case, volume=volume, contours=(Contour("GTVp", mask, Provenance.REFERENCE),))

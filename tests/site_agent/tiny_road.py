@@ -1,0 +1,49 @@
+"""A source hospital's tiny package, signed, and target homes that trust it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from algorithms.contracts.model_package import Manifest, StudyPlan
+from site_agent.case_store import CaseStore
+from site_agent.config import SiteHome
+from site_agent.package_store import approve, store_package, verify_folder
+from site_agent.source_package import train_source
+from tests.phantoms import STUDY, filled_store, make_home, public_hex, sign_folder
+
+SHARES = {"test_share": 0.34, "validation_share": 0.17, "minimum_group_size": 2}
+
+
+@dataclass(frozen=True)
+class TinyPackage:
+    """A signed package and the source hospital that made it."""
+
+    source: SiteHome
+    plan: StudyPlan
+    manifest: Manifest
+    folder: Path
+    key: Ed25519PrivateKey
+
+
+def make_package(folder: Path, plan: StudyPlan) -> TinyPackage:
+    """Train at a source hospital of six patients and sign what it prepared."""
+    key = Ed25519PrivateKey.generate()
+    source = make_home(folder / "source", "hospital-a", "source", **SHARES)
+    manifest = train_source(source, filled_store(source), plan)
+    signed = sign_folder(source.source_package, folder / "signed", key)
+    return TinyPackage(source, plan, manifest, signed, key)
+
+
+def make_target(folder: Path, package: TinyPackage, *, patients: int = 6, **settings):
+    """Make a target hospital with other patients; its package is stored and approved."""
+    home = make_home(folder, trusted_key=public_hex(package.key), **SHARES, **settings)
+    store = filled_store(home, patients, first_seed=100, contrast=30.0)
+    install(home, store, package)
+    return home, store
+
+
+def install(home: SiteHome, store: CaseStore, package: TinyPackage) -> None:
+    """Import and approve a package."""
+    parts = verify_folder(package.folder, home.config.trusted_keys, study=STUDY)
+    approve(store.engine, store_package(home, store.engine, *parts), actor="test")
