@@ -90,21 +90,25 @@ def draw_batch(
 def _patch(
     item: LabelledSlice, patch_yx: tuple[int, int], rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32]]:
-    """Cut a patch at a random place; a smaller slice is padded, without loss there."""
-    image = np.full(patch_yx, item.image.min(), dtype=np.float32)
-    label = np.zeros(patch_yx, dtype=np.uint8)
-    weight = np.zeros(patch_yx, dtype=np.float32)
-    take, put = [], []
+    """Cut a patch at a random place; a smaller slice is mirrored outwards, without loss there.
+
+    Mirroring keeps the grey values of a patch like those of a slice. A constant border would give
+    small images other statistics in training than in use.
+    """
+    weight = np.ones(item.image.shape, dtype=np.float32) if item.weight is None else item.weight
+    window, padding = [], []
     for length, side in zip(item.image.shape, patch_yx, strict=True):
         start = int(rng.integers(0, abs(length - side) + 1))
-        copied = min(length, side)
-        take.append(slice(start, start + copied) if length > side else slice(0, length))
-        put.append(slice(start, start + copied) if length < side else slice(0, side))
-    source, target = tuple(take), tuple(put)
-    image[target] = item.image[source]
-    label[target] = item.label[source]
-    weight[target] = 1.0 if item.weight is None else item.weight[source]
-    return image, label, weight
+        window.append(slice(start, start + side) if length > side else slice(None))
+        missing = max(side - length, 0)
+        before = start if missing else 0
+        padding.append((before, missing - before))
+    cut = tuple(window)
+    return (
+        np.pad(item.image[cut], padding, mode="symmetric"),
+        np.pad(item.label[cut], padding),
+        np.pad(weight[cut], padding),
+    )
 
 
 def train(
@@ -118,6 +122,7 @@ def train(
     state: TrainingState | None = None,
     save: Save | None = None,
     progress: Progress | None = None,
+    start_is_candidate: bool = False,
 ) -> TrainingState:
     """Train `network` in place by SGD with Dice and cross-entropy (6-1), (6-7).
 
@@ -132,6 +137,8 @@ def train(
         state: a checkpoint to continue from.
         save: called with a checkpoint at every validation.
         progress: called with (iteration, iterations, mean loss).
+        start_is_candidate: the starting weights may be the best ones too, so that fine-tuning
+            never ends worse on the validation patients than it began.
 
     Raises:
         ValueError: when there is nothing to learn from.
@@ -150,8 +157,7 @@ def train(
     if state.iteration:
         network.load_state_dict(state.weights)
         _set_momentum(network, optimiser, state.momentum)
-    elif validate is not None:
-        # The starting weights are a candidate too: a stage never ends worse than it began.
+    elif validate is not None and start_is_candidate:
         state.best_score, state.best_weights = validate(network), _copy(network.state_dict())
     losses: list[float] = []
     while state.iteration < schedule.iterations:

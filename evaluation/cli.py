@@ -119,6 +119,7 @@ def benchmark(
             "rows": rows,
             "summary": summary,
         }
+        json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(record, indent=1), "utf-8")
 
 

@@ -9,6 +9,7 @@ from algorithms.contracts.site_report import (
     Distribution,
     RevisionSummary,
     SiteReport,
+    Vendor,
 )
 from evaluation.case_metrics import CaseMetrics
 from evaluation.disclosure_control import distribution, suppressed_bins
@@ -63,7 +64,7 @@ class ReportSubject:
     adapted_model_sha256: str
     code_version: str
     seed: int
-    manufacturers: tuple[str, ...] = ()
+    vendors: tuple[Vendor, ...] = ()
 
 
 def summarise_site(
@@ -103,7 +104,7 @@ def summarise_site(
         adapted_model_sha256=subject.adapted_model_sha256,
         code_version=subject.code_version,
         seed=subject.seed,
-        manufacturers=tuple(sorted(set(subject.manufacturers))),
+        vendors=tuple(sorted(set(subject.vendors))),
         minimum_group_size=minimum_group_size,
         annotation=annotation,
         arms=tuple(arm for arm in arms if arm.patients),

@@ -186,6 +186,7 @@ def _stage(
             state=load_state(checkpoint),
             save=lambda state: save_state(state, checkpoint),
             progress=progress,
+            start_is_candidate=True,
         )
     save_weights({k: v.cpu() for k, v in network.state_dict().items()}, finished)
     checkpoint.unlink(missing_ok=True)
@@ -315,7 +316,7 @@ def _summarise(current: Round, rows: Sequence[PatientRow]) -> SiteReport:
             adapted_model_sha256=file_sha256(current.folder / "stage3.safetensors"),
             code_version=version("fedgtv"),
             seed=current.seed,
-            manufacturers=tuple(sorted({vendor_of(case.manufacturer) for case in test})),
+            vendors=tuple(sorted({vendor_of(case.manufacturer) for case in test})),
         ),
         annotation=_annotation_summary(current),
         revisions=[

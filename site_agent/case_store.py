@@ -374,7 +374,7 @@ class CaseStore:
         """Return how many cases there are by split."""
         statement = select(CaseRow.split, func.count()).group_by(CaseRow.split)
         with Session(self.engine) as session:
-            return {split: count for split, count in session.execute(statement)}
+            return dict(session.execute(statement).tuples().all())
 
     # -- files ------------------------------------------------------------------------------
 
@@ -441,7 +441,7 @@ def _read_mask(file: Path, shape: tuple[int, ...]) -> MaskArray:
 def _existing(session: Session, case_id: str) -> CaseRow:
     row = session.get(CaseRow, case_id)
     if row is None:
-        raise DataError(f"case {case_id} is unknown: see 'fedgtv-site status'")
+        raise DataError(f"case {case_id} is unknown: see 'fedgtv-site cases'")
     return row
 
 

@@ -35,7 +35,8 @@ app.add_typer(package_app, name="package")
 app.add_typer(ledger_app, name="ledger")
 
 LONG_COMMANDS = {"work", "train-source"}
-_MALLOC_SETTINGS = {
+_PROCESS_SETTINGS = {
+    "OMP_WAIT_POLICY": "PASSIVE",
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
     "MALLOC_TRIM_THRESHOLD_": "17179869184",
     "MALLOC_TOP_PAD_": "268435456",
@@ -145,8 +146,24 @@ def simulate_doctors(home: Home) -> None:
 
 
 @app.command()
+def cases(home: Home) -> None:
+    """List the cases by their pseudonyms.
+
+    Example: fedgtv-site cases --home hospital-b
+    """
+    _, store = _open(home)
+    table = Table("case", "patient", "split", "modality", "slices", "reference")
+    for case in store.cases():
+        reference = "yes" if case.has_reference else "no"
+        slices = str(case.shape_zyx[0])
+        row = (case.case_id, case.patient_id, case.split.value, case.modality, slices, reference)
+        table.add_row(*row)
+    console.print(table)
+
+
+@app.command()
 def status(home: Home) -> None:
-    """Show cases, the round and open tasks.
+    """Show how many cases there are, the round and open tasks.
 
     Example: fedgtv-site status --home hospital-b
     """
@@ -168,7 +185,7 @@ def status(home: Home) -> None:
 
 @app.command("export-rtstruct")
 def export_rtstruct(
-    case: Annotated[str, typer.Argument(help="Case id, as 'status' and the pages show it.")],
+    case: Annotated[str, typer.Argument(help="Case id, as 'cases' and the pages show it.")],
     output: Annotated[Path, typer.Option(help="File to write.")],
     home: Home,
 ) -> None:
@@ -223,10 +240,11 @@ def package_list(home: Home) -> None:
     from site_agent.package_store import packages_held
 
     _, store = _open(home)
-    table = Table("package", "model version", "state", "received (UTC)")
+    table = Table("model version", "state", "received (UTC)")
+    table.add_column("package", overflow="fold")
     for row in packages_held(store.engine):
         received = row.received_at.isoformat(timespec="seconds")
-        table.add_row(row.package_id, row.model_version, row.state, received)
+        table.add_row(row.model_version, row.state, received, row.package_id)
     console.print(table)
 
 
@@ -303,15 +321,15 @@ def _open(home: Path) -> tuple[SiteHome, "CaseStore"]:
     return site, CaseStore(site)
 
 
-def _keep_memory() -> None:
-    """Start long commands again with a C library that keeps freed memory.
+def _restart_for_training() -> None:
+    """Start long commands again with process settings that suit training; results are identical.
 
     Training frees and takes the same large blocks at every step; by default each is given back to
-    the system and faulted in again, which costs a third of the time on a CPU. The C library reads
-    these settings only when a process starts. Results are identical.
+    the system and faulted in again. And threads that wait by spinning make a shared machine several
+    times slower. Libraries read these settings only when a process starts.
     """
     if sys.platform == "linux" and set(sys.argv[1:2]) & LONG_COMMANDS:
-        missing = {k: v for k, v in _MALLOC_SETTINGS.items() if k not in os.environ}
+        missing = {k: v for k, v in _PROCESS_SETTINGS.items() if k not in os.environ}
         if missing:
             os.environ.update(missing)
             os.execv(sys.executable, [sys.executable, *sys.argv])  # noqa: S606 - ourselves
@@ -319,7 +337,7 @@ def _keep_memory() -> None:
 
 def main() -> None:
     """Run the command; an expected error is one line and exit code 2."""
-    _keep_memory()
+    _restart_for_training()
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")

@@ -64,6 +64,9 @@ def _guarded(handler: Handler) -> Callable[[Message, Context], Message]:
                 return Message(handler(message, home, engine), reply_to=message)
             finally:
                 engine.dispose()
+        except egress.ReleaseHeld as held:
+            _log.info("%s: %s", handler.__name__, held)  # waits for a person: an ordinary state
+            return Message(Error(SITE_FAILED, type(held).__name__), reply_to=message)
         except Exception as error:  # the edge of the hospital: nothing may pass it unseen
             frames = "".join(traceback.format_tb(error.__traceback__))  # places, never the text
             _log.error("%s failed with %s at\n%s", handler.__name__, type(error).__name__, frames)

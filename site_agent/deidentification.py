@@ -122,7 +122,7 @@ def deidentify(dataset: Dataset, *, key: bytes) -> Dataset:
     Raises:
         DataError: no image, no PatientID, or the pixels may show the patient's name.
     """
-    _refuse_unfit(dataset)
+    refuse_unfit(dataset)
     patient = pseudonym(str(dataset.get("PatientID", "") or ""), key)
     clean = Dataset()
     for keyword in KEPT:
@@ -254,7 +254,7 @@ def _fernet(key: bytes) -> Fernet:
         raise DataError("the identity key file holds no Fernet key: generate it anew") from error
 
 
-def _refuse_unfit(dataset: Dataset) -> None:
+def refuse_unfit(dataset: Dataset) -> None:
     """Refuse what is no single image and what may show text that no tag rule can remove."""
     if any(keyword not in dataset for keyword in ("Rows", "SOPClassUID", "SOPInstanceUID")):
         raise DataError("only images are de-identified: give image files")

@@ -8,7 +8,13 @@ from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import Mask, Volume
 from site_agent.case_store import CaseStore, NewCase
 from site_agent.config import SiteConfig, SiteHome
-from site_agent.deidentification import deidentify_volume, original_identity, pseudonym, seal
+from site_agent.deidentification import (
+    deidentify_volume,
+    original_identity,
+    pseudonym,
+    refuse_unfit,
+    seal,
+)
 from site_agent.dicom_series import Scan, SeriesFiles, read_headers, read_series, scan
 from site_agent.nifti_pairs import find_pairs, read_pair
 from site_agent.progress import progress_bar
@@ -51,31 +57,33 @@ def _from_dicom(home: SiteHome, folder: Path) -> list[NewCase]:
         for done, series in enumerate(wanted, start=1):
             volume = read_series(series.files)
             headers = read_headers(series.files)
+            for header in headers:
+                refuse_unfit(header)
             patient = str(headers[0].get("PatientID", ""))
-            contours = [
-                _target(read_rtstruct(file, volume), file, home.config)
-                for file in structure_sets.get(series.series_instance_uid, [])
-            ]
+            file = structure_sets.get(series.series_instance_uid)
+            contours = (
+                () if file is None else (_target(read_rtstruct(file, volume), file, home.config),)
+            )
             cases.append(
                 NewCase(
                     case_id=pseudonym(series.series_instance_uid, pseudonym_key, prefix="case"),
                     patient_id=pseudonym(patient, pseudonym_key),
                     volume=deidentify_volume(volume, pseudonym_key),
                     identity_sealed=seal(original_identity(headers), crosswalk_key),
-                    contours=tuple(contours[:1]),
+                    contours=contours,
                 )
             )
             progress(done, len(wanted), -1.0)
     return cases
 
 
-def _assign(wanted: Sequence[SeriesFiles], found: Scan) -> dict[str, list[Path]]:
+def _assign(wanted: Sequence[SeriesFiles], found: Scan) -> dict[str, Path]:
     """Give every structure set to the series it was drawn on: by frame of reference, then nearness.
 
     Raises:
-        DataError: a structure set fits no series, or more than one.
+        DataError: a structure set fits no series or more than one, or a series has two.
     """
-    assigned: dict[str, list[Path]] = {}
+    assigned: dict[str, Path] = {}
     for structure_set in found.structure_sets:
         file = structure_set.file
         frames, drawn_on = structure_set.frame_of_reference_uids, structure_set.series_instance_uids
@@ -94,7 +102,12 @@ def _assign(wanted: Sequence[SeriesFiles], found: Scan) -> dict[str, list[Path]]
                 "reference: ingest one series and its structure set at a time"
             )
         if candidates[0] in wanted:
-            assigned.setdefault(candidates[0].series_instance_uid, []).append(file)
+            first = assigned.setdefault(candidates[0].series_instance_uid, file)
+            if first is not file:
+                raise DataError(
+                    f"{file}: a second structure set of the series that {first.name} was drawn "
+                    "on: move away all but the one to use"
+                )
     return assigned
 
 
@@ -121,7 +134,7 @@ def _from_nifti(home: SiteHome, folder: Path) -> list[NewCase]:
     cases = []
     for pair in find_pairs(folder):
         volume, mask = read_pair(pair)
-        name = pair.image.name.split(".")[0]
+        name = pair.name
         contours = () if mask is None else (Contour(TARGET_ROI, mask, Provenance.REFERENCE),)
         cases.append(
             NewCase(

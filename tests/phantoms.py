@@ -101,7 +101,7 @@ def write_nifti_pair(
 
 
 def tiny_plan(*, iterations: int = 6, validate_every: int = 2, target_trained: bool = True):
-    """Return a plan that trains for seconds: just long enough for the source model to find balls."""
+    """Return a plan that trains for seconds: long enough for the source model to find balls."""
     schedule = TrainingSchedule(
         iterations=iterations, batch_size=4, learning_rate=0.05, validate_every=validate_every
     )

@@ -183,7 +183,7 @@ def tiny_report(site: str, package_id: str, **changes: Any) -> SiteReport:
         "adapted_model_sha256": "20310506" + "a" * 56,  # looks like a date, but is a hash
         "code_version": "0.1.0",
         "seed": 20310506,  # nor is a seed a date
-        "manufacturers": ("PHANTOM",),
+        "vendors": ("other",),
         "minimum_group_size": 5,
         "annotation": AnnotationSummary(
             strategy="stdr",

@@ -1,6 +1,7 @@
 """One frozen configuration object per process, from TOML text and environment variables."""
 
 import difflib
+import json
 import tomllib
 from collections.abc import Mapping
 from typing import TypeVar
@@ -17,7 +18,8 @@ def parse_configuration(
 ) -> Configuration:
     """Build a `model` from TOML `text`, overridden by variables that start with `prefix`.
 
-    `FEDGTV_SITE_THREADS=2` overrides the key `threads` when the prefix is "FEDGTV_SITE_".
+    `FEDGTV_SITE_THREADS=2` overrides the key `threads` when the prefix is "FEDGTV_SITE_", and
+    `FEDGTV_SITE_ROI_NAMES='["GTVp"]'` a list.
 
     Args:
         text: the TOML file's text.
@@ -40,13 +42,23 @@ def parse_configuration(
         if variable.startswith(prefix):
             key = variable.removeprefix(prefix).lower()
             _check_known(key, known, f"environment variable {variable}")
-            values[key] = value
+            values[key] = _listed(value)
     try:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "configuration"
         raise DataError(f"{source}: key '{where}': {first['msg']}: correct the value") from error
+
+
+def _listed(value: str) -> object:
+    """Read lists, written as in TOML and JSON alike; everything else pydantic reads from text."""
+    if value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError:
+            return value
+    return value
 
 
 def _check_known(key: str, known: list[str], source: str) -> None:

@@ -7,7 +7,7 @@ identifier of a patient or an array; the weights of an approved package travel b
 """
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,6 +17,9 @@ from algorithms.contracts.site_report import Count, SiteReport
 SiteName = str
 SITE_NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,39}$"
 PACKAGE_ID_PATTERN = r"^[0-9a-f]{64}$"
+
+
+PackageId = Annotated[str, Field(pattern=PACKAGE_ID_PATTERN)]
 
 
 class _Message(BaseModel):
@@ -42,7 +45,7 @@ class SiteStatus(_Message):
     site: SiteName = Field(pattern=SITE_NAME_PATTERN)
     code_version: str = Field(pattern=r"^[0-9A-Za-z.+-]{1,40}$")
     source_package_ready: bool
-    packages_held: tuple[str, ...]  # package ids, verified
+    packages_held: tuple[PackageId, ...]  # verified
     current_package: str | None = Field(default=None, pattern=PACKAGE_ID_PATTERN)
     round_state: RoundState
     open_annotation_tasks: Count

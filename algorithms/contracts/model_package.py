@@ -75,7 +75,7 @@ class AdaptationPlan(_Noun):
     """
 
     annotation_budget: float = Field(default=0.2, gt=0, le=1)
-    selection_strategy: str = "stdr"
+    selection_strategy: str = Field(default="stdr", pattern=r"^[a-z0-9_]{1,32}$")
     stage1: TrainingSchedule
     stage3: TrainingSchedule
     target_trained: TrainingSchedule | None = None
@@ -87,7 +87,7 @@ class StudyPlan(_Noun):
 
     model_version: str = Field(default="1.0.0", pattern=r"^[a-z0-9][a-z0-9.+-]{0,39}$")
     roi_name: str = Field(default="GTVp", pattern=r"^[A-Za-z0-9_^~+-]{1,16}$")
-    modality: str = "MR"
+    modality: str = Field(default="MR", pattern=r"^[A-Z]{2,4}$")
     preprocessing: PreprocessingRecipe = PreprocessingRecipe()
     network: NetworkSpec = NetworkSpec()
     source_training: TrainingSchedule
@@ -119,7 +119,7 @@ class Manifest(_Noun):
     model_version: str = Field(pattern=r"^[a-z0-9][a-z0-9.+-]{0,39}$")
     parent_version: str | None = None
     roi_name: str = Field(default="GTVp", pattern=r"^[A-Za-z0-9_^~+-]{1,16}$")
-    modality: str = "MR"
+    modality: str = Field(default="MR", pattern=r"^[A-Z]{2,4}$")
     preprocessing: PreprocessingRecipe
     network: NetworkSpec
     adaptation: AdaptationPlan
@@ -128,8 +128,10 @@ class Manifest(_Noun):
     source_training_slices: int = Field(gt=0)
     source_validation: SourceValidation
     seed: int
-    licence: str = "Apache-2.0"
-    intended_use: str = "Research use only, not a medical device"
+    licence: str = Field(default="Apache-2.0", pattern=r"^[A-Za-z0-9.+-]{1,40}$")  # SPDX
+    intended_use: Literal["Research use only, not a medical device"] = (
+        "Research use only, not a medical device"
+    )
     files: dict[str, FileEntry]
 
     def signed_bytes(self) -> bytes:

@@ -107,7 +107,7 @@ class SiteReport(_Noun):
     adapted_model_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     code_version: str = Field(pattern=r"^[0-9A-Za-z.+-]{1,40}$")
     seed: int
-    manufacturers: tuple[str, ...] = ()
+    vendors: tuple[Vendor, ...] = ()
     minimum_group_size: int = Field(ge=1)
     annotation: AnnotationSummary
     arms: tuple[ArmSummary, ...]

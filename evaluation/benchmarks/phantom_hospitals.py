@@ -102,11 +102,11 @@ T1_PLAIN: Mapping[Tissue, float] = {
     Tissue.NODE: 0.44, Tissue.VESSEL: 0.12, Tissue.SINUS_FLUID: 0.30, Tissue.VITREOUS: 0.20,
     Tissue.TUMOUR: 0.49,
 }  # fmt: skip
-# Enhanced T1 with fat suppression: fat and marrow go dark, mucosa outshines the tumour.
+# Enhanced T1 with partial fat suppression: fat and marrow go dark, mucosa outshines the tumour.
 T1_FAT_SUPPRESSED: Mapping[Tissue, float] = {
     **T1_ENHANCED,
-    Tissue.SKIN: 0.32, Tissue.FAT: 0.24, Tissue.MARROW: 0.26, Tissue.GLAND: 0.50,
-    Tissue.MUSCLE: 0.36, Tissue.MUCOSA: 0.92, Tissue.NODE: 0.66, Tissue.TUMOUR: 0.68,
+    Tissue.SKIN: 0.45, Tissue.FAT: 0.55, Tissue.MARROW: 0.50, Tissue.MUCOSA: 0.85,
+    Tissue.TUMOUR: 0.62,
 }  # fmt: skip
 
 HOSPITALS: tuple[HospitalProfile, ...] = (
@@ -130,7 +130,7 @@ HOSPITALS: tuple[HospitalProfile, ...] = (
         tilt_deg=0.0,
         contouring=ContouringStyle(margin_mm=0.0, smoothing_mm=1.0, jitter_mm=0.3),
         roi_name="GTVp",
-        patients=32,
+        patients=28,
     ),
     HospitalProfile(
         name="hospital-b",  # older 1.5 T scanner, no contrast agent, noise, a margin drawn in
@@ -152,10 +152,10 @@ HOSPITALS: tuple[HospitalProfile, ...] = (
         tilt_deg=0.0,
         contouring=ContouringStyle(margin_mm=1.5, smoothing_mm=2.0, jitter_mm=0.6),
         roi_name="GTV_primary",
-        patients=20,
+        patients=18,
     ),
     HospitalProfile(
-        name="hospital-c",  # enhanced T1 with fat suppression, tight and smooth contours
+        name="hospital-c",  # enhanced T1 with partial fat suppression, tight and smooth contours
         scanner=ScannerTags("Philips", "Phantom Ingenia", 3.0, "T1W_SPIR_tra_Gd", "SE", 620, 12),
         grey=T1_FAT_SUPPRESSED,
         grey_sd=0.06,
@@ -174,7 +174,7 @@ HOSPITALS: tuple[HospitalProfile, ...] = (
         tilt_deg=0.0,
         contouring=ContouringStyle(margin_mm=-0.8, smoothing_mm=2.5, jitter_mm=0.3),
         roi_name="GTV-T",
-        patients=20,
+        patients=18,
     ),
     HospitalProfile(
         name="hospital-d",  # enhanced T1 again, but thick tilted slices, blur and a strong bias
@@ -196,7 +196,7 @@ HOSPITALS: tuple[HospitalProfile, ...] = (
         tilt_deg=8.0,
         contouring=ContouringStyle(margin_mm=2.0, smoothing_mm=2.0, jitter_mm=0.6),
         roi_name="GTV Nasopharynx",
-        patients=20,
+        patients=18,
     ),
 )
 

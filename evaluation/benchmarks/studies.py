@@ -1,6 +1,8 @@
 """The studies that the demo and the benchmarks run: which hospitals, which data, which plan."""
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -62,9 +64,14 @@ def phantom_study(preset: Preset) -> Study:
     """Return the study on phantom hospitals: nothing but a seed is needed."""
 
     def write_inputs(folder: Path, seed: int, progress: Progress) -> None:
-        for done, profile in enumerate(HOSPITALS, start=1):
-            write_hospital(profile, folder / profile.name, seed=seed)
-            progress(done, len(HOSPITALS), profile.name)
+        with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
+            written = {
+                pool.submit(write_hospital, profile, folder / profile.name, seed=seed): profile
+                for profile in HOSPITALS
+            }
+            for done, future in enumerate(as_completed(written), start=1):
+                future.result()
+                progress(done, len(HOSPITALS), written[future].name)
 
     hospitals = [Hospital(profile.name, (profile.roi_name,)) for profile in HOSPITALS]
     return Study(
@@ -140,13 +147,13 @@ _PHANTOM_PLANS: dict[Preset, StudyPlan] = {
 
 _STS_PLANS: dict[Preset, StudyPlan] = {
     "cpu": StudyPlan(
-        preprocessing=PreprocessingRecipe(in_plane_spacing_mm=2.0, patch_yx=(96, 96)),
+        preprocessing=PreprocessingRecipe(in_plane_spacing_mm=2.0, patch_yx=(64, 64)),
         network=NetworkSpec(base_channels=16),
-        source_training=_schedule(600, 0.03),
+        source_training=_schedule(1200, 0.03),
         adaptation=AdaptationPlan(
-            stage1=_schedule(240, 0.01),
-            stage3=_schedule(120, 0.003),
-            target_trained=_schedule(360, 0.01),
+            stage1=_schedule(300, 0.01),
+            stage3=_schedule(150, 0.003),
+            target_trained=_schedule(450, 0.01),
         ),
     ),
     "full": StudyPlan(

@@ -1,4 +1,5 @@
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -163,7 +164,7 @@ def test_the_learning_rate_follows_its_formula() -> None:
     assert learning_rate(plan, 100) == pytest.approx(0.03 * 0.5**0.9)
     assert learning_rate(plan, 199) == pytest.approx(0.03 * (1 / 200) ** 0.9)
     rates = [learning_rate(plan, i) for i in range(200)]
-    assert all(a > b > 0 for a, b in zip(rates, rates[1:], strict=False))
+    assert all(a > b > 0 for a, b in itertools.pairwise(rates))
 
 
 # -- batches ----------------------------------------------------------------------------------

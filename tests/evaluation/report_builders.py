@@ -36,7 +36,7 @@ def subject(site: str = "north", **changes: object) -> ReportSubject:
         "adapted_model_sha256": "cd" * 32,
         "code_version": "0.1.0",
         "seed": 7,
-        "manufacturers": ("SIEMENS",),
+        "vendors": ("siemens",),
     }
     return ReportSubject(**(values | changes))
 

@@ -93,7 +93,7 @@ def test_a_report_with_a_planted_identifier_stays_inside(tmp_path: Path) -> None
     engine = open_database(open_home(homes["hospital-b"]).database_url)
     with EmbeddedTransport(coordinator, homes, site_app=SITE_APP) as transport:
         transport.tick(Goal.DELIVERED, patience_s=10)
-        finish_round(engine, "hospital-b", offered.package_id, manufacturers=(PLANTED[0],))
+        finish_round(engine, "hospital-b", offered.package_id, code_version=PLANTED[0])
         summary = transport.tick()
     assert summary.sites[1].last_failure == "ReleaseRefused"
     assert egress.list_entries(engine)[-1].state == "refused"

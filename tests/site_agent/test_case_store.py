@@ -163,7 +163,7 @@ def test_a_split_is_decided_once(store) -> None:
 
 def test_an_unknown_case_is_named(store) -> None:
     for read in (store.case, store.volume, store.geometry, store.identity_sealed):
-        with pytest.raises(DataError, match=r"case-0+ is unknown.*fedgtv-site status"):
+        with pytest.raises(DataError, match=r"case-0+ is unknown: see 'fedgtv-site"):
             read("case-000000000000")
 
 

@@ -54,6 +54,12 @@ def _report(**changes: Any) -> SiteReportMessage:
     return SiteReportMessage(report=tiny_report("hospital-b", PACKAGE, **changes))
 
 
+def _offer(licence: str) -> SourcePackageOffer:
+    """Offer a package whose licence, a field with some freedom, says something."""
+    manifest = tiny_package()[0].model_copy(update={"licence": licence})
+    return SourcePackageOffer(site="hospital-b", manifest=manifest)
+
+
 def _refusal(home: SiteHome, engine: Engine, message: Any, **files: bytes) -> str:
     with pytest.raises(egress.ReleaseRefused) as refused:
         egress.release(home, engine, message, files=files, now=AT)
@@ -77,31 +83,37 @@ def test_a_release_is_canonical_json_with_a_copy_in_the_ledger(
     ("residue", "rule"),
     [
         (PLANTED_PATIENT, "residue_identifier"),
-        (f"MRI of {PLANTED_CASE}", "residue_identifier"),
+        (PLANTED_CASE, "residue_identifier"),
         (PLANTED_UID, "residue_identifier"),
         ("patient-ffffffffffff", "residue_pseudonym"),
         ("1.2.840.113619.2.5.1762583153", "residue_dicom_uid"),
         ("2.25.1234567890.1", "residue_dicom_uid"),
-        ("/data/scans/hosp", "residue_path"),
-        ("C:\\scans", "residue_path"),
-        ("born 19700131", "residue_date"),
+        ("/data/scans/hosp", "wrong_schema"),
+        ("C:\\scans", "wrong_schema"),
+        ("born-19700131", "residue_date"),
         ("1970-01-31", "residue_date"),
     ],
 )
 def test_residues_do_not_leave(home: SiteHome, engine: Engine, residue: str, rule: str) -> None:
-    assert _refusal(home, engine, _report(manufacturers=(residue,))) == rule
+    assert _refusal(home, engine, _offer(residue)) == rule
 
 
 def test_the_folder_of_the_site_does_not_leave(home: SiteHome, engine: Engine) -> None:
-    message = _report(manufacturers=(str(home.folder),))
-    assert _refusal(home, engine, message) == "residue_identifier"
+    assert _refusal(home, engine, _offer(str(home.folder))) == "wrong_schema"
 
 
-@pytest.mark.parametrize("harmless", ["SIEMENS Aera 1.5T", "GE/Philips", "v1.12.3", "12345678901"])
+def test_a_vendor_as_the_scanner_wrote_it_does_not_leave(home: SiteHome, engine: Engine) -> None:
+    message = _report()
+    report = message.report.model_copy(update={"vendors": ("Dr Someone's scanner",)})
+    message = message.model_copy(update={"report": report})
+    assert _refusal(home, engine, message) == "wrong_schema"
+
+
+@pytest.mark.parametrize("harmless", ["Apache-2.0", "CC-BY-4.0", "v1.12.3", "12345678901"])
 def test_what_only_resembles_a_residue_leaves(
     home: SiteHome, engine: Engine, harmless: str
 ) -> None:
-    egress.release(home, engine, _report(manufacturers=(harmless,)), now=AT)
+    egress.release(home, engine, _offer(harmless), now=AT)
 
 
 @pytest.mark.parametrize("n", [1, 4, 5])

@@ -5,9 +5,8 @@ from algorithms.contracts.model_package import Manifest
 from tests.phantoms import tiny_manifest
 
 DOCUMENT = tiny_manifest().model_dump(mode="json")
-ONE_VALUE_ONLY = {("schema_version",), ("network", "name")}
-# Where half as much again is no permitted value.
-OTHER_VALUES = {("adaptation", "annotation_budget"): 0.75, ("parent_version",): "0.8.0"}
+ONE_VALUE_ONLY = {("schema_version",), ("network", "name"), ("intended_use",)}
+OTHER_VALUES = {("modality",): "CT"}  # where the rule below gives no permitted value
 
 
 def leaves(value, path=()):
@@ -48,7 +47,7 @@ def test_the_id_changes_with_any_field(path) -> None:
 
 
 @pytest.mark.parametrize("path", ONE_VALUE_ONLY, ids=str)
-def test_another_schema_or_network_is_no_manifest_of_this_version(path) -> None:
+def test_another_schema_network_or_use_is_no_manifest_of_this_version(path) -> None:
     with pytest.raises(ValidationError):
         Manifest.model_validate(replaced(DOCUMENT, path, another(value_at(DOCUMENT, path))))
 

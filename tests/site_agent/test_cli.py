@@ -1,0 +1,376 @@
+"""The commands hospital IT runs: what they print, and bad input as one line and exit code 2."""
+
+import importlib
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+import typer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from algorithms.contracts.canonical_json import canonical_json, sha256_hex
+from algorithms.contracts.model_package import MANIFEST_FILE, MODEL_FILE, FileEntry
+from site_agent import cli
+from site_agent.case_store import CaseStore
+from site_agent.config import SiteHome
+from site_agent.package_store import active_package, packages_held
+from tests.phantoms import (
+    filled_store,
+    make_home,
+    public_hex,
+    sign_folder,
+    tiny_manifest,
+    tiny_plan,
+    tiny_volume,
+    write_nifti_pair,
+)
+from tests.simulated_site import tiny_package
+from tests.site_agent.test_ingest import (
+    BREAKAGES,
+    cut_a_file,
+    remove_a_slice,
+    use_another_frame,
+    write_patient,
+)
+from tests.site_agent.tiny_road import SHARES
+
+COMMAND = Path(sys.executable).with_name("fedgtv-site")
+PARTIES = {
+    "fedgtv-site": "site_agent.cli",
+    "fedgtv-coordinator": "coordinator.cli",
+    "fedgtv-evaluate": "evaluation.cli",
+}
+SOURCES = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run `fedgtv-site` in this process: returns exit code, output and errors."""
+
+    def run_command(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fedgtv-site", *map(str, arguments)])
+        for name in cli._MALLOC_SETTINGS:  # else long commands start themselves again
+            monkeypatch.setenv(name, "0")
+        capsys.readouterr()
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run_command
+
+
+@pytest.fixture
+def key() -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.generate()
+
+
+@pytest.fixture
+def home(tmp_path, key) -> SiteHome:
+    return make_home(tmp_path / "home", trusted_key=public_hex(key), **SHARES)
+
+
+@pytest.fixture
+def package(tmp_path, key) -> Path:
+    """Write a signed package of this site's study; its weights are random."""
+    manifest, files = tiny_package(study="tiny")
+    folder = tmp_path / "unsigned"
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    (folder / MANIFEST_FILE).write_bytes(manifest.signed_bytes())
+    return sign_folder(folder, tmp_path / "package", key)
+
+
+def snapshot(home: SiteHome) -> str:
+    """Dump every table of the site's database."""
+    with sqlite3.connect(home.folder / "site.db") as database:
+        return "\n".join(database.iterdump())
+
+
+def one_line(errors: str) -> str:
+    """Return the line of an error; before it there is nothing but progress."""
+    assert errors.endswith("\n")
+    *progress, line = errors.splitlines()
+    assert all(re.fullmatch(r"reading series: \d+/\d+", said) for said in progress)
+    assert line.startswith("error: ")
+    return line
+
+
+# -- help -------------------------------------------------------------------------------------
+
+
+def commands(party: str) -> dict[str, click.Command]:
+    """Walk a party's commands: name as typed, such as "fedgtv-site package list" -> command."""
+    app = importlib.import_module(PARTIES[party]).app
+    found: dict[str, click.Command] = {}
+
+    def walk(name: str, command: click.Command) -> None:
+        found[name] = command
+        for sub, inner in getattr(command, "commands", {}).items():
+            walk(f"{name} {sub}", inner)
+
+    walk(party, typer.main.get_command(app))
+    return found
+
+
+@pytest.mark.parametrize("party", PARTIES)
+def test_every_command_has_a_sentence_and_an_example_of_itself(party: str) -> None:
+    every = commands(party)
+    assert len(every) > 2
+    for name, command in every.items():
+        text = " ".join((command.help or "").split())
+        sentence, _, example = text.partition("Example: ")
+        assert re.match(r"[A-Z].{15,}\.", sentence), f"{name} has no sentence"
+        assert example.startswith(party if command is every[party] else name), f"{name}: {example}"
+
+
+@pytest.mark.parametrize("party", PARTIES)
+def test_examples_use_options_that_exist(party: str) -> None:
+    every = commands(party)
+    for name, command in every.items():
+        example = (command.help or "").partition("Example: ")[2].split()
+        words = [w for w in example if not w.startswith("-")]
+        longest = max((n for n in every if words[: n.count(" ") + 1] == n.split()), key=len)
+        known = {option for p in every[longest].params for option in getattr(p, "opts", [])}
+        assert {w for w in example if w.startswith("--")} <= known, name
+
+
+@pytest.mark.parametrize("party", PARTIES)
+def test_every_option_says_what_it_is(party: str) -> None:
+    for name, command in commands(party).items():
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, f"{name}: {parameter.name}"
+
+
+@pytest.mark.xfail(
+    strict=True, reason="typer 0.20 loses the help of arguments under click 8.5: pin click below"
+)
+def test_every_argument_says_what_it_is() -> None:
+    for party in PARTIES:
+        for name, command in commands(party).items():
+            for parameter in command.params:
+                assert parameter.help, f"{name}: {parameter.name}"
+
+
+def test_every_command_that_a_message_names_exists() -> None:
+    known = {name for party in PARTIES for name in commands(party)}
+    named = set()
+    for package in ("site_agent", "coordinator", "evaluation", "clinical_ui", "algorithms"):
+        for file in (SOURCES / package).rglob("*.py"):
+            text = re.sub(r'"\s*\n\s*f?"', "", file.read_text("utf-8"))  # joined string parts
+            for party, rest in re.findall(r"'(fedgtv-[a-z]+)((?: [a-z][a-z-]*)+)", text):
+                words = rest.split()
+                hits = [" ".join([party, *words[:n]]) for n in (2, 1)]
+                named.add(next((hit for hit in hits if hit in known), f"{party}{rest}"))
+    assert named - known == set()
+    assert len(named) > 5
+
+
+def test_help_says_that_this_is_research(run) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    assert "Research use only, not a medical device" in " ".join(out.replace("│", " ").split())
+
+
+# -- what commands say ------------------------------------------------------------------------
+
+
+def test_from_an_empty_folder_to_a_filled_home(run, tmp_path) -> None:
+    home = tmp_path / "new"
+    code, out, _ = run("init", "--home", home, "--name", "hospital-c", "--study", "npc")
+    assert code == 0
+    assert "ready" in out
+    for number in range(3):
+        write_nifti_pair(tmp_path / "images", f"P{number}", *tiny_volume(number))
+    code, out, _ = run("ingest", "--home", home, tmp_path / "images")
+    assert (code, out) == (0, "hospital-c: 3 new cases, 3 in all\n")
+    code, out, _ = run("status", "--home", home)
+    assert code == 0
+    assert "none yet" in out
+
+
+def test_a_package_is_verified_imported_and_approved(run, home, package) -> None:
+    code, out, _ = run("package", "verify", "--home", home.folder, package)
+    assert code == 0
+    assert "genuine" in out
+    assert packages_held(CaseStore(home).engine) == []
+    code, out, _ = run("package", "import", "--home", home.folder, package)
+    assert code == 0
+    package_id = re.search(r"[0-9a-f]{64}", out.replace("\n", ""))[0]
+    assert active_package(CaseStore(home).engine) is None
+    assert run("package", "approve", "--home", home.folder, package_id)[0] == 0
+    active = active_package(CaseStore(home).engine)
+    assert active is not None
+    assert active.package_id == package_id
+
+
+def test_work_without_a_package_waits(run, home) -> None:
+    assert run("work", "--home", home.folder)[:2] == (0, "hospital-b: none\n")
+
+
+def test_ledger_of_a_new_site_is_empty_and_unbroken(run, home) -> None:
+    assert run("ledger", "list", "--home", home.folder)[0] == 0
+    assert run("ledger", "verify", "--home", home.folder)[:2] == (0, "0 entries, unbroken\n")
+
+
+# -- bad input: one line that names the file and says what to do, exit code 2, nothing changed ---
+
+
+@pytest.mark.parametrize("break_it", [remove_a_slice, cut_a_file, use_another_frame])
+def test_a_bad_export_is_refused(run, home, tmp_path, break_it) -> None:
+    filled_store(home, 1).engine.dispose()
+    before = snapshot(home)
+    for number in (1, 2):
+        write_patient(tmp_path / "export" / f"P{number}", number)
+    break_it(tmp_path / "export")
+    code, out, errors = run("ingest", "--home", home.folder, tmp_path / "export")
+    assert (code, out) == (2, "")
+    assert [word for word in BREAKAGES[break_it] if word not in one_line(errors)] == []
+    assert snapshot(home) == before
+
+
+def test_an_empty_folder_and_a_lone_text_file_are_refused(run, home, tmp_path) -> None:
+    folder = tmp_path / "export"
+    folder.mkdir()
+    for _ in range(2):
+        code, _, errors = run("ingest", "--home", home.folder, folder)
+        assert code == 2
+        assert "no DICOM series" in one_line(errors)
+        assert str(folder) in errors
+        (folder / "notes.txt").write_text("nothing here", "utf-8")
+    assert "not DICOM" in errors
+
+
+@pytest.mark.parametrize("command", ["verify", "import"])
+def test_a_package_with_one_flipped_byte_is_refused(run, home, package, command) -> None:
+    before = snapshot_of_new(home)
+    for name in (MODEL_FILE, "reference_points.npy"):
+        content = bytearray((package / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (package / name).write_bytes(content)
+        code, _, errors = run("package", command, "--home", home.folder, package)
+        assert code == 2
+        assert f"error: {name}: its SHA-256" in one_line(errors)
+        assert "ask the coordinator to send it again" in errors
+        content[len(content) // 2] ^= 1
+        (package / name).write_bytes(content)
+    assert snapshot(home) == before
+
+
+def test_a_changed_manifest_is_refused(run, home, package) -> None:
+    text = (package / MANIFEST_FILE).read_text("utf-8")
+    (package / MANIFEST_FILE).write_text(text.replace('"seed":0', '"seed":1'), "utf-8")
+    code, _, errors = run("package", "import", "--home", home.folder, package)
+    assert code == 2
+    assert "signature does not fit" in one_line(errors)
+
+
+def test_a_package_signed_by_an_unknown_key_is_refused(run, home, package, tmp_path) -> None:
+    before = snapshot_of_new(home)
+    stranger = Ed25519PrivateKey.generate()
+    shutil.rmtree(package)
+    sign_folder(tmp_path / "unsigned", package, stranger)
+    code, _, errors = run("package", "import", "--home", home.folder, package)
+    assert code == 2
+    line = one_line(errors)
+    assert sha256_hex(stranger.public_key().public_bytes_raw())[:16] in line
+    assert "does not trust" in line
+    assert "trusted_keys" in line
+    assert snapshot(home) == before
+
+
+def test_a_folder_that_is_no_package_and_one_of_another_study_are_refused(
+    run, home, package, tmp_path, key
+) -> None:
+    (tmp_path / "other").mkdir()
+    code, _, errors = run("package", "verify", "--home", home.folder, tmp_path / "other")
+    assert code == 2
+    assert "manifest.json: no such file" in one_line(errors)
+    entries = {
+        name: FileEntry(sha256=sha256_hex(data), size_bytes=len(data))
+        for name, data in ((f.name, f.read_bytes()) for f in (tmp_path / "unsigned").iterdir())
+        if name != MANIFEST_FILE
+    }
+    manifest = tiny_manifest(study="elsewhere", files=entries)
+    (tmp_path / "unsigned" / MANIFEST_FILE).write_bytes(
+        canonical_json(manifest.model_dump(mode="json"))
+    )
+    foreign = sign_folder(tmp_path / "unsigned", tmp_path / "foreign", key)
+    code, _, errors = run("package", "verify", "--home", home.folder, foreign)
+    assert code == 2
+    assert "'elsewhere'" in one_line(errors)
+
+
+def test_an_unknown_configuration_key_is_refused_with_the_nearest(run, home) -> None:
+    with (home.folder / "site.toml").open("a", encoding="utf-8") as file:
+        file.write("minimum_grup_size = 5\n")
+    code, _, errors = run("status", "--home", home.folder)
+    assert code == 2
+    assert "'minimum_grup_size': did you mean 'minimum_group_size'?" in one_line(errors)
+    assert "site.toml" in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["status", "--home", "nowhere"], "fedgtv-site init"),
+        (["simulate-doctors", "--home", "HOME"], "fedgtv-site work"),
+        (["package", "approve", "--home", "HOME", "ab" * 32], "package list"),
+        (["export-rtstruct", "--home", "HOME", "case-0", "--output", "x.dcm"], "is unknown"),
+        (["init", "--home", "HOME", "--name", "b", "--study", "s"], "exists already"),
+        (["init", "--home", "new", "--name", "Großklinik", "--study", "s"], "'name'"),
+        (["ledger", "approve", "--home", "HOME", "7"], "7"),
+    ],
+)
+def test_a_question_out_of_turn_is_answered_in_one_line(run, home, arguments, words) -> None:
+    code, _, errors = run(*[home.folder if a == "HOME" else a for a in arguments])
+    assert code == 2
+    assert words in one_line(errors)
+
+
+def test_a_plan_that_cannot_be_read_is_refused(run, tmp_path) -> None:
+    source = make_home(tmp_path / "source", role="source", **SHARES)
+    plan = tmp_path / "plan.json"
+    code, _, errors = run("train-source", "--home", source.folder, "--plan", plan)
+    assert code == 2
+    assert f"{plan}: no such plan" in one_line(errors)
+    for text, words in (
+        ("{", "plan.json"),
+        (
+            tiny_plan().model_dump_json().replace('"reference_points":3', '"reference_points":0'),
+            "'reference_points'",
+        ),
+    ):
+        plan.write_text(text, "utf-8")
+        code, _, errors = run("train-source", "--home", source.folder, "--plan", plan)
+        assert code == 2
+        assert words in one_line(errors)
+        assert "correct the plan" in errors
+
+
+def test_the_installed_command_answers_in_one_line_too(home, tmp_path) -> None:
+    (tmp_path / "empty").mkdir()
+    ended = subprocess.run(
+        [COMMAND, "ingest", "--home", home.folder, tmp_path / "empty"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "no DICOM series" in one_line(ended.stderr)
+
+
+def snapshot_of_new(home: SiteHome) -> str:
+    """Create the database of a new home and dump it."""
+    CaseStore(home).engine.dispose()
+    return snapshot(home)
