@@ -87,7 +87,9 @@ def advance(current: Round) -> RoundState:
     """Take a round as far as it goes without people, and return where it stands."""
     state = RoundState(current.store.round(current.round_id).state)
     if state is RoundState.FAILED:
-        state = current.store.advance(current.round_id, RoundEvent.RETRIED, actor=ACTOR)
+        selected = bool(current.store.tasks(current.round_id))
+        again = RoundEvent.TRAINING_RESUMED if selected else RoundEvent.SELECTION_RETRIED
+        state = current.store.advance(current.round_id, again, actor=ACTOR)
     if state is RoundState.RECEIVED:
         state = select_slices(current)
     if state is RoundState.AWAITING_ANNOTATION and not _open_tasks(current):

@@ -13,7 +13,8 @@ class RoundEvent(StrEnum):
     PREDICTIONS_READY = "predictions_ready"
     REVIEW_COMPLETE = "review_complete"
     FAILED = "failed"
-    RETRIED = "retried"
+    SELECTION_RETRIED = "selection_retried"
+    TRAINING_RESUMED = "training_resumed"
 
 
 TRANSITIONS: dict[tuple[RoundState, RoundEvent], RoundState] = {
@@ -23,7 +24,8 @@ TRANSITIONS: dict[tuple[RoundState, RoundEvent], RoundState] = {
     (RoundState.AWAITING_REVIEW, RoundEvent.REVIEW_COMPLETE): RoundState.REPORTED,
     (RoundState.RECEIVED, RoundEvent.FAILED): RoundState.FAILED,
     (RoundState.TRAINING, RoundEvent.FAILED): RoundState.FAILED,
-    (RoundState.FAILED, RoundEvent.RETRIED): RoundState.RECEIVED,
+    (RoundState.FAILED, RoundEvent.SELECTION_RETRIED): RoundState.RECEIVED,
+    (RoundState.FAILED, RoundEvent.TRAINING_RESUMED): RoundState.TRAINING,
 }
 
 

@@ -111,8 +111,7 @@ def train_source(
         manifest = run(site, store, study_plan)
     score = manifest.source_validation
     console.print(
-        f"{site.config.name}: model {manifest.model_version}, Dice {score.validation_dsc:.3f} on "
-        f"{score.validation_patients} validation and {score.test_dsc or 0:.3f} on "
+        f"{site.config.name}: model {manifest.model_version}, Dice {score.test_dsc or 0:.3f} on "
         f"{score.test_patients} test patients at home; package in {site.source_package}"
     )
 

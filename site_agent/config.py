@@ -30,7 +30,9 @@ class SiteConfig(BaseModel):
         roi_names: names under which this hospital's contours of the target may come in.
         modalities: only series of these modalities are ingested.
         minimum_group_size: figures about fewer patients than this are never released.
-        test_share, validation_share: parts of the patients held out (thesis: 0.2 and 0.1).
+        test_share, validation_share: parts of the patients held out (thesis: 0.2 and 0.1). Without
+            validation patients all others are learnt from and the last weights are kept: better
+            where a share would be one or two patients.
         seed: for the patient split and training.
         threads: CPU threads for training; 0 means all.
         auto_approve: accept verified packages and release permitted messages without a person.
@@ -48,7 +50,7 @@ class SiteConfig(BaseModel):
     modalities: tuple[str, ...] = ("MR", "CT")
     minimum_group_size: int = Field(default=5, ge=2)
     test_share: float = Field(default=0.2, gt=0, lt=1)
-    validation_share: float = Field(default=0.1, gt=0, lt=1)
+    validation_share: float = Field(default=0.1, ge=0, lt=1)
     seed: int = Field(default=0, ge=0)
     threads: int = Field(default=0, ge=0)
     auto_approve: bool = False

@@ -29,7 +29,7 @@ def split_patients(
     if count < 3:
         raise DataError(f"{count} patients with contours: ingest at least 3, better 10 or more")
     tests = max(1, math.ceil(count * test_share - 1e-9))
-    validations = max(1, round(count * validation_share))
+    validations = round(count * validation_share)
     if tests + validations >= count:
         raise DataError(f"{count} patients leave none to train on: lower test_share")
     order = np.random.default_rng(0).permutation(count)

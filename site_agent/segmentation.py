@@ -95,6 +95,7 @@ def export_rtstruct(home: SiteHome, store: CaseStore, case_id: str, output: Path
         label="fedgtv",
         now=datetime.now(UTC),
     )
+    output.parent.mkdir(parents=True, exist_ok=True)
     dataset.save_as(output, enforce_file_format=True)
     return exported_name(contour)
 

@@ -108,7 +108,7 @@ def train_source(home: SiteHome, store: CaseStore, plan: StudyPlan) -> Manifest:
         source_training_slices=len(slices),
         source_validation=SourceValidation(
             validation_patients=len(validation),
-            validation_dsc=round(state.best_score, 4),
+            validation_dsc=round(state.best_score, 4) if validation else None,
             **_test_at_home(store, network, plan),
         ),
         seed=seed,

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.messages import RoundState
-from site_agent.adaptation import advance, open_round
+from site_agent.adaptation import ACTOR, Round, advance, open_round
 from site_agent.case_store import CaseStore
+from site_agent.case_workflow import TRANSITIONS, RoundEvent
 from site_agent.config import SiteHome
 from site_agent.package_store import active_package
 from site_agent.segmentation import use_threads
@@ -31,9 +32,22 @@ def work(home: SiteHome, store: CaseStore) -> RoundState:
             return RoundState.NONE
         assign_patients(store)
         row = store.start_round(package.package_id, seed=home.config.seed)
-        state = advance(open_round(store, row))
+        current = open_round(store, row)
+        try:
+            state = advance(current)
+        except Exception as error:
+            _mark_failed(current, type(error).__name__)
+            raise
         log.info("round %s: %s", row.round_id, state.value)
         return state
+
+
+def _mark_failed(current: Round, error: str) -> None:
+    """Show people that a step failed; the next `work` takes it up again."""
+    state = RoundState(current.store.round(current.round_id).state)
+    if (state, RoundEvent.FAILED) in TRANSITIONS:
+        detail = {"error": error}
+        current.store.advance(current.round_id, RoundEvent.FAILED, actor=ACTOR, detail=detail)
 
 
 @contextmanager

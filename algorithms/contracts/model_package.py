@@ -106,7 +106,7 @@ class SourceValidation(_Noun):
     """What the source hospital measured on its own held-out patients (mean over patients)."""
 
     validation_patients: int
-    validation_dsc: float
+    validation_dsc: float | None
     test_patients: int
     test_dsc: float | None
 

@@ -62,9 +62,8 @@ class Geometry:
         """Say whether two grids put every voxel within `tolerance_mm` of each other."""
         if self.shape_zyx != other.shape_zyx:
             return False
-        corners = np.array(
-            [[0, 0, 0], [n - 1 for n in self.shape_zyx], [0, self.shape_zyx[1] - 1, 0]], dtype=float
-        )
+        # The origin and the far end of every axis fix a grid.
+        corners = np.vstack([np.zeros(3), np.diag([n - 1.0 for n in self.shape_zyx])])
         gap = self.points_from_index(corners) - other.points_from_index(corners)
         return bool(np.abs(gap).max() <= tolerance_mm)
 

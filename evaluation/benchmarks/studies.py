@@ -41,7 +41,8 @@ class Study:
     Attributes:
         name: of the study.
         write_inputs: writes every hospital's DICOM below a folder, `folder/<hospital>/...`.
-        test_share, validation_share: parts of each hospital's patients.
+        test_share, validation_share: parts of each hospital's patients. No validation patients in
+            these studies: a choice of weights by one or two patients was worse than none.
         minimum_group_size: what the hospitals set for release.
     """
 
@@ -81,7 +82,7 @@ def phantom_study(preset: Preset) -> Study:
         plan=_PHANTOM_PLANS[preset],
         write_inputs=write_inputs,
         test_share=0.3,
-        validation_share=0.1,
+        validation_share=0.0,
         minimum_group_size=5,
     )
 
@@ -108,7 +109,7 @@ def sts_study(pack: Path, preset: Preset) -> Study:
         plan=_STS_PLANS[preset],
         write_inputs=write_inputs,
         test_share=1 / 3,
-        validation_share=0.15,
+        validation_share=0.0,
         minimum_group_size=2,
     )
 

@@ -31,7 +31,7 @@ def test_nothing_else_can_happen(state: RoundState, event: RoundEvent) -> None:
 def test_a_report_is_the_end_and_a_failure_is_not() -> None:
     starts = {state for state, _ in TRANSITIONS}
     assert RoundState.REPORTED not in starts
-    assert next_state(RoundState.FAILED, RoundEvent.RETRIED) is RoundState.RECEIVED
+    assert next_state(RoundState.FAILED, RoundEvent.TRAINING_RESUMED) is RoundState.TRAINING
 
 
 def test_every_event_and_every_state_of_a_round_is_used() -> None:

@@ -9,15 +9,19 @@ import sys
 from pathlib import Path
 
 import click
+import pydicom
 import pytest
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from algorithms.contracts.canonical_json import canonical_json, sha256_hex
+from algorithms.contracts.contour import Contour, Provenance
 from algorithms.contracts.model_package import MANIFEST_FILE, MODEL_FILE, FileEntry
 from site_agent import cli
 from site_agent.case_store import CaseStore
 from site_agent.config import SiteHome
+from site_agent.database import PackageRow, transaction, utc_now
+from site_agent.ingest import ingest
 from site_agent.package_store import active_package, packages_held
 from tests.phantoms import (
     filled_store,
@@ -54,8 +58,7 @@ def run(monkeypatch, capsys):
 
     def run_command(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["fedgtv-site", *map(str, arguments)])
-        for name in cli._MALLOC_SETTINGS:  # else long commands start themselves again
-            monkeypatch.setenv(name, "0")
+        assert arguments[0] not in cli.LONG_COMMANDS, "starts itself again: use run_apart"
         capsys.readouterr()
         try:
             cli.main()
@@ -66,6 +69,13 @@ def run(monkeypatch, capsys):
         return code, said.out, said.err
 
     return run_command
+
+
+def run_apart(*arguments: object) -> tuple[int, str, str]:
+    """Run the installed command in a process of its own."""
+    command = [COMMAND, *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    return ended.returncode, ended.stdout, ended.stderr
 
 
 @pytest.fixture
@@ -214,13 +224,57 @@ def test_a_package_is_verified_imported_and_approved(run, home, package) -> None
     assert active.package_id == package_id
 
 
-def test_work_without_a_package_waits(run, home) -> None:
-    assert run("work", "--home", home.folder)[:2] == (0, "hospital-b: none\n")
+def test_work_without_a_package_waits(home) -> None:
+    assert run_apart("work", "--home", home.folder)[:2] == (0, "hospital-b: none\n")
 
 
 def test_ledger_of_a_new_site_is_empty_and_unbroken(run, home) -> None:
     assert run("ledger", "list", "--home", home.folder)[0] == 0
     assert run("ledger", "verify", "--home", home.folder)[:2] == (0, "0 entries, unbroken\n")
+
+
+def test_a_contour_goes_back_to_the_pacs_under_its_original_identity(run, home, tmp_path) -> None:
+    write_patient(tmp_path / "export", 1)
+    store = CaseStore(home)
+    (case_id,) = ingest(home, store, tmp_path / "export", actor="test")
+    output = tmp_path / "to-pacs" / "rs.dcm"
+    command = ("export-rtstruct", case_id, "--home", home.folder, "--output", output)
+    code, _, errors = run(*command)
+    assert (code, output.exists()) == (2, False)
+    assert "fedgtv-site work" in one_line(errors)
+
+    mask = store.contour(case_id, purpose="reference").mask
+    kept = {"round_id": start_round(store), "author": "test"}
+    automatic = Contour("GTVp", mask, Provenance.AUTOMATIC)
+    store.save_contour(case_id, automatic, purpose="adapted", **kept)
+    code, out, _ = run(*command)
+    assert code == 0
+    written = pydicom.dcmread(output)
+    assert (written.PatientID, written.ApprovalStatus) == ("KH-000001", "UNAPPROVED")
+    assert [roi.ROIName for roi in written.StructureSetROISequence] == ["GTVp^AI"]
+    assert "GTVp^AI, UNAPPROVED" in " ".join(out.split())
+
+    # Accepted as it was, it is still a model's contour; corrected, it is the oncologist's.
+    for provenance, name in ((Provenance.AUTOMATIC, "GTVp^AI"), (Provenance.SEMIAUTOMATIC, "GTVp")):
+        store.save_contour(case_id, Contour("GTVp", mask, provenance), purpose="reviewed", **kept)
+        code, out, _ = run(*command)
+        assert [r.ROIName for r in pydicom.dcmread(output).StructureSetROISequence] == [name]
+        assert f"{name}, UNAPPROVED" in " ".join(out.split())
+
+
+def start_round(store: CaseStore) -> str:
+    """Start a round with a package of which only the row is there."""
+    with transaction(store.engine) as session:
+        session.add(
+            PackageRow(
+                package_id="ab" * 32,
+                model_version="1.0.0",
+                signed_by="0" * 16,
+                state="approved",
+                received_at=utc_now(),
+            )
+        )
+    return store.start_round("ab" * 32, seed=0).round_id
 
 
 # -- bad input: one line that names the file and says what to do, exit code 2, nothing changed ---
@@ -338,36 +392,29 @@ def test_a_question_out_of_turn_is_answered_in_one_line(run, home, arguments, wo
     assert words in one_line(errors)
 
 
-def test_a_plan_that_cannot_be_read_is_refused(run, tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (None, "no such plan"),
+        (('"reference_points":3', '"reference_points":0'), "'reference_points'"),
+    ],
+)
+def test_a_plan_that_cannot_be_read_is_refused(tmp_path, change, words) -> None:
     source = make_home(tmp_path / "source", role="source", **SHARES)
     plan = tmp_path / "plan.json"
-    code, _, errors = run("train-source", "--home", source.folder, "--plan", plan)
+    if change is not None:
+        plan.write_text(tiny_plan().model_dump_json().replace(*change), "utf-8")
+    code, _, errors = run_apart("train-source", "--home", source.folder, "--plan", plan)
     assert code == 2
-    assert f"{plan}: no such plan" in one_line(errors)
-    for text, words in (
-        ("{", "plan.json"),
-        (
-            tiny_plan().model_dump_json().replace('"reference_points":3', '"reference_points":0'),
-            "'reference_points'",
-        ),
-    ):
-        plan.write_text(text, "utf-8")
-        code, _, errors = run("train-source", "--home", source.folder, "--plan", plan)
-        assert code == 2
-        assert words in one_line(errors)
-        assert "correct the plan" in errors
+    assert f"{plan}: " in one_line(errors)
+    assert words in errors
 
 
 def test_the_installed_command_answers_in_one_line_too(home, tmp_path) -> None:
     (tmp_path / "empty").mkdir()
-    ended = subprocess.run(
-        [COMMAND, "ingest", "--home", home.folder, tmp_path / "empty"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert "no DICOM series" in one_line(ended.stderr)
+    code, out, errors = run_apart("ingest", "--home", home.folder, tmp_path / "empty")
+    assert (code, out) == (2, "")
+    assert "no DICOM series" in one_line(errors)
 
 
 def snapshot_of_new(home: SiteHome) -> str:
