@@ -60,10 +60,12 @@ def demo(
     rows = site_rows(report)
     wide = Console(width=max(console.width, 150))
     wide.print(study_table(rows, f"Study '{study.name}', seed {seed}"))
-    console.print(
-        f"Source model at home: Dice {100 * report['source']['test_dsc']:.1f} %. "
-        "Doctors were an explicit simulated annotator."
-    )
+    at_home = report["source"]["test_dsc"]
+    if at_home is not None:
+        console.print(
+            f"Source model on its own hospital's test patients: Dice {100 * at_home:.1f} %"
+        )
+    console.print("Doctors were an explicit simulated annotator.")
     console.print(f"Report: {folder / 'report' / 'study.html'}", soft_wrap=True)
     site = folder / "sites" / study.targets[0].name
     console.print(f"Clinical UI: make ui SITE={site}", soft_wrap=True)
@@ -164,7 +166,8 @@ def _summary_table(summary: list[dict[str, Any]]) -> Table:
             text = f"{100 * row[f'{arm}_dsc_mean']:.1f}"
             text += "" if spread is None else f" ± {100 * spread:.1f}"
             cells.append(f"{text} ({row[f'{arm}_patients']}; {row[f'{arm}_failures']})")
-        table.add_row(row["site"], *cells, f"{100 * row['lost_from_home_dsc_mean']:.1f}")
+        lost = row["lost_from_home_dsc_mean"]
+        table.add_row(row["site"], *cells, "-" if lost is None else f"{100 * lost:.1f}")
     return table
 
 

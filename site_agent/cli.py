@@ -1,5 +1,6 @@
 """fedgtv-site: what hospital IT runs."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -197,6 +198,20 @@ def export_rtstruct(
     site, store = _open(home)
     name = export(site, store, case, output)
     console.print(f"{output}: {name}, UNAPPROVED. Research use only, not a medical device")
+
+
+@app.command()
+def ui(home: Home, port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 8501) -> None:
+    """Serve this site's clinical pages on this machine, until Ctrl-C.
+
+    Example: fedgtv-site ui --home hospital-b --port 8501
+    """
+    import subprocess
+
+    site = open_home(home)
+    command = [sys.executable, "-m", "clinical_ui", "--home", str(site.folder)]
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(subprocess.call([*command, "--port", str(port)]))
 
 
 @package_app.command("verify")

@@ -43,8 +43,9 @@ def _summary(site: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         result[f"{arm}_patients"] = sum(row.get(f"{arm}_patients", 0) for row in rows)
     gains = [row["adapted_dsc"] - row["direct_dsc"] for row in rows]
     result["adapted_minus_direct_per_run"] = [round(gain, 4) for gain in gains]
-    drops = [row["source_dsc_at_home"] - row["direct_dsc"] for row in rows]
-    result["lost_from_home_dsc_mean"] = round(float(np.mean(drops)), 4)
+    at_home = [row["source_dsc_at_home"] for row in rows]
+    drops = [home - row["direct_dsc"] for home, row in zip(at_home, rows, strict=True) if home]
+    result["lost_from_home_dsc_mean"] = round(float(np.mean(drops)), 4) if drops else None
     return result
 
 

@@ -162,9 +162,6 @@ def test_every_option_says_what_it_is(party: str) -> None:
                 assert parameter.help, f"{name}: {parameter.name}"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="typer 0.20 loses the help of arguments under click 8.5: pin click below"
-)
 def test_every_argument_says_what_it_is() -> None:
     for party in PARTIES:
         for name, command in commands(party).items():

@@ -44,3 +44,15 @@ def test_a_mistake_is_named_in_one_line_with_what_to_do(text, environ, words) ->
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words)
+
+
+def test_a_variable_may_hold_a_list() -> None:
+    class Listed(BaseModel):
+        names: tuple[str, ...] = ()
+
+    environ = {"FEDGTV_T_NAMES": '["GTVp", "GTV"]'}
+    read = parse_configuration("", environ, Listed, prefix="FEDGTV_T_", source="site.toml")
+    assert read.names == ("GTVp", "GTV")
+    with pytest.raises(DataError, match="names"):
+        broken = {"FEDGTV_T_NAMES": '["GTVp"'}
+        parse_configuration("", broken, Listed, prefix="FEDGTV_T_", source="site.toml")
