@@ -21,8 +21,8 @@ def augment(
         Images, labels (int64) and weights of the same shapes.
     """
     count = images.shape[0]
-    angle = rng.uniform(-0.26, 0.26, count)  # up to 15 degrees
-    scale = rng.uniform(0.85, 1.18, count)
+    angle = rng.uniform(-0.5, 0.5, count)  # up to about 30 degrees
+    scale = np.exp(rng.uniform(-0.5, 0.5, count))  # 0.6 to 1.65: tumours differ much in size
     flip = rng.choice([-1.0, 1.0], count)
     affine = np.zeros((count, 2, 3), dtype=np.float32)
     affine[:, 0, 0] = flip * np.cos(angle) / scale
@@ -31,13 +31,17 @@ def augment(
     affine[:, 1, 1] = np.cos(angle) / scale
     grid = functional.affine_grid(torch.from_numpy(affine), list(images.shape), align_corners=False)
     turned = functional.grid_sample(
-        images, grid, mode="bilinear", padding_mode="border", align_corners=False
+        images, grid, mode="bilinear", padding_mode="reflection", align_corners=False
     )
     both = torch.stack([labels.float(), weights], dim=1)
     nearest = functional.grid_sample(both, grid, mode="nearest", align_corners=False)
+    low, high = turned.amin((1, 2, 3), keepdim=True), turned.amax((1, 2, 3), keepdim=True)
+    span = (high - low).clamp_min(1e-6)
+    gamma = torch.from_numpy(np.exp(rng.uniform(-0.5, 0.5, (count, 1, 1, 1))).astype(np.float32))
+    curved = ((turned - low) / span) ** gamma * span + low
     gain = torch.from_numpy(rng.uniform(0.8, 1.25, (count, 1, 1, 1)).astype(np.float32))
     offset = torch.from_numpy(rng.uniform(-0.2, 0.2, (count, 1, 1, 1)).astype(np.float32))
     noise_level = rng.uniform(0.0, 0.1, (count, 1, 1, 1)).astype(np.float32)
     noise = rng.standard_normal(tuple(images.shape), dtype=np.float32) * noise_level
-    changed = turned * gain + offset + torch.from_numpy(noise)
+    changed = curved * gain + offset + torch.from_numpy(noise)
     return changed, nearest[:, 0].long(), nearest[:, 1]

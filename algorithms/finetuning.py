@@ -4,13 +4,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from algorithms.contracts.volume import ImageArray
 from algorithms.inference import torch_predictor
 from algorithms.networks import UNet2d
-from algorithms.training import Validate
+from algorithms.training import Validate, Weights
+
+
+def interpolate_weights(source: Weights, adapted: Weights, share: float) -> Weights:
+    """Return (1 - share) * source + share * adapted, tensor by tensor.
+
+    Fine-tuning on a handful of patients forgets what other patients look like. Weights between
+    those before and after keep most of both (Wortsman et al., Robust fine-tuning of zero-shot
+    models, CVPR 2022). Counters, which are whole numbers, are those of `adapted`.
+
+    Args:
+        source: weights before fine-tuning.
+        adapted: weights after it, of the same network.
+        share: 0 is the source model, 1 the adapted one.
+
+    Raises:
+        ValueError: when the two are not of one network.
+    """
+    if source.keys() != adapted.keys():
+        raise ValueError("weights of two different networks cannot be interpolated")
+    return {
+        name: torch.lerp(source[name], tensor, share) if tensor.is_floating_point() else tensor
+        for name, tensor in adapted.items()
+    }
 
 
 @dataclass(frozen=True, eq=False)

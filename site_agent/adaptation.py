@@ -30,7 +30,7 @@ from algorithms.contracts.model_package import (
 )
 from algorithms.contracts.site_report import AnnotationSummary, SiteReport, vendor_of
 from algorithms.features import latent_features
-from algorithms.finetuning import ValidationCase, mean_dice
+from algorithms.finetuning import ValidationCase, interpolate_weights, mean_dice
 from algorithms.inference import torch_predictor
 from algorithms.networks import UNet2d, build_network
 from algorithms.pseudo_labels import pseudo_label
@@ -159,6 +159,12 @@ def finetune_in_stages(current: Round) -> None:
         torch_predictor(network), others, min_confidence=plan.pseudo_label_min_confidence
     )
     _stage(current, "stage3", network, annotated + pseudo_labelled, plan.stage3)
+    adapted = interpolate_weights(
+        load_weights(current.package / MODEL_FILE),
+        load_weights(current.folder / "stage3.safetensors"),
+        plan.adapted_share,
+    )
+    save_weights(adapted, current.folder / f"{ADAPTED}.safetensors")
     if plan.target_trained is not None and _all_have_references(current):
         labelled = fully_labelled(current.store, training, recipe)
         _stage(current, TARGET_TRAINED, current.source_network(), labelled, plan.target_trained)
@@ -243,7 +249,7 @@ def segment_test_patients(current: Round) -> RoundState:
     """Segment the test patients on their own grids with every model of this round."""
     weights = {
         DIRECT: current.package / MODEL_FILE,
-        ADAPTED: current.folder / "stage3.safetensors",
+        ADAPTED: current.folder / f"{ADAPTED}.safetensors",
         TARGET_TRAINED: current.folder / f"{TARGET_TRAINED}.safetensors",
     }
     cases = current.store.cases(Split.TEST)
@@ -315,7 +321,7 @@ def _summarise(current: Round, rows: Sequence[PatientRow]) -> SiteReport:
             site=config.name,
             package_id=current.manifest.package_id,
             model_version=current.manifest.model_version,
-            adapted_model_sha256=file_sha256(current.folder / "stage3.safetensors"),
+            adapted_model_sha256=file_sha256(current.folder / f"{ADAPTED}.safetensors"),
             code_version=version("fedgtv"),
             seed=current.seed,
             vendors=tuple(sorted({vendor_of(case.manufacturer) for case in test})),

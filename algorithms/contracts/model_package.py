@@ -71,6 +71,9 @@ class AdaptationPlan(_Noun):
         stage3: fine-tuning on annotated and pseudo-labelled slices.
         target_trained: comparator "trained on all target labels", for studies that hold all
             reference contours; None where a study does not ask for it.
+        adapted_share: how far the delivered weights go from the source model (0) to the end of
+            stage 3 (1). Below 1 they are interpolated, which keeps what the source model knew where
+            a site has very few patients.
         pseudo_label_min_confidence: pixels whose probability is nearer to one half carry no loss.
     """
 
@@ -79,6 +82,7 @@ class AdaptationPlan(_Noun):
     stage1: TrainingSchedule
     stage3: TrainingSchedule
     target_trained: TrainingSchedule | None = None
+    adapted_share: float = Field(default=1.0, gt=0, le=1)
     pseudo_label_min_confidence: float = Field(default=0.0, ge=0, lt=1)
 
 

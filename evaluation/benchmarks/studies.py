@@ -150,11 +150,12 @@ _STS_PLANS: dict[Preset, StudyPlan] = {
     "cpu": StudyPlan(
         preprocessing=PreprocessingRecipe(in_plane_spacing_mm=2.0, patch_yx=(64, 64)),
         network=NetworkSpec(base_channels=16),
-        source_training=_schedule(1200, 0.03),
+        source_training=_schedule(1000, 0.03),
         adaptation=AdaptationPlan(
-            stage1=_schedule(300, 0.01),
-            stage3=_schedule(150, 0.003),
-            target_trained=_schedule(450, 0.01),
+            adapted_share=0.5,  # four training patients at a site forget much
+            stage1=_schedule(240, 0.01),
+            stage3=_schedule(120, 0.003),
+            target_trained=_schedule(360, 0.01),
         ),
     ),
     "full": StudyPlan(
@@ -162,6 +163,7 @@ _STS_PLANS: dict[Preset, StudyPlan] = {
         network=NetworkSpec(base_channels=16),
         source_training=_schedule(30000, 0.03, batch_size=32),
         adaptation=AdaptationPlan(
+            adapted_share=0.5,
             stage1=_schedule(6000, 0.01, batch_size=32),
             stage3=_schedule(6000, 0.003, batch_size=32),
             target_trained=_schedule(12000, 0.01, batch_size=32),

@@ -16,9 +16,10 @@ def batch(count: int = 6, side: int = 40) -> tuple[torch.Tensor, torch.Tensor, t
 
 
 def test_image_and_label_move_together() -> None:
-    changed, labels, _ = augment(*batch(), np.random.default_rng(0))
-    for image, label in zip(changed[:, 0], labels, strict=True):
-        seen = image > 0.5 * (image.max() + image.min())
+    changed, labels, weights = augment(*batch(), np.random.default_rng(0))
+    for image, label, weight in zip(changed[:, 0], labels, weights, strict=True):
+        # Mirrored from outside the patch, the disc may be seen again where nothing counts.
+        seen = (image > 0.5 * (image.max() + image.min())) & (weight > 0)
         dice = 2 * (seen & (label > 0)).sum() / (seen.sum() + label.sum())
         assert dice > 0.93
 
@@ -27,7 +28,7 @@ def test_batches_are_turned_scaled_and_flipped() -> None:
     _, labels, _ = augment(*batch(count=40), np.random.default_rng(1))
     sizes = labels.sum(dim=(1, 2)).float()
     columns = torch.stack([label.nonzero()[:, 1].float().mean() for label in labels])
-    assert sizes.max() / sizes.min() > 1.5  # 0.85 to 1.18 along each side
+    assert sizes.max() / sizes.min() > 1.5  # 0.6 to 1.65 along each side
     assert (columns < 18).any()
     assert (columns > 22).any()
 

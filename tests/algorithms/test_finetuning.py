@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from algorithms.finetuning import ValidationCase, mean_dice
+from algorithms.finetuning import ValidationCase, interpolate_weights, mean_dice
 from algorithms.networks import UNet2d
 
 
@@ -58,3 +58,14 @@ def test_another_network_is_a_programming_mistake() -> None:
     score = mean_dice([case(row(0, 0, 0, 0), row(0, 0, 0, 0))])
     with pytest.raises(TypeError, match="Linear"):
         score(nn.Linear(1, 1))
+
+
+def test_interpolated_weights_lie_between_and_end_where_they_should() -> None:
+    source = {"w": torch.tensor([0.0, 2.0]), "steps": torch.tensor(3)}
+    adapted = {"w": torch.tensor([1.0, 4.0]), "steps": torch.tensor(9)}
+    for share, expected in ((0.0, [0.0, 2.0]), (0.25, [0.25, 2.5]), (1.0, [1.0, 4.0])):
+        between = interpolate_weights(source, adapted, share)
+        assert between["w"].tolist() == expected
+        assert between["steps"].item() == 9
+    with pytest.raises(ValueError, match="two different networks"):
+        interpolate_weights(source, {"v": torch.zeros(2)}, 0.5)
