@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from algorithms.contracts.volume import ImageArray
 from algorithms.networks import UNet2d
+from algorithms.preprocessing import mirror_outwards
 
 GRID_YX = (16, 16)
 Weighting = Literal["foreground_mask", "foreground_probability", "background_probability"]
@@ -57,6 +58,7 @@ def latent_features(
     model: UNet2d,
     images: Sequence[ImageArray] | ImageArray,
     *,
+    patch_yx: tuple[int, int] = (1, 1),
     batch_size: int = 16,
     weighting: Weighting = "foreground_mask",
 ) -> NDArray[np.float32]:
@@ -65,6 +67,7 @@ def latent_features(
     Args:
         model: the network, left in evaluation mode.
         images: preprocessed slices, float32 `[h, w]` each; sizes may differ.
+        patch_yx: size of the training patches; smaller slices are mirrored outwards to it.
         batch_size: slices of one size computed together.
         weighting: see `pooled_feature`.
 
@@ -75,22 +78,13 @@ def latent_features(
     place = next(model.parameters()).device
     rows = np.zeros((len(images), GRID_YX[0] * GRID_YX[1]), dtype=np.float32)
     for indices in _batches_of_one_size(images, batch_size):
-        batch = torch.from_numpy(np.stack([images[i] for i in indices]))[:, None].to(place)
-        padded, _ = pad_to_stride(batch, model.stride)
-        features = model.penultimate(padded)
-        rows[indices] = (
-            pooled_feature(features, model.head(features), weighting=weighting).cpu().numpy()
-        )
+        batch = np.stack([images[i] for i in indices])
+        padded, (rows_y, columns_x) = mirror_outwards(batch, stride=model.stride, patch_yx=patch_yx)
+        everywhere = model.penultimate(torch.from_numpy(padded)[:, None].to(place))
+        features = everywhere[:, :, rows_y, columns_x]
+        pooled = pooled_feature(features, model.head(features), weighting=weighting)
+        rows[indices] = pooled.cpu().numpy()
     return rows
-
-
-def pad_to_stride(images: Tensor, stride: int) -> tuple[Tensor, tuple[int, int]]:
-    """Pad `[B, C, Y, X]` at the far edges by repetition so that both sides divide by `stride`."""
-    rows, columns = images.shape[-2:]
-    padding = (0, -columns % stride, 0, -rows % stride)
-    if any(padding):
-        images = functional.pad(images, padding, mode="replicate")
-    return images, (rows, columns)
 
 
 def _batches_of_one_size(images: Sequence[ImageArray] | ImageArray, size: int) -> list[list[int]]:

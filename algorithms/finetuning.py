@@ -37,6 +37,9 @@ def interpolate_weights(source: Weights, adapted: Weights, share: float) -> Weig
     }
 
 
+SHARES = (0.0, 0.15, 0.3, 0.5, 0.75, 1.0)
+
+
 @dataclass(frozen=True, eq=False)
 class ValidationCase:
     """A patient held out to choose the best weights.
@@ -52,7 +55,9 @@ class ValidationCase:
     known: NDArray[np.bool_]
 
 
-def mean_dice(cases: Sequence[ValidationCase]) -> Validate | None:
+def mean_dice(
+    cases: Sequence[ValidationCase], *, patch_yx: tuple[int, int] = (1, 1)
+) -> Validate | None:
     """Return the score that `training.train` maximises: mean Dice over patients, or None."""
     if not cases:
         return None
@@ -60,7 +65,7 @@ def mean_dice(cases: Sequence[ValidationCase]) -> Validate | None:
     def score(model: nn.Module) -> float:
         if not isinstance(model, UNet2d):
             raise TypeError(f"a 2-D U-Net is scored here, not {type(model).__name__}")
-        predictor = torch_predictor(model)
+        predictor = torch_predictor(model, patch_yx=patch_yx)
         dice = []
         for case in cases:
             predicted = predictor(case.slices[case.known]) > 0.5
@@ -70,3 +75,40 @@ def mean_dice(cases: Sequence[ValidationCase]) -> Validate | None:
         return float(np.mean(dice))
 
     return score
+
+
+def choose_share(
+    network: UNet2d,
+    source: Weights,
+    folds: Sequence[tuple[Weights, Sequence[ValidationCase]]],
+    *,
+    patch_yx: tuple[int, int] = (1, 1),
+) -> float:
+    """Choose how far to go from the source model, by patients the fine-tuning has not seen.
+
+    With few patients fine-tuning can learn what is true of them alone. Each fold holds weights
+    fine-tuned without some annotated patients, and these patients. The share whose interpolated
+    weights find them best, in mean Dice over all of them, is taken; of equals the smallest.
+
+    Args:
+        network: of the right kind; its weights are overwritten.
+        source: weights before fine-tuning.
+        folds: (weights after fine-tuning on the other patients, the held-out patients).
+        patch_yx: size of the training patches.
+
+    Returns:
+        One of `SHARES`; 1 when there is nobody to measure it on.
+    """
+    measurable = [(weights, cases) for weights, cases in folds if cases]
+    if not measurable:
+        return 1.0
+    scores = []
+    for share in SHARES:
+        total, patients = 0.0, 0
+        for weights, cases in measurable:
+            network.load_state_dict(interpolate_weights(source, weights, share))
+            validate = mean_dice(cases, patch_yx=patch_yx)
+            total += validate(network) * len(cases) if validate is not None else 0.0
+            patients += len(cases)
+        scores.append(total / patients)
+    return SHARES[int(np.argmax(scores))]

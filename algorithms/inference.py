@@ -7,16 +7,23 @@ import torch
 
 from algorithms.contracts.model_package import PreprocessingRecipe
 from algorithms.contracts.volume import ImageArray, Mask, Volume
-from algorithms.features import pad_to_stride
 from algorithms.networks import UNet2d
-from algorithms.preprocessing import preprocess, restore
+from algorithms.preprocessing import mirror_outwards, preprocess, restore
 
 # float32 [n, h, w] preprocessed slices -> float32 [n, h, w] foreground probability
 SlicePredictor = Callable[[ImageArray], ImageArray]
 
 
-def torch_predictor(model: UNet2d, *, batch_size: int = 8) -> SlicePredictor:
-    """Return a predictor that runs `model` in evaluation mode where its weights are."""
+def torch_predictor(
+    model: UNet2d, *, patch_yx: tuple[int, int] = (1, 1), batch_size: int = 8
+) -> SlicePredictor:
+    """Return a predictor that runs `model` in evaluation mode where its weights are.
+
+    Args:
+        model: the network.
+        patch_yx: size of the training patches; smaller slices are mirrored outwards to it.
+        batch_size: slices computed together.
+    """
 
     @torch.inference_mode()
     def predict_slices(slices: ImageArray) -> ImageArray:
@@ -24,9 +31,10 @@ def torch_predictor(model: UNet2d, *, batch_size: int = 8) -> SlicePredictor:
         place = next(model.parameters()).device
         parts = []
         for start in range(0, len(slices), batch_size):
-            images = torch.from_numpy(slices[start : start + batch_size])[:, None].to(place)
-            padded, (rows, columns) = pad_to_stride(images, model.stride)
-            foreground = model(padded).softmax(dim=1)[:, 1, :rows, :columns]
+            batch = slices[start : start + batch_size]
+            padded, (rows, columns) = mirror_outwards(batch, stride=model.stride, patch_yx=patch_yx)
+            logits = model(torch.from_numpy(padded)[:, None].to(place))
+            foreground = logits.softmax(dim=1)[:, 1, rows, columns]
             parts.append(foreground.float().cpu().numpy())
         return np.concatenate(parts)
 

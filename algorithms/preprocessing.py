@@ -16,7 +16,7 @@ class PreprocessedImage:
     """Axial slices ready for the network.
 
     Attributes:
-        slices: float32 `[z, h, w]`, resampled in plane, zero mean and unit variance of the body.
+        slices: float32 `[z, h, w]`, resampled in plane and normalised.
         geometry: the grid it came from.
     """
 
@@ -29,6 +29,9 @@ def preprocess(volume: Volume, recipe: PreprocessingRecipe) -> PreprocessedImage
     resampled = _resize(volume.image, _working_size(volume.geometry, recipe))
     low, high = np.percentile(resampled, recipe.clip_percentiles)
     clipped = np.clip(resampled, low, high)
+    if recipe.normalisation == "percentile_range":
+        ranged = (clipped - low) * (4.0 / max(float(high - low), 1e-6)) - 2.0
+        return PreprocessedImage(ranged.astype(np.float32), volume.geometry)
     body = clipped[clipped > np.percentile(clipped, recipe.foreground_percentile)]
     if body.size == 0:  # an image of one grey value
         body = clipped.ravel()
@@ -49,6 +52,31 @@ def restore(probability: ImageArray, geometry: Geometry) -> ImageArray:
     if probability.shape[0] != geometry.shape_zyx[0]:
         raise ValueError(f"{probability.shape[0]} slices for a grid of {geometry.shape_zyx}")
     return _resize(probability, geometry.shape_zyx[1:])
+
+
+def mirror_outwards(
+    slices: ImageArray, *, stride: int, patch_yx: tuple[int, int] = (1, 1)
+) -> tuple[ImageArray, tuple[slice, slice]]:
+    """Mirror slices outwards to at least a training patch, with sides that divide by `stride`.
+
+    A network trained on mirrored patches has to see small images in the same way; otherwise it
+    finds nothing on them.
+
+    Args:
+        slices: float32 `[n, h, w]`.
+        stride: of the network.
+        patch_yx: size of the training patches.
+
+    Returns:
+        The larger slices, and where the originals lie in them, for cutting results back.
+    """
+    padding, window = [(0, 0)], []
+    for side, patch in zip(slices.shape[1:], patch_yx, strict=True):
+        wanted = -(-max(side, patch) // stride) * stride
+        before = (wanted - side) // 2
+        padding.append((before, wanted - side - before))
+        window.append(slice(before, before + side))
+    return np.pad(slices, padding, mode="symmetric"), (window[0], window[1])
 
 
 def _working_size(geometry: Geometry, recipe: PreprocessingRecipe) -> tuple[int, int]:

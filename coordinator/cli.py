@@ -1,6 +1,7 @@
 """fedgtv-coordinator: what the study lead runs."""
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,8 +14,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from algorithms.contracts.errors import DataError, ProtocolError
-from coordinator.config import CoordinatorConfig, CoordinatorHome, open_home, write_config
+from algorithms.contracts.errors import DataError, failure_line
+from coordinator.config import (
+    CONFIG_FILE,
+    CoordinatorConfig,
+    CoordinatorHome,
+    open_home,
+    write_config,
+)
 from coordinator.study_workflow import Goal, SiteEvent, goal_reached
 
 if TYPE_CHECKING:
@@ -30,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-console = Console()
+console = Console(markup=False, emoji=False)  # a path may hold brackets
 Home = Annotated[Path, typer.Option("--home", help="The coordinator's home directory.")]
 
 
@@ -57,7 +64,7 @@ def init(
     """
     from pydantic import ValidationError
 
-    from coordinator.package_publisher import create_key, public_key_hex
+    from coordinator.package_publisher import public_key_hex
 
     try:
         config = CoordinatorConfig(
@@ -72,9 +79,8 @@ def init(
         raise DataError(
             f"{field}: {first['msg']}: use lower-case letters, digits and hyphens, each name once"
         ) from None
-    write_config(home, config)
+    _fill_home(CoordinatorHome(home, config))
     coordinator = open_home(home)
-    create_key(coordinator.signing_key)
     console.print(f"{home}: ready. Public key, for trusted_keys at every site:")
     print(public_key_hex(coordinator))
 
@@ -100,7 +106,7 @@ def tick(
 ) -> None:
     """Ask every site where it stands, and publish, deliver and collect what is ready.
 
-    The exit code is 1 when the goal of --until was not reached.
+    The exit code is 1 when the goal of --until was not reached, or a site refused the package.
 
     Example: fedgtv-coordinator tick --home study --site a=hospital-a --site b=hospital-b
     """
@@ -116,6 +122,14 @@ def tick(
     progress_of_sites = [s.progress for s in summary.sites if s.progress is not None]
     if not goal_reached(until, summary.package_id is not None, progress_of_sites):
         print(f"not {until.value} within {patience_s:.0f} s: tick again", file=sys.stderr)
+        raise typer.Exit(1)
+    refused = [f"{s.site} ({s.refused_by_rule})" for s in summary.sites if s.refused_by_rule]
+    if refused and until in (Goal.DELIVERED, Goal.REPORTED):
+        print(
+            f"not {until.value}, the package was refused by {', '.join(refused)}: mend the cause, "
+            "then 'fedgtv-coordinator resend'",
+            file=sys.stderr,
+        )
         raise typer.Exit(1)
 
 
@@ -182,6 +196,28 @@ def report(
     console.print(f"{output}: report on {len(reports)} of {len(coordinator.config.target_sites)}")
 
 
+def _fill_home(home: CoordinatorHome) -> None:
+    """Put the key and then the configuration in place, each in one step.
+
+    A home with a configuration is complete; an attempt that was killed is finished by the next.
+    """
+    from coordinator.package_publisher import create_key
+
+    draft = home.folder / ".draft"
+    file, key = home.folder / CONFIG_FILE, home.signing_key
+    if file.exists():
+        raise DataError(f"{file}: there is a coordinator here already: choose another folder")
+    home.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    shutil.rmtree(draft, ignore_errors=True)
+    write_config(draft, home.config)
+    create_key(draft / key.name)
+    key.parent.mkdir(mode=0o700, exist_ok=True)
+    if not key.exists():
+        (draft / key.name).rename(key)
+    (draft / CONFIG_FILE).rename(file)
+    shutil.rmtree(draft)
+
+
 def _transport(
     carrier: Carrier, coordinator: CoordinatorHome, sites: dict[str, Path]
 ) -> "Transport":
@@ -241,6 +277,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         app()
-    except (DataError, ProtocolError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except Exception as error:  # the edge of the process
+        line = failure_line(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(2)

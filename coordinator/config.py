@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from sqlalchemy import URL, make_url
 
 from algorithms.contracts.configuration import parse_configuration
 from algorithms.contracts.errors import DataError
@@ -57,9 +58,12 @@ class CoordinatorHome:
     config: CoordinatorConfig
 
     @property
-    def database_url(self) -> str:
+    def database_url(self) -> URL:
         """SQLAlchemy URL of the study database."""
-        return self.config.database_url or f"sqlite:///{self.folder / 'study.db'}"
+        if self.config.database_url:
+            return make_url(self.config.database_url)
+        # Built, not written: a path may hold "?" and "#".
+        return URL.create("sqlite", database=str(self.folder / "study.db"))
 
     @property
     def signing_key(self) -> Path:
@@ -93,8 +97,12 @@ def open_home(folder: Path) -> CoordinatorHome:
         raise DataError(
             f"{file}: no such configuration: run 'fedgtv-coordinator init --home {folder}'"
         )
+    try:
+        text = file.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise DataError(f"{file}: not in UTF-8: save the file as UTF-8") from None
     config = parse_configuration(
-        file.read_text("utf-8"),
+        text,
         os.environ,
         CoordinatorConfig,
         prefix=ENVIRONMENT_PREFIX,
@@ -112,7 +120,7 @@ def write_config(folder: Path, config: CoordinatorConfig) -> None:
     file = folder / CONFIG_FILE
     if file.exists():
         raise DataError(f"{file}: there is a coordinator here already: choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     targets = ", ".join(f'"{name}"' for name in config.target_sites)
     file.write_text(
         "# fedgtv coordinator. Research use only, not a medical device.\n"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from sqlalchemy import Engine, create_engine, select
+from sqlalchemy import URL, Engine, create_engine, select
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.types import JSON
@@ -108,7 +108,7 @@ class SiteRecord:
 class StudyStore:
     """The only writer of the study database."""
 
-    def __init__(self, database_url: str, config: CoordinatorConfig) -> None:
+    def __init__(self, database_url: str | URL, config: CoordinatorConfig) -> None:
         self._config = config
         self._engine = _open_database(database_url)
         with self._transaction() as session:
@@ -293,7 +293,7 @@ def _now() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None)
 
 
-def _open_database(url: str) -> Engine:
+def _open_database(url: str | URL) -> Engine:
     engine = create_engine(url)
     if engine.dialect.name == "sqlite":
 

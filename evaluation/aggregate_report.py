@@ -89,7 +89,7 @@ class PooledDistribution(_Noun):
 
 
 class PooledArm(_Noun):
-    """One way of segmenting, over all hospitals that tested it."""
+    """One way of segmenting, over all hospitals that tested it; `failures` of those that say."""
 
     arm: str
     sites: int
@@ -210,7 +210,7 @@ def _pool_arm(name: str, arms: Sequence[ArmSummary]) -> PooledArm:
         arm=name,
         sites=len(arms),
         patients=sum(arm.patients for arm in arms),
-        failures=sum(arm.failures for arm in arms),
+        failures=sum(arm.failures or 0 for arm in arms),
         dsc=_pool([arm.dsc for arm in arms], decimals=4),
         hd95_mm=_pool([arm.hd95_mm for arm in arms], decimals=2),
         assd_mm=_pool([arm.assd_mm for arm in arms], decimals=2),

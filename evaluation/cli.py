@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from algorithms.contracts.errors import DataError, ProtocolError
+from algorithms.contracts.errors import DataError, failure_line
 
 if TYPE_CHECKING:
     from evaluation.benchmarks.studies import Preset, Study
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-console = Console()
+console = Console(markup=False, emoji=False)  # a path may hold brackets
 
 BENCHMARKS = {
     "phantom-study": "the whole road on phantom hospitals",
@@ -42,7 +42,7 @@ def demo(
         Path | None, typer.Option(help="Folder of the sts pack; phantoms when left out.")
     ] = None,
     transport: Annotated[str, typer.Option(help="'embedded' or 'flower'.")] = "embedded",
-    seed: Annotated[int, typer.Option(help="For phantoms, splits and training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="For phantoms, splits and training.")] = 0,
     preset: Annotated[str, typer.Option(help="'cpu' (minutes) or 'full' (GPU, hours).")] = "cpu",
 ) -> None:
     """Run a whole study: hospitals, coordinator, adaptation, review, report. Run again to resume.
@@ -175,6 +175,9 @@ def main() -> None:
     """Run the command; an expected error is one line and exit code 2."""
     try:
         app()
-    except (DataError, ProtocolError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except Exception as error:  # the edge of the process
+        line = failure_line(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(2)

@@ -3,7 +3,8 @@
 Three rules, applied before a figure reaches a report:
 
 1. A figure over fewer patients than the minimum group size is not given. How many patients have a
-   defined value, and how many do not, is always given: a missed tumour may not vanish.
+   defined value, and how many do not, is given as soon as that many patients were tested: a missed
+   tumour may not vanish. Of fewer, only their number is said: no failures, no scanner vendors.
 2. Quartiles are given only from twice the minimum group size on, so that each half, whose median a
    quartile is, is a group by itself. Mean, SD, median and both quartiles of five patients would
    give back all five values (three are the ordered values in the middle, and mean and SD solve for
@@ -25,7 +26,9 @@ SUPPRESSION_RULE = (
     "A figure over fewer patients than the site's minimum group size is not given (suppressed); "
     "quartiles need twice that number; counts in bins are given only when every bin is empty or "
     "holds at least that number; minima and maxima are never given; figures are rounded "
-    "inside the hospital. Numbers of patients, failures and undefined values are always given."
+    "inside the hospital. The number of patients is always given; failures, undefined values and "
+    "scanner vendors only where at least that many patients were tested. A patient with several "
+    "image series counts once, with the average of their figures."
 )
 
 

@@ -1,7 +1,10 @@
 """From one row per patient to the one report that leaves a hospital."""
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from statistics import fmean
+from typing import Any
 
 from algorithms.contracts.site_report import (
     AnnotationSummary,
@@ -40,7 +43,7 @@ class PatientRow:
 
 @dataclass(frozen=True)
 class RevisionRow:
-    """One contour reviewed by an oncologist.
+    """What an oncologist changed for one patient.
 
     Attributes:
         degree_percent: 100 * (1 - Dice(model, revised)); 0 when accepted as it was.
@@ -83,7 +86,7 @@ def summarise_site(
         rows: one per test patient and arm.
         subject: study, site, package and model.
         annotation: what the doctors were asked for.
-        revisions: one per reviewed contour; none gives no revision summary.
+        revisions: one per reviewed patient; none gives no revision summary.
         minimum_group_size: at least 1; figures over fewer patients are suppressed.
 
     Raises:
@@ -92,10 +95,11 @@ def summarise_site(
     unknown = sorted({row.arm for row in rows} - set(ARMS))
     if unknown:
         raise ValueError(f"unknown arm '{unknown[0]}': use one of {', '.join(ARMS)}")
-    arms = (
+    arms = [
         _summarise_arm(arm, [row.metrics for row in rows if row.arm == arm], minimum_group_size)
         for arm in ARMS
-    )
+    ]
+    tested = max(arm.patients for arm in arms)
     return SiteReport(
         study=subject.study,
         site=subject.site,
@@ -104,7 +108,7 @@ def summarise_site(
         adapted_model_sha256=subject.adapted_model_sha256,
         code_version=subject.code_version,
         seed=subject.seed,
-        vendors=tuple(sorted(set(subject.vendors))),
+        vendors=tuple(sorted(set(subject.vendors))) if tested >= minimum_group_size else (),
         minimum_group_size=minimum_group_size,
         annotation=annotation,
         arms=tuple(arm for arm in arms if arm.patients),
@@ -112,17 +116,41 @@ def summarise_site(
     )
 
 
+def average_cases(cases: Sequence[CaseMetrics]) -> CaseMetrics:
+    """Make one patient's row of the rows of their cases (image series): the mean of every figure.
+
+    NaN is left out of a mean, and the mean of nothing but NaN is NaN. So Dice is 0, a failure, only
+    when it is 0 in every case where it is defined.
+    """
+
+    def mean(figures: Sequence[float]) -> float:
+        defined = [figure for figure in figures if not math.isnan(figure)]
+        return fmean(defined) if defined else math.nan
+
+    def average(values: Sequence[Any]) -> Any:
+        if isinstance(values[0], dict):
+            return {key: mean([value[key] for value in values]) for key in values[0]}
+        return mean(values)
+
+    names = [field.name for field in fields(CaseMetrics)]
+    return CaseMetrics(**{name: average([getattr(case, name) for case in cases]) for name in names})
+
+
 def _summarise_arm(arm: str, metrics: Sequence[CaseMetrics], minimum_group_size: int) -> ArmSummary:
     if any(NSD_TOLERANCE_MM not in m.nsd for m in metrics):
         raise ValueError(f"arm '{arm}': a row has no NSD at {NSD_TOLERANCE_MM} mm: measure it")
 
+    hidden = len(metrics) < minimum_group_size
+
     def over(values: Iterable[float], decimals: int) -> Distribution:
+        if hidden:  # how many are undefined would tell how many failed
+            return Distribution(n=len(metrics))
         return distribution(values, minimum_group_size=minimum_group_size, decimals=decimals)
 
     return ArmSummary(
         arm=arm,
         patients=len(metrics),
-        failures=sum(m.is_failure for m in metrics),
+        failures=None if hidden else sum(m.is_failure for m in metrics),
         dsc=over((m.dsc for m in metrics), _FRACTION_DECIMALS),
         hd95_mm=over((m.hd95_mm for m in metrics), _MM_DECIMALS),
         assd_mm=over((m.assd_mm for m in metrics), _MM_DECIMALS),

@@ -8,16 +8,20 @@ row, what was under way continues from its checkpoint. So a killed round resumes
 same weights.
 """
 
+import json
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import torch
 from sqlalchemy.orm import Session
 
+from algorithms.contracts.canonical_json import canonical_json
 from algorithms.contracts.case import Split
 from algorithms.contracts.contour import Contour, Provenance
 from algorithms.contracts.errors import DataError
@@ -30,24 +34,31 @@ from algorithms.contracts.model_package import (
 )
 from algorithms.contracts.site_report import AnnotationSummary, SiteReport, vendor_of
 from algorithms.features import latent_features
-from algorithms.finetuning import ValidationCase, interpolate_weights, mean_dice
+from algorithms.finetuning import ValidationCase, choose_share, interpolate_weights, mean_dice
 from algorithms.inference import torch_predictor
 from algorithms.networks import UNet2d, build_network
 from algorithms.pseudo_labels import pseudo_label
 from algorithms.sample_selection import select
 from algorithms.training import LabelledSlice, device, train
 from evaluation.case_metrics import CaseMetrics, measure_case
-from evaluation.site_summary import PatientRow, ReportSubject, RevisionRow, summarise_site
+from evaluation.site_summary import (
+    PatientRow,
+    ReportSubject,
+    RevisionRow,
+    average_cases,
+    summarise_site,
+)
 from site_agent.case_store import REFERENCE, REVIEWED, CaseStore, SliceChoice
 from site_agent.case_workflow import RoundEvent
 from site_agent.checkpoints import file_sha256, load_state, load_weights, save_state, save_weights
-from site_agent.database import MeasurementRow, RoundRow
+from site_agent.database import MeasurementRow, ReviewRow, RoundRow
 from site_agent.learning_data import PreparedCase, fully_labelled, prepare, slice_label
 from site_agent.package_store import load_package
 from site_agent.progress import progress_bar
 from site_agent.segmentation import segment
 
 ACTOR = "worker"
+SHARE_FILE = "adapted_share.json"
 DIRECT, ADAPTED, TARGET_TRAINED = "direct", "adapted", "target_trained"
 
 
@@ -129,7 +140,9 @@ def _choose(
 ) -> list[SliceChoice]:
     plan = current.manifest.adaptation
     places = [(case.case_id, z) for case in cases for z in range(len(case.slices))]
-    features = latent_features(network, [image for case in cases for image in case.slices])
+    images = [image for case in cases for image in case.slices]
+    patch_yx = current.manifest.preprocessing.patch_yx
+    features = latent_features(network, images, patch_yx=patch_yx)
     selection = select(
         features,
         reference_points,
@@ -156,18 +169,49 @@ def finetune_in_stages(current: Round) -> None:
     network = current.source_network()
     _stage(current, "stage1", network, annotated, plan.stage1)
     pseudo_labelled = pseudo_label(
-        torch_predictor(network), others, min_confidence=plan.pseudo_label_min_confidence
+        torch_predictor(network, patch_yx=recipe.patch_yx),
+        others,
+        min_confidence=plan.pseudo_label_min_confidence,
     )
     _stage(current, "stage3", network, annotated + pseudo_labelled, plan.stage3)
+    share = adapted_share(current)
+    (current.folder / SHARE_FILE).write_bytes(canonical_json(share))
     adapted = interpolate_weights(
         load_weights(current.package / MODEL_FILE),
         load_weights(current.folder / "stage3.safetensors"),
-        plan.adapted_share,
+        share,
     )
     save_weights(adapted, current.folder / f"{ADAPTED}.safetensors")
     if plan.target_trained is not None and _all_have_references(current):
         labelled = fully_labelled(current.store, training, recipe)
         _stage(current, TARGET_TRAINED, current.source_network(), labelled, plan.target_trained)
+
+
+def adapted_share(current: Round) -> float:
+    """Return the plan's share, or find it by two-fold cross-validation over annotated patients.
+
+    Each half of the training patients is held out once from a stage-1 run of the same length.
+    """
+    plan, recipe = current.manifest.adaptation, current.manifest.preprocessing
+    if plan.adapted_share is not None:
+        return plan.adapted_share
+    training = _prepared(current, Split.TRAINING)
+    patients = sorted({case.patient_id for case in current.store.cases(Split.TRAINING)})
+    of_case = {case.case_id: case.patient_id for case in current.store.cases(Split.TRAINING)}
+    folds = []
+    for number in range(2):
+        held_out = set(patients[number::2])
+        seen = [case for case in training if of_case[case.case_id] not in held_out]
+        annotated, _ = _annotated_slices(current, seen)
+        if not annotated:
+            continue
+        network = current.source_network()
+        _stage(current, f"held_out_{number + 1}", network, annotated, plan.stage1)
+        unseen = [case for case in training if of_case[case.case_id] in held_out]
+        weights = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
+        folds.append((weights, _known_cases(current, unseen)))
+    source = load_weights(current.package / MODEL_FILE)
+    return choose_share(current.source_network(), source, folds, patch_yx=recipe.patch_yx)
 
 
 def _stage(
@@ -190,7 +234,9 @@ def _stage(
             schedule,
             patch_yx=current.manifest.preprocessing.patch_yx,
             seed=current.seed,
-            validate=mean_dice(_validation_cases(current)),
+            validate=mean_dice(
+                _validation_cases(current), patch_yx=current.manifest.preprocessing.patch_yx
+            ),
             state=load_state(checkpoint),
             save=lambda state: save_state(state, checkpoint),
             progress=progress,
@@ -218,9 +264,14 @@ def _annotated_slices(
 
 
 def _validation_cases(current: Round) -> list[ValidationCase]:
+    return _known_cases(current, _prepared(current, Split.VALIDATION))
+
+
+def _known_cases(current: Round, cases: Sequence[PreparedCase]) -> list[ValidationCase]:
+    """Return the cases that have annotated slices, with those slices known."""
     masks = _annotations(current)
     found = []
-    for case in _prepared(current, Split.VALIDATION):
+    for case in cases:
         label = np.zeros(case.slices.shape, dtype=np.uint8)
         known = np.zeros(len(case.slices), dtype=bool)
         for z in range(len(case.slices)):
@@ -273,8 +324,14 @@ def segment_test_patients(current: Round) -> RoundState:
 
 
 def measure_and_report(current: Round) -> RoundState:
-    """Measure every arm against the reference, or the reviewed contour where there is none."""
-    rows, measurements = [], []
+    """Measure every arm against the reference, or the reviewed contour where there is none.
+
+    Every case is measured; the report is about patients. Someone with several cases is one row per
+    arm, the average of the figures of their cases (NaN left out), and a failure only when every
+    case is.
+    """
+    measured: defaultdict[tuple[str, str], list[CaseMetrics]] = defaultdict(list)
+    measurements = []
     for case in current.store.cases(Split.TEST):
         reference = current.store.contour(case.case_id, purpose=REFERENCE) or current.store.contour(
             case.case_id, purpose=REVIEWED, round_id=current.round_id
@@ -290,7 +347,7 @@ def measure_and_report(current: Round) -> RoundState:
                 found.mask.voxels,
                 spacing_zyx_mm=case.spacing_zyx_mm,
             )
-            rows.append(PatientRow(arm, metrics))
+            measured[case.patient_id, arm].append(metrics)
             measurements.append(
                 MeasurementRow(
                     round_id=current.round_id,
@@ -299,6 +356,7 @@ def measure_and_report(current: Round) -> RoundState:
                     metrics=_json_metrics(metrics),
                 )
             )
+    rows = [PatientRow(arm, average_cases(cases)) for (_, arm), cases in measured.items()]
     report = _summarise(current, rows)
 
     def store_report(session: Session, row: RoundRow) -> None:
@@ -312,14 +370,13 @@ def measure_and_report(current: Round) -> RoundState:
 
 def _summarise(current: Round, rows: Sequence[PatientRow]) -> SiteReport:
     config = current.store.home.config
-    reviews = current.store.reviews(current.round_id)
     test = current.store.cases(Split.TEST)
-    return summarise_site(
+    report = summarise_site(
         rows,
         subject=ReportSubject(
             study=config.study,
             site=config.name,
-            package_id=current.manifest.package_id,
+            package_id=current.store.round(current.round_id).package_id,
             model_version=current.manifest.model_version,
             adapted_model_sha256=file_sha256(current.folder / f"{ADAPTED}.safetensors"),
             code_version=version("fedgtv"),
@@ -327,16 +384,30 @@ def _summarise(current: Round, rows: Sequence[PatientRow]) -> SiteReport:
             vendors=tuple(sorted({vendor_of(case.manufacturer) for case in test})),
         ),
         annotation=_annotation_summary(current),
-        revisions=[
-            RevisionRow(
-                degree_percent=review.revision_degree_percent,
-                active_s=math.nan if review.active_s is None else review.active_s,
-                simulated=review.simulated,
-            )
-            for review in reviews
-        ],
+        revisions=_revisions(current),
         minimum_group_size=config.minimum_group_size,
     )
+    share = json.loads((current.folder / SHARE_FILE).read_bytes())
+    return report.model_copy(update={"adapted_share": share})
+
+
+def _revisions(current: Round) -> list[RevisionRow]:
+    """Return one row per reviewed patient: the average over the reviews of their cases."""
+    patient_of = {case.case_id: case.patient_id for case in current.store.cases()}
+    reviews: defaultdict[str, list[ReviewRow]] = defaultdict(list)
+    for review in current.store.reviews(current.round_id):
+        reviews[patient_of[review.case_id]].append(review)
+    rows = []
+    for of_patient in reviews.values():
+        times_s = [review.active_s for review in of_patient if review.active_s is not None]
+        rows.append(
+            RevisionRow(
+                degree_percent=fmean(review.revision_degree_percent for review in of_patient),
+                active_s=fmean(times_s) if times_s else math.nan,
+                simulated=any(review.simulated for review in of_patient),
+            )
+        )
+    return rows
 
 
 def _annotation_summary(current: Round) -> AnnotationSummary:

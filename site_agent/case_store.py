@@ -49,6 +49,7 @@ class NewCase:
     Attributes:
         volume: the image, its UIDs already mapped.
         identity_sealed: encrypted original identity; None for images that never were DICOM.
+        source: the file or folder it was read from, for messages; not stored.
     """
 
     case_id: str
@@ -56,6 +57,22 @@ class NewCase:
     volume: Volume
     identity_sealed: bytes | None
     contours: tuple[Contour, ...]
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What became of the cases that were given: their ids.
+
+    Attributes:
+        new: stored now.
+        contoured: held before without reference, which they got now.
+        unchanged: held before and left as they are.
+    """
+
+    new: list[str]
+    contoured: list[str]
+    unchanged: list[str]
 
 
 @dataclass(frozen=True)
@@ -77,32 +94,59 @@ class CaseStore:
 
     # -- cases ------------------------------------------------------------------------------
 
-    def add_cases(self, cases: Sequence[NewCase], *, actor: str) -> list[str]:
-        """Store new cases in one transaction; a case already held is left as it is.
+    def add_cases(self, cases: Sequence[NewCase], *, actor: str) -> Intake:
+        """Store new cases, and contours that held cases lacked, in one transaction.
 
-        Returns:
-            Ids of the cases that are new.
+        A case that is held with a reference is left as it is.
+
+        Raises:
+            DataError: another image is held as the same case.
         """
-        with Session(self.engine) as session:
-            held = set(session.scalars(select(CaseRow.case_id)))
+        held = {case.case_id: case for case in self.cases()}
         new = [case for case in cases if case.case_id not in held]
+        again = [case for case in cases if case.case_id in held]
+        for case in again:
+            self._check_same_image(case)
+        late = [case for case in again if case.contours and not held[case.case_id].has_reference]
         for case in new:
             self._write_image(case)
         with transaction(self.engine) as session:
             for case in new:
                 session.add(_case_row(case))
                 session.flush()
-                for contour in case.contours:
-                    self._add_contour(session, case.case_id, contour, REFERENCE, "", actor)
-                audit_log.append(
-                    session,
-                    actor=actor,
-                    event="case_ingested",
-                    subject=case.case_id,
-                    detail={"contours": len(case.contours)},
-                    at=utc_now(),
-                )
-        return [case.case_id for case in new]
+                self._add_references(session, case, actor, event="case_ingested")
+            for case in late:
+                _existing(session, case.case_id).has_reference = True
+                self._add_references(session, case, actor, event="reference_added")
+        contoured = [case.case_id for case in late]
+        return Intake(
+            new=[case.case_id for case in new],
+            contoured=contoured,
+            unchanged=[case.case_id for case in again if case.case_id not in contoured],
+        )
+
+    def _check_same_image(self, case: NewCase) -> None:
+        held = self.volume(case.case_id)
+        same = held.geometry.matches(case.volume.geometry) and np.array_equal(
+            held.image, case.volume.image
+        )
+        if not same:
+            raise DataError(
+                f"{case.source or case.case_id}: another image is held under this name already "
+                f"(as {case.case_id}): rename the file, or export the series as it was before"
+            )
+
+    def _add_references(self, session: Session, case: NewCase, actor: str, *, event: str) -> None:
+        for contour in case.contours:
+            self._add_contour(session, case.case_id, contour, REFERENCE, "", actor)
+        audit_log.append(
+            session,
+            actor=actor,
+            event=event,
+            subject=case.case_id,
+            detail={"contours": len(case.contours)},
+            at=utc_now(),
+        )
 
     def cases(self, split: Split | None = None) -> list[Case]:
         """Return the cases, ordered by patient and case, optionally of one split only."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -11,6 +12,7 @@ from torch import Tensor
 from algorithms.contracts.errors import DataError
 from algorithms.training import TrainingState
 
+_log = logging.getLogger(__name__)
 _PARTS = ("weights", "momentum", "best_weights")
 
 
@@ -43,9 +45,17 @@ def save_state(state: TrainingState, file: Path) -> None:
 
 
 def load_state(file: Path) -> TrainingState | None:
-    """Read a checkpoint, or None when there is none."""
+    """Read a checkpoint, or None when there is none or it cannot be read: training starts anew."""
     if not file.is_file():
         return None
+    try:
+        return _read_state(file)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        _log.warning("%s: a damaged checkpoint: this training starts anew", file.name)
+        return None
+
+
+def _read_state(file: Path) -> TrainingState:
     with safe_open(file, framework="pt") as opened:
         progress = json.loads(opened.metadata()["progress"])
         state = TrainingState(iteration=progress["iteration"], best_score=progress["best_score"])

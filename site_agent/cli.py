@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from algorithms.contracts.errors import DataError, ProtocolError
+from algorithms.contracts.errors import DataError, failure_line
 from site_agent.config import SiteHome, open_home
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ _PROCESS_SETTINGS = {
 }
 
 Home = Annotated[Path, typer.Option("--home", help="The site's home directory.")]
-console = Console()
+console = Console(markup=False, emoji=False)  # a path may hold brackets
 
 
 @app.command()
@@ -76,11 +76,14 @@ def ingest(
 
     Example: fedgtv-site ingest --home hospital-b EXPORT_FOLDER
     """
-    from site_agent.ingest import ingest as take_in
+    from site_agent.ingest import take_in
 
     site, store = _open(home)
-    new = take_in(site, store, folder, actor="fedgtv-site ingest")
-    console.print(f"{site.config.name}: {len(new)} new cases, {len(store.cases())} in all")
+    intake = take_in(site, store, folder, actor="fedgtv-site ingest")
+    console.print(f"{site.config.name}: {len(intake.new)} new cases, {len(store.cases())} in all")
+    if intake.contoured or intake.unchanged:
+        added, unchanged = len(intake.contoured), len(intake.unchanged)
+        console.print(f"held already: {added} got their contour now, {unchanged} unchanged")
 
 
 @app.command("train-source")
@@ -95,8 +98,8 @@ def train_source(
 
     from algorithms.contracts.model_package import StudyPlan
     from site_agent.segmentation import use_threads
+    from site_agent.site_lock import only_worker
     from site_agent.source_package import train_source as run
-    from site_agent.worker import only_worker
 
     site, store = _open(home)
     if not plan.is_file():
@@ -152,7 +155,11 @@ def cases(home: Home) -> None:
     Example: fedgtv-site cases --home hospital-b
     """
     _, store = _open(home)
-    table = Table("case", "patient", "split", "modality", "slices", "reference")
+    table = Table(padding=0)  # ids are whole in 80 columns
+    for heading in ("case", "patient"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("split", "modality", "slices", "reference"):
+        table.add_column(heading)
     for case in store.cases():
         reference = "yes" if case.has_reference else "no"
         slices = str(case.shape_zyx[0])
@@ -222,10 +229,12 @@ def package_verify(
 
     Example: fedgtv-site package verify --home hospital-b PACKAGE_FOLDER
     """
+    from algorithms.contracts.model_package import Manifest
     from site_agent.package_store import verify_folder
 
     site = open_home(home)
-    manifest, _, _ = verify_folder(folder, site.config.trusted_keys, study=site.config.study)
+    content, _, _ = verify_folder(folder, site.config.trusted_keys, study=site.config.study)
+    manifest = Manifest.model_validate_json(content)
     console.print(f"{folder}: genuine: {manifest.model_version} of study {manifest.study}")
 
 
@@ -254,12 +263,14 @@ def package_list(home: Home) -> None:
     from site_agent.package_store import packages_held
 
     _, store = _open(home)
-    table = Table("model version", "state", "received (UTC)")
+    table = Table(padding=0)
     table.add_column("package", overflow="fold")
+    for heading in ("version", "state", "received (UTC)"):
+        table.add_column(heading)
     for row in packages_held(store.engine):
         received = row.received_at.isoformat(timespec="seconds")
-        table.add_row(row.model_version, row.state, received, row.package_id)
-    console.print(table)
+        table.add_row(row.package_id, row.model_version, row.state, received)
+    Console(width=max(console.width, 128)).print(table)  # people copy the id: it stays in one line
 
 
 @package_app.command("approve")
@@ -287,7 +298,7 @@ def ledger_list(home: Home) -> None:
     from site_agent.egress import list_entries
 
     _, store = _open(home)
-    table = Table("no.", "time (UTC)", "message", "bytes", "state", "SHA-256")
+    table = Table("no.", "time (UTC)", "message", "bytes", "state", "SHA-256", padding=0)
     for entry in list_entries(store.engine):
         table.add_row(
             str(entry.sequence),
@@ -357,6 +368,9 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         app()
-    except (DataError, ProtocolError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except Exception as error:  # the edge of the process
+        line = failure_line(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(2)

@@ -39,7 +39,6 @@ from site_agent.package_store import (
     PackageRefused,
     active_package,
     packages_held,
-    parse_package,
     store_package,
 )
 
@@ -92,14 +91,16 @@ def receive_package(message: Message, home: SiteHome, engine: Engine) -> RecordD
         raise ProtocolError("a package is sent as bytes")
     arrays = message.content.array_records[FILES]
     try:
-        manifest, signature = parse_package(manifest_bytes, signature_bytes)
         files = {name: bytes(array.data) for name, array in arrays.items()}
-        store_package(home, engine, manifest, signature, files)
-        package_id, rule = manifest.package_id, None
+        store_package(home, engine, manifest_bytes, signature_bytes, files)
+        rule = None
     except PackageRefused as refusal:
-        package_id, rule = sha256_hex(manifest_bytes), refusal.rule
+        rule = refusal.rule
     receipt = PackageReceipt(
-        site=home.config.name, package_id=package_id, accepted=rule is None, refused_by_rule=rule
+        site=home.config.name,
+        package_id=sha256_hex(manifest_bytes),
+        accepted=rule is None,
+        refused_by_rule=rule,
     )
     return _release(home, engine, receipt)
 

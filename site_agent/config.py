@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import URL, make_url
 
 from algorithms.contracts.configuration import parse_configuration
 from algorithms.contracts.errors import DataError
@@ -64,9 +65,12 @@ class SiteHome:
     config: SiteConfig
 
     @property
-    def database_url(self) -> str:
+    def database_url(self) -> URL:
         """SQLAlchemy URL of the site database."""
-        return self.config.database_url or f"sqlite:///{self.folder / 'site.db'}"
+        if self.config.database_url:
+            return make_url(self.config.database_url)
+        # Built, not written: a path may hold "?" and "#".
+        return URL.create("sqlite", database=str(self.folder / "site.db"))
 
     @property
     def cases(self) -> Path:
@@ -110,8 +114,12 @@ def open_home(folder: Path) -> SiteHome:
     file = folder / CONFIG_FILE
     if not file.is_file():
         raise DataError(f"{file}: no such configuration: run 'fedgtv-site init --home {folder}'")
+    try:
+        text = file.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise DataError(f"{file}: not in UTF-8: save the file as UTF-8") from None
     config = parse_configuration(
-        file.read_text("utf-8"),
+        text,
         os.environ,
         SiteConfig,
         prefix=ENVIRONMENT_PREFIX,

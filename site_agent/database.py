@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Engine, ForeignKey, LargeBinary, UniqueConstraint, create_engine, event
+from sqlalchemy import URL, Engine, ForeignKey, LargeBinary, UniqueConstraint, create_engine, event
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.types import JSON
 
@@ -159,7 +159,7 @@ class LedgerRow(Base):
     sha256: Mapped[str]
 
 
-def open_database(url: str) -> Engine:
+def open_database(url: str | URL) -> Engine:
     """Open the database at `url`, with write-ahead logging on SQLite, and create missing tables."""
     engine = create_engine(url)
     if engine.dialect.name == "sqlite":

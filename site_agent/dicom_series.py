@@ -5,14 +5,17 @@ Whatever would put a voxel in a wrong place (a missing slice, mixed orientations
 refused by name. Messages name files and folders, never what a patient tag says.
 """
 
+import logging
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.misc import is_dicom
 from pydicom.pixels.processing import apply_modality_lut
 from pydicom.uid import (
     RTDoseStorage,
@@ -104,7 +107,11 @@ def scan(folder: Path) -> Scan:
         if header is None:
             unreadable.append(file)
         elif header.SOPClassUID == RTStructureSetStorage:
-            structure_sets.append(_structure_set_file(header, file))
+            try:
+                structure_sets.append(_structure_set_file(header, file))
+            except Exception as error:
+                # pydicom decodes, and breaks, where a sequence is used
+                raise DataError(f"{file} is a damaged RTSTRUCT: export it again") from error
         elif "Rows" in header and header.SOPClassUID not in _NOT_AN_IMAGE:
             images.setdefault(str(header.SeriesInstanceUID), []).append((header, file))
         else:
@@ -134,6 +141,25 @@ def find_series(folder: Path) -> list[SeriesFiles]:
     if not series:
         raise DataError(f"no image series in {folder}: give the folder that holds the image files")
     return list(series)
+
+
+def holds_dicom(folder: Path) -> bool:
+    """Say whether any file under `folder` has the mark of a DICOM file (PS3.10 7.1)."""
+    return any(is_dicom(file) for file in _candidate_files(folder))
+
+
+@contextmanager
+def without_remarks() -> Iterator[None]:
+    """Silence pydicom: its warnings quote values, and those identify patients."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def read_series(source: Path | Sequence[Path]) -> Volume:

@@ -192,6 +192,11 @@ def _check(
 def _check_group_size(message: SiteReportMessage, minimum: int) -> None:
     report = message.report
     too_small = report.minimum_group_size < minimum
+    small_arms = [arm for arm in report.arms if arm.patients < minimum]
+    too_small |= bool(report.vendors) and len(small_arms) == len(report.arms)
+    for arm in small_arms:
+        undefined = any(figure.undefined for figure in _distributions(arm))
+        too_small |= arm.failures is not None or undefined
     for figure in _distributions(report):
         values = (figure.mean, figure.sd, figure.median, figure.q1, figure.q3)
         too_small |= figure.n < minimum and any(value is not None for value in values)
@@ -306,6 +311,8 @@ def _kind(message: object) -> str:
 
 
 def _keep_copy(folder: Path, name: str, content: bytes) -> None:
+    """Write a copy in one step; what a kill left of an earlier attempt is replaced."""
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / name).exists():
-        (folder / name).write_bytes(content)
+    temporary = folder / f".{name}.part"
+    temporary.write_bytes(content)
+    temporary.replace(folder / name)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from algorithms.contracts.contour import Contour, Provenance
 from algorithms.contracts.errors import DataError
-from algorithms.contracts.volume import Mask, Volume
-from site_agent.case_store import CaseStore, NewCase
-from site_agent.config import SiteConfig, SiteHome
+from algorithms.contracts.volume import Volume
+from site_agent.case_store import CaseStore, Intake, NewCase
+from site_agent.config import SiteHome
 from site_agent.deidentification import (
     deidentify_volume,
     original_identity,
@@ -15,30 +15,47 @@ from site_agent.deidentification import (
     refuse_unfit,
     seal,
 )
-from site_agent.dicom_series import Scan, SeriesFiles, read_headers, read_series, scan
-from site_agent.nifti_pairs import find_pairs, read_pair
+from site_agent.dicom_series import (
+    Scan,
+    SeriesFiles,
+    holds_dicom,
+    read_headers,
+    read_series,
+    scan,
+    without_remarks,
+)
+from site_agent.nifti_pairs import NiftiPair, find_pairs, read_pair
 from site_agent.progress import progress_bar
-from site_agent.rtstruct import read_rtstruct
+from site_agent.rtstruct import folded, read_rtstruct
+from site_agent.site_lock import only_worker
 
 TARGET_ROI = "GTVp"
 
 
 def ingest(home: SiteHome, store: CaseStore, folder: Path, *, actor: str) -> list[str]:
-    """Read, de-identify and store every series below `folder`.
+    """Take a folder in as `take_in` does, and return the ids of the new cases."""
+    return take_in(home, store, folder, actor=actor).new
+
+
+def take_in(home: SiteHome, store: CaseStore, folder: Path, *, actor: str) -> Intake:
+    """Read, de-identify and store every series below `folder`, and contours that came later.
 
     Nothing is stored unless everything could be read, so a folder can be corrected and given again.
 
-    Returns:
-        Ids of the new cases; series that are already held are left out.
-
     Raises:
-        DataError: naming the file or series that is wrong, and what to do.
+        DataError: naming the file or series that is wrong, and what to do; or the site is busy.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: not a folder: give the folder that holds the images")
-    pairs = find_pairs(folder)
-    cases = _from_nifti(home, folder) if pairs else _from_dicom(home, folder)
-    return store.add_cases(cases, actor=actor)
+    with only_worker(home), without_remarks():
+        pairs = find_pairs(folder)
+        if pairs and holds_dicom(folder):
+            raise DataError(
+                f"{folder}: holds both NIfTI and DICOM files: ingest each kind from a folder of "
+                "its own"
+            )
+        cases = _from_nifti(home, pairs) if pairs else _from_dicom(home, folder)
+        return store.add_cases(cases, actor=actor)
 
 
 def _from_dicom(home: SiteHome, folder: Path) -> list[NewCase]:
@@ -61,9 +78,7 @@ def _from_dicom(home: SiteHome, folder: Path) -> list[NewCase]:
                 refuse_unfit(header)
             patient = str(headers[0].get("PatientID", ""))
             file = structure_sets.get(series.series_instance_uid)
-            contours = (
-                () if file is None else (_target(read_rtstruct(file, volume), file, home.config),)
-            )
+            contours = () if file is None else (_target(file, volume, home.config.roi_names),)
             cases.append(
                 NewCase(
                     case_id=pseudonym(series.series_instance_uid, pseudonym_key, prefix="case"),
@@ -71,6 +86,7 @@ def _from_dicom(home: SiteHome, folder: Path) -> list[NewCase]:
                     volume=deidentify_volume(volume, pseudonym_key),
                     identity_sealed=seal(original_identity(headers), crosswalk_key),
                     contours=contours,
+                    source=str(series.files[0].parent),
                 )
             )
             progress(done, len(wanted), -1.0)
@@ -118,21 +134,34 @@ def _lie_together(image: Path, structure_set: Path) -> bool:
     )
 
 
-def _target(regions: dict[str, Mask], file: Path, config: SiteConfig) -> Contour:
-    by_name = {name.casefold(): mask for name, mask in regions.items()}
-    for name in config.roi_names:
-        if name.casefold() in by_name:
-            return Contour(TARGET_ROI, by_name[name.casefold()], Provenance.REFERENCE)
+def _target(file: Path, volume: Volume, names: Sequence[str]) -> Contour:
+    """Take the first of the hospital's names for the target under which something is drawn.
+
+    Templates leave empty regions behind: they say that nobody drew, not that there is no tumour.
+    """
+    regions = read_rtstruct(file, volume, names=names)
+    drawn = {name: mask for name, mask in regions.items() if mask.voxels.any()}
+    for wanted in names:
+        masks = [mask for name, mask in drawn.items() if folded(name) == folded(wanted)]
+        if len(masks) > 1:
+            raise DataError(f"{file}: two regions are named {wanted}: rename or delete one")
+        if masks:
+            return Contour(TARGET_ROI, masks[0], Provenance.REFERENCE)
+    if regions:
+        raise DataError(
+            f"{file}: nothing is drawn under {' or '.join(names)}: draw the target and export it "
+            "again, or move the file away to take the images in without a contour"
+        )
     raise DataError(
-        f"{file}: none of its {len(regions)} regions is named {' or '.join(config.roi_names)}: "
+        f"{file}: none of its regions is named {' or '.join(names)}: "
         "add the hospital's name for the target to the key 'roi_names'"
     )
 
 
-def _from_nifti(home: SiteHome, folder: Path) -> list[NewCase]:
+def _from_nifti(home: SiteHome, pairs: Sequence[NiftiPair]) -> list[NewCase]:
     pseudonym_key = home.secret("pseudonym.key")
     cases = []
-    for pair in find_pairs(folder):
+    for pair in pairs:
         volume, mask = read_pair(pair)
         name = pair.name
         contours = () if mask is None else (Contour(TARGET_ROI, mask, Provenance.REFERENCE),)
@@ -143,6 +172,7 @@ def _from_nifti(home: SiteHome, folder: Path) -> list[NewCase]:
                 volume=_as_mr(volume),
                 identity_sealed=None,
                 contours=contours,
+                source=str(pair.image),
             )
         )
     return cases

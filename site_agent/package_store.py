@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from algorithms.contracts.canonical_json import canonical_json, sha256_hex
+from algorithms.contracts.canonical_json import sha256_hex
 from algorithms.contracts.errors import DataError, ProtocolError
 from algorithms.contracts.model_package import (
     MANIFEST_FILE,
@@ -58,65 +58,47 @@ class PackageRefused(ProtocolError):  # noqa: N818  # an answer more than an err
         self.rule = rule
 
 
-def parse_package(manifest: bytes, signature: bytes) -> tuple[Manifest, Signature]:
-    """Step 0: read the two JSON files of a package.
-
-    Raises:
-        PackageRefused: unreadable_manifest or bad_signature.
-    """
-    try:
-        parsed = Manifest.model_validate_json(manifest)
-    except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "JSON"
-        raise PackageRefused(
-            "unreadable_manifest",
-            f"{MANIFEST_FILE}: not a manifest of this version (at {where}): {SEND_AGAIN}, or update"
-            " fedgtv",
-        ) from None
-    try:
-        return parsed, Signature.model_validate_json(signature)
-    except ValidationError:
-        raise PackageRefused(
-            "bad_signature", f"{SIGNATURE_FILE}: not an Ed25519 signature file: {SEND_AGAIN}"
-        ) from None
-
-
 def verify_package(
-    manifest: Manifest,
-    signature: Signature,
+    manifest: bytes,
+    signature: bytes,
     files: Mapping[str, bytes],
     trusted_keys: Iterable[str],
     *,
     study: str | None = None,
-) -> None:
-    """Check a package in seven steps; what a step needs was checked by the steps before it.
+) -> Manifest:
+    """Check a package in eight steps; what a step needs was checked by the steps before it.
+
+    The signature covers the bytes of the manifest as they came. They are read only afterwards, so
+    a package signed before a field with a default came to be stays genuine, under the same id.
 
     `files` is every file of the package but the manifest and the signature, `trusted_keys` are
-    Ed25519 public keys of 64 hexadecimal digits, and `study` None skips step 3.
+    Ed25519 public keys of 64 hexadecimal digits, and `study` None skips step 4.
 
     Raises:
         PackageRefused: at the first rule that is broken.
     """
-    _verify_key_and_signature(manifest, signature, trusted_keys)  # 1, 2
-    if study is not None and manifest.study != study:  # 3
+    _verify_key_and_signature(manifest, _parse_signature(signature), trusted_keys)  # 1, 2
+    parsed = _parse_manifest(manifest)  # 3
+    if study is not None and parsed.study != study:  # 4
         raise PackageRefused(
             "wrong_study",
-            f"{MANIFEST_FILE}: made for study '{manifest.study}', but this site takes part in "
+            f"{MANIFEST_FILE}: made for study '{parsed.study}', but this site takes part in "
             f"'{study}': ask the coordinator for the right package",
         )
-    _verify_names(manifest, files)  # 4
-    _verify_contents(manifest, files)  # 5
-    _verify_reference_points(manifest, files[REFERENCE_POINTS_FILE])  # 6
-    read_safetensors_header(files[MODEL_FILE])  # 7
+    _verify_names(parsed, files)  # 5
+    _verify_contents(parsed, files)  # 6
+    _verify_reference_points(parsed, files[REFERENCE_POINTS_FILE])  # 7
+    read_safetensors_header(files[MODEL_FILE])  # 8
+    return parsed
 
 
 def verify_folder(
     folder: Path, trusted_keys: Iterable[str], *, study: str | None = None
-) -> tuple[Manifest, Signature, dict[str, bytes]]:
+) -> tuple[bytes, bytes, dict[str, bytes]]:
     """Read and verify a package directory, as it came on a disk.
 
     Returns:
-        What `store_package` takes.
+        Manifest, signature and the other files: what `store_package` takes.
 
     Raises:
         DataError: when the folder holds no manifest or no signature.
@@ -125,59 +107,54 @@ def verify_folder(
     for name in (MANIFEST_FILE, SIGNATURE_FILE):
         if not (folder / name).is_file():
             raise DataError(f"{folder / name}: no such file: name the folder of a signed package")
-    manifest, signature = parse_package(
-        (folder / MANIFEST_FILE).read_bytes(), (folder / SIGNATURE_FILE).read_bytes()
-    )
-    own = {MANIFEST_FILE, SIGNATURE_FILE}
-    files = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name not in own}
+    files = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+    manifest, signature = files.pop(MANIFEST_FILE), files.pop(SIGNATURE_FILE)
     verify_package(manifest, signature, files, trusted_keys, study=study)
     return manifest, signature, files
 
 
 def store_package(
-    home: SiteHome,
-    engine: Engine,
-    manifest: Manifest,
-    signature: Signature,
-    files: Mapping[str, bytes],
+    home: SiteHome, engine: Engine, manifest: bytes, signature: bytes, files: Mapping[str, bytes]
 ) -> str:
-    """Verify a package and keep it; storing a package again changes nothing.
+    """Verify a package and keep the bytes that came; storing a package again changes nothing.
 
     The folder appears as a whole, then its row: a killed process leaves at worst an unnamed folder.
+    Where the site approves by itself, it does so in the same transaction.
 
     Returns:
-        The package id.
+        The package id: SHA-256 of the manifest.
 
     Raises:
         PackageRefused: when a rule is broken; nothing is written then.
     """
-    verify_package(manifest, signature, files, home.config.trusted_keys, study=home.config.study)
-    package_id = manifest.package_id
-    _write_folder(home.packages / package_id, manifest, signature, files)
+    trusted, study = home.config.trusted_keys, home.config.study
+    model_version = verify_package(manifest, signature, files, trusted, study=study).model_version
+    package_id, signed_by = sha256_hex(manifest), _parse_signature(signature).key_id
+    contents = {**files, MANIFEST_FILE: manifest, SIGNATURE_FILE: signature}
+    _write_folder(home.packages / package_id, contents)
     with transaction(engine) as session:
         audit_log.next_link(session, AuditRow)  # one writer at a time from here on
-        if session.get(PackageRow, package_id) is not None:
-            return package_id
-        now = utc_now()
-        session.add(
-            PackageRow(
+        row = session.get(PackageRow, package_id)
+        if row is None:
+            now = utc_now()
+            row = PackageRow(
                 package_id=package_id,
-                model_version=manifest.model_version,
-                signed_by=signature.key_id,
+                model_version=model_version,
+                signed_by=signed_by,
                 state="stored",
                 received_at=now,
             )
-        )
-        audit_log.append(
-            session,
-            actor="federation",
-            event="package_stored",
-            subject=package_id,
-            detail={"model_version": manifest.model_version, "signed_by": signature.key_id},
-            at=now,
-        )
-    if home.config.auto_approve:
-        approve(engine, package_id, actor="auto_approve")
+            session.add(row)
+            audit_log.append(
+                session,
+                actor="federation",
+                event="package_stored",
+                subject=package_id,
+                detail={"model_version": model_version, "signed_by": signed_by},
+                at=now,
+            )
+        if home.config.auto_approve and _may_follow(session, row):
+            _activate(session, row, actor="auto_approve")
     return package_id
 
 
@@ -191,13 +168,12 @@ def load_package(home: SiteHome, package_id: str) -> tuple[Manifest, Path]:
     folder = home.packages / package_id
     if not (folder / MANIFEST_FILE).is_file():
         raise DataError(f"package {package_id} is not stored here: see 'fedgtv-site package list'")
-    manifest, _ = parse_package(
-        (folder / MANIFEST_FILE).read_bytes(), (folder / SIGNATURE_FILE).read_bytes()
-    )
-    if manifest.package_id != package_id:
+    content = (folder / MANIFEST_FILE).read_bytes()
+    if sha256_hex(content) != package_id:
         raise PackageRefused(
             "wrong_hash", f"{MANIFEST_FILE}: was changed since it was stored: {SEND_AGAIN}"
         )
+    manifest = _parse_manifest(content)
     files = {n: (folder / n).read_bytes() for n in manifest.files if (folder / n).is_file()}
     _verify_names(manifest, files)
     _verify_contents(manifest, files)
@@ -211,25 +187,39 @@ def approve(engine: Engine, package_id: str, *, actor: str) -> None:
         DataError: when there is no such package.
     """
     with transaction(engine) as session:
-        rows = {row.package_id: row for row in session.scalars(select(PackageRow))}
-        if package_id not in rows:
+        row = session.get(PackageRow, package_id)
+        if row is None:
             raise DataError(
                 f"package {package_id} is not stored here: see 'fedgtv-site package list'"
             )
-        if rows[package_id].state == "approved":
-            return
-        for row in rows.values():
-            if row.state == "approved":
-                row.state = "retired"
-        rows[package_id].state = "approved"
-        audit_log.append(
-            session,
-            actor=actor,
-            event="package_approved",
-            subject=package_id,
-            detail={},
-            at=utc_now(),
-        )
+        _activate(session, row, actor=actor)
+
+
+def _activate(session: Session, row: PackageRow, *, actor: str) -> None:
+    if row.state == "approved":
+        return
+    for other in session.scalars(select(PackageRow).where(PackageRow.state == "approved")):
+        other.state = "retired"
+    row.state = "approved"
+    audit_log.append(
+        session,
+        actor=actor,
+        event="package_approved",
+        subject=row.package_id,
+        detail={},
+        at=utc_now(),
+    )
+
+
+def _may_follow(session: Session, row: PackageRow) -> bool:
+    """Say whether a package may be approved without a person.
+
+    One that was retired, or came before the one in use, may not: its signature is good for ever,
+    and whoever sends it again must not undo a newer package.
+    """
+    active = session.scalars(select(PackageRow).where(PackageRow.state == "approved")).first()
+    newest = active is None or active.received_at <= row.received_at
+    return row.state == "stored" and newest
 
 
 def active_package(engine: Engine) -> PackageRow | None:
@@ -281,8 +271,29 @@ def _tensor_span(entry: Mapping[str, Any]) -> tuple[int, int]:
     return begin, end
 
 
+def _parse_manifest(content: bytes) -> Manifest:
+    try:
+        return Manifest.model_validate_json(content)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "JSON"
+        raise PackageRefused(
+            "unreadable_manifest",
+            f"{MANIFEST_FILE}: not a manifest of this version (at {where}): {SEND_AGAIN}, or update"
+            " fedgtv",
+        ) from None
+
+
+def _parse_signature(content: bytes) -> Signature:
+    try:
+        return Signature.model_validate_json(content)
+    except ValidationError:
+        raise PackageRefused(
+            "bad_signature", f"{SIGNATURE_FILE}: not an Ed25519 signature file: {SEND_AGAIN}"
+        ) from None
+
+
 def _verify_key_and_signature(
-    manifest: Manifest, signature: Signature, trusted_keys: Iterable[str]
+    manifest: bytes, signature: Signature, trusted_keys: Iterable[str]
 ) -> None:
     trusted = {sha256_hex(bytes.fromhex(key))[:16]: bytes.fromhex(key) for key in trusted_keys}
     if signature.key_id not in trusted:
@@ -294,7 +305,7 @@ def _verify_key_and_signature(
         )
     try:
         Ed25519PublicKey.from_public_bytes(trusted[signature.key_id]).verify(
-            bytes.fromhex(signature.signature_hex), manifest.signed_bytes()
+            bytes.fromhex(signature.signature_hex), manifest
         )
     except InvalidSignature:
         raise PackageRefused(
@@ -356,14 +367,7 @@ def _verify_reference_points(manifest: Manifest, data: bytes) -> None:
         )
 
 
-def _write_folder(
-    folder: Path, manifest: Manifest, signature: Signature, files: Mapping[str, bytes]
-) -> None:
-    contents = {
-        **files,
-        MANIFEST_FILE: manifest.signed_bytes(),
-        SIGNATURE_FILE: canonical_json(signature.model_dump(mode="json")),
-    }
+def _write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
     if folder.is_dir():
         if all(
             (folder / n).is_file() and (folder / n).read_bytes() == c for n, c in contents.items()

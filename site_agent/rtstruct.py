@@ -14,7 +14,8 @@ import logging
 import uuid
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import reduce
@@ -24,6 +25,7 @@ from pathlib import Path
 import contourpy
 import numpy as np
 import pydicom
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import UID, ImplicitVRLittleEndian, RTStructureSetStorage
@@ -40,6 +42,7 @@ AI_SUFFIX = "^AI"
 
 _OFF_PLANE = 0.5 + 1e-3  # slices; the thousandth is for rounding in the file
 _SAME_PLANE = 2  # decimals of the slice index to which two contours share a plane
+_UNDEFINED_LENGTH = 0xFFFFFFFF
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # retired, and still what PS3.3 C.8.8.5 readers expect
 _ALGORITHM = {
@@ -59,8 +62,10 @@ class Placement(StrEnum):
     BY_GEOMETRY = "by_geometry"  # only their coordinates do
 
 
-def read_rtstruct(file: Path, volume: Volume) -> dict[str, Mask]:
-    """Read every region of interest onto the grid of `volume`, by its name.
+def read_rtstruct(
+    file: Path, volume: Volume, *, names: Collection[str] | None = None
+) -> dict[str, Mask]:
+    """Read regions of interest onto the grid of `volume`, by their names.
 
     A region without contours is an empty mask; point and open contours enclose nothing. Where
     contours were drawn on planes finer than the slices, each slice takes the plane nearest to it.
@@ -68,27 +73,23 @@ def read_rtstruct(file: Path, volume: Volume) -> dict[str, Mask]:
     Args:
         file: an RTSTRUCT of the same patient, not de-identified.
         volume: the images it was drawn on, with their original UIDs.
+        names: the regions wanted, compared as `folded`; the others are not looked at. None: all.
 
     Raises:
-        DataError: no RTSTRUCT, another frame of reference, or a contour that misses the grid.
+        DataError: no whole RTSTRUCT, another frame of reference, a contour that misses the grid,
+            or two regions of one name.
     """
     structure_set = _read(file)
-    if _placement(structure_set, volume) is Placement.BY_GEOMETRY:
-        _log.info("contours refer to no image of the series: placed by geometry")
-    contours = {
-        int(item.ReferencedROINumber): item.get("ContourSequence", None) or []
-        for item in structure_set.get("ROIContourSequence", None) or []
-    }
-    masks: dict[str, Mask] = {}
-    for roi in structure_set.StructureSetROISequence:
-        number = int(roi.ROINumber)
-        name = str(roi.get("ROIName", "") or f"ROI_{number}").strip()
-        if name in masks:
-            raise DataError(f"{file} has two regions of one name (ROI {number}): rename one")
-        where = f"{file}, ROI {number}"
-        _check_frame(structure_set, roi, volume, where)
-        masks[name] = _mask(contours.get(number, []), volume.geometry, where)
-    return masks
+    wanted = None if names is None else {folded(name) for name in names}
+    with _named_when_damaged(file):
+        if _placement(structure_set, volume) is Placement.BY_GEOMETRY:
+            _log.info("contours refer to no image of the series: placed by geometry")
+        return _regions(structure_set, volume, wanted, file)
+
+
+def folded(name: str) -> str:
+    """Return the form in which two names of a region are compared: no outer blanks, no capitals."""
+    return name.strip().casefold()
 
 
 def placement_of(file: Path, volume: Volume) -> Placement:
@@ -97,7 +98,9 @@ def placement_of(file: Path, volume: Volume) -> Placement:
     Raises:
         DataError: `file` is no readable RTSTRUCT.
     """
-    return _placement(_read(file), volume)
+    structure_set = _read(file)
+    with _named_when_damaged(file):
+        return _placement(structure_set, volume)
 
 
 def rasterise(polygons_xy: Sequence[FloatArray], shape_yx: tuple[int, int]) -> MaskArray:
@@ -240,13 +243,57 @@ def _read(file: Path) -> Dataset:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom quotes malformed values in its warnings
             structure_set: Dataset = pydicom.dcmread(file)
+            cut_off = any(_is_cut_off(element) for element in structure_set.values())
             is_structure_set = structure_set.get("SOPClassUID") == RTStructureSetStorage
     except Exception as error:
         # pydicom raises whatever a broken byte leads to; to the user all are one message
         raise DataError(f"{file} is not a complete DICOM file: export it again") from error
+    if cut_off:
+        raise DataError(f"{file} is not a complete DICOM file: export it again")
     if not is_structure_set or not structure_set.get("StructureSetROISequence"):
         raise DataError(f"{file} is not an RTSTRUCT with regions of interest: give the RTSTRUCT")
     return structure_set
+
+
+def _is_cut_off(element: DataElement | RawDataElement) -> bool:
+    """Say whether a value is shorter than the file states; pydicom reads that without a word."""
+    if not isinstance(element, RawDataElement) or element.length == _UNDEFINED_LENGTH:
+        return False
+    return len(element.value or b"") < element.length
+
+
+@contextmanager
+def _named_when_damaged(file: Path) -> Iterator[None]:
+    """Name the file whatever fails inside: pydicom decodes, and breaks, where a value is used."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{file} is a damaged or invalid RTSTRUCT: export it again") from error
+
+
+def _regions(
+    structure_set: Dataset, volume: Volume, wanted: set[str] | None, file: Path
+) -> dict[str, Mask]:
+    contours = {
+        int(item.ReferencedROINumber): item.get("ContourSequence", None) or []
+        for item in structure_set.get("ROIContourSequence", None) or []
+    }
+    masks: dict[str, Mask] = {}
+    for roi in structure_set.StructureSetROISequence:
+        number = int(roi.ROINumber)
+        name = str(roi.get("ROIName", "") or f"ROI_{number}").strip()
+        if wanted is not None and folded(name) not in wanted:
+            continue
+        where = f"{file}, ROI {number}"
+        if name in masks:
+            raise DataError(f"{where}: a second region of this name: rename or delete one")
+        if number not in contours:
+            raise DataError(f"{where}: its item of ROIContourSequence is missing: export it again")
+        _check_frame(structure_set, roi, volume, where)
+        masks[name] = _mask(contours[number], volume.geometry, where)
+    return masks
 
 
 def _placement(structure_set: Dataset, volume: Volume) -> Placement:

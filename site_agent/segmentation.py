@@ -22,7 +22,8 @@ from site_agent.rtstruct import exported_name, write_rtstruct
 
 def segment(store: CaseStore, case_id: str, network: UNet2d, recipe: PreprocessingRecipe) -> Mask:
     """Segment one case on its original grid (step 10)."""
-    return predict(store.volume(case_id), recipe, torch_predictor(network.to(device())))
+    predictor = torch_predictor(network.to(device()), patch_yx=recipe.patch_yx)
+    return predict(store.volume(case_id), recipe, predictor)
 
 
 def record_review(

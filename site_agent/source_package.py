@@ -1,14 +1,16 @@
 """At the source hospital: train the first model and prepare its package for the coordinator."""
 
 import hashlib
+import logging
 import math
 import shutil
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 
 from algorithms.contracts.canonical_json import canonical_json
-from algorithms.contracts.case import Split
+from algorithms.contracts.case import Case, Split
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.model_package import (
     MANIFEST_FILE,
@@ -24,15 +26,19 @@ from algorithms.features import latent_features
 from algorithms.finetuning import mean_dice
 from algorithms.networks import UNet2d, build_network
 from algorithms.reference_points import fit_reference_points
+from algorithms.sample_selection import STRATEGIES
 from algorithms.training import train
 from evaluation.overlap import dice
 from site_agent.case_store import CaseStore
 from site_agent.checkpoints import file_sha256, load_state, save_state, save_weights
 from site_agent.config import SiteHome
+from site_agent.egress import HASH, RESIDUES, known_identifiers
 from site_agent.learning_data import fully_known, fully_labelled, prepare
 from site_agent.patient_split import split_patients
 from site_agent.progress import progress_bar
 from site_agent.segmentation import segment
+
+log = logging.getLogger("fedgtv.source")
 
 
 def assign_patients(store: CaseStore) -> None:
@@ -58,22 +64,52 @@ def train_source(home: SiteHome, store: CaseStore, plan: StudyPlan) -> Manifest:
     is returned as it is.
 
     Raises:
-        DataError: when the site is not a source or has too few patients with contours.
+        DataError: when the site is not a source or has too few patients with contours, or when the
+            plan could not be carried out or its package would not be let out.
     """
     if home.config.role != "source":
         raise DataError(
             "this site's role is 'target': only a source hospital trains the source model"
         )
+    _check_plan(home, store, plan)
     assign_patients(store)
     work = home.folder / "source-training" / _key(store, plan)
-    done = work / "done"
-    if done.is_file():
-        _publish_folder(work / "package", home.source_package)  # another plan may lie there
-        return Manifest.model_validate_json((work / "package" / MANIFEST_FILE).read_bytes())
+    manifest = _finished(work / "package") or _make_package(home, store, plan, work)
+    _publish_folder(work / "package", home.source_package)  # another plan's may lie there
+    return manifest
+
+
+def _check_plan(home: SiteHome, store: CaseStore, plan: StudyPlan) -> None:
+    """Find what would only fail at the targets, or at the door after hours of training."""
+    strategy = plan.adaptation.selection_strategy
+    if strategy not in STRATEGIES:
+        known = ", ".join(sorted(STRATEGIES))
+        raise DataError(
+            f"plan: key 'adaptation.selection_strategy': '{strategy}' is unknown: one of {known}"
+        )
+    texts = {
+        "site.toml: key 'study'": home.config.study,
+        "plan: key 'model_version'": plan.model_version,
+        "plan: key 'roi_name'": plan.roi_name,
+    }
+    identifiers = known_identifiers(home, store.engine)
+    for where, text in texts.items():
+        looks_like = [name for name, pattern in RESIDUES.items() if pattern.search(text)]
+        if any(identifier in text for identifier in identifiers):
+            looks_like.append("identifier of this site")
+        if looks_like and not HASH.fullmatch(text):
+            raise DataError(
+                f"{where}: looks like a {looks_like[0]}, with which no package may leave this site: "
+                "choose another"
+            )
+
+
+def _make_package(home: SiteHome, store: CaseStore, plan: StudyPlan, work: Path) -> Manifest:
     recipe, seed = plan.preprocessing, home.config.seed
-    training = prepare(store, store.cases(Split.TRAINING), recipe)
+    training = prepare(store, _contoured(store, Split.TRAINING), recipe)
     slices = fully_labelled(store, training, recipe)
-    validation = fully_known(store, prepare(store, store.cases(Split.VALIDATION), recipe), recipe)
+    held_out = prepare(store, _contoured(store, Split.VALIDATION), recipe)
+    validation = fully_known(store, held_out, recipe)
     network = build_network(plan.network, seed=seed)
     checkpoint = work / "checkpoint.safetensors"
     with progress_bar("training the source model") as progress:
@@ -83,12 +119,12 @@ def train_source(home: SiteHome, store: CaseStore, plan: StudyPlan) -> Manifest:
             plan.source_training,
             patch_yx=recipe.patch_yx,
             seed=seed,
-            validate=mean_dice(validation),
+            validate=mean_dice(validation, patch_yx=recipe.patch_yx),
             state=load_state(checkpoint),
             save=lambda s: save_state(s, checkpoint),
             progress=progress,
         )
-    features = latent_features(network, [item.image for item in slices])
+    features = latent_features(network, [item.image for item in slices], patch_yx=recipe.patch_yx)
     if not features.any():
         raise DataError(
             "the source model finds no target on any slice: train longer or check the contours"
@@ -115,13 +151,27 @@ def train_source(home: SiteHome, store: CaseStore, plan: StudyPlan) -> Manifest:
         files=files,
     )
     (work / "package" / MANIFEST_FILE).write_bytes(canonical_json(manifest.model_dump(mode="json")))
-    _publish_folder(work / "package", home.source_package)
-    done.touch()
     return manifest
 
 
+def _contoured(store: CaseStore, split: Split) -> list[Case]:
+    """Return the cases of a split that can be learnt from; a patient may have others beside them.
+
+    Raises:
+        DataError: when there are cases, but none of them has a contour.
+    """
+    cases = store.cases(split)
+    contoured = [case for case in cases if case.has_reference]
+    if cases and not contoured:
+        raise DataError(f"the {split.value} split has no reference contour: ingest structure sets")
+    if len(contoured) < len(cases):
+        left_out = len(cases) - len(contoured)
+        log.warning("%d %s cases without reference contour are left out", left_out, split.value)
+    return contoured
+
+
 def _key(store: CaseStore, plan: StudyPlan) -> str:
-    cases = [[case.case_id, case.split.value] for case in store.cases()]
+    cases = [[case.case_id, case.split.value, case.has_reference] for case in store.cases()]
     identity = [plan.model_dump(mode="json"), cases, store.home.config.seed]
     return hashlib.sha256(canonical_json(identity)).hexdigest()[:16]
 
@@ -156,10 +206,21 @@ def _test_at_home(
     return {"test_patients": len(scores), "test_dsc": mean}
 
 
+def _finished(folder: Path) -> Manifest | None:
+    """Return the manifest of a package of which every file is as the manifest says."""
+    try:
+        manifest = Manifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
+        whole = all(
+            file_sha256(folder / name) == entry.sha256 for name, entry in manifest.files.items()
+        )
+    except (OSError, ValidationError):
+        return None
+    return manifest if whole else None
+
+
 def _publish_folder(source: Path, target: Path) -> None:
     """Put the finished package in place in one step, so that nobody reads half of one."""
-    manifest = target / MANIFEST_FILE
-    if manifest.is_file() and manifest.read_bytes() == (source / MANIFEST_FILE).read_bytes():
+    if _finished(target) == _finished(source):
         return
     incoming = target.with_name(target.name + ".part")
     shutil.rmtree(incoming, ignore_errors=True)

@@ -1,11 +1,7 @@
 """Runs the long steps outside the federation and the pages, one worker at a time per site."""
 
-import fcntl
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from algorithms.contracts.errors import DataError
 from algorithms.contracts.messages import RoundState
 from site_agent.adaptation import ACTOR, Round, advance, open_round
 from site_agent.case_store import CaseStore
@@ -13,6 +9,7 @@ from site_agent.case_workflow import TRANSITIONS, RoundEvent
 from site_agent.config import SiteHome
 from site_agent.package_store import active_package
 from site_agent.segmentation import use_threads
+from site_agent.site_lock import only_worker
 from site_agent.source_package import assign_patients
 
 log = logging.getLogger("fedgtv.worker")
@@ -48,18 +45,3 @@ def _mark_failed(current: Round, error: str) -> None:
     if (state, RoundEvent.FAILED) in TRANSITIONS:
         detail = {"error": error}
         current.store.advance(current.round_id, RoundEvent.FAILED, actor=ACTOR, detail=detail)
-
-
-@contextmanager
-def only_worker(home: SiteHome) -> Iterator[None]:
-    """Hold the site's worker lock; the system releases it when a worker is killed.
-
-    Raises:
-        DataError: when another worker runs.
-    """
-    with (home.folder / "worker.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError("another worker of this site is running: wait until it ends") from error
-        yield

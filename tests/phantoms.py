@@ -112,6 +112,7 @@ def tiny_plan(*, iterations: int = 6, validate_every: int = 2, target_trained: b
             iterations=60, batch_size=8, learning_rate=0.2, validate_every=15
         ),
         adaptation=AdaptationPlan(
+            adapted_share=1.0,
             annotation_budget=0.25,
             stage1=schedule,
             stage3=schedule,

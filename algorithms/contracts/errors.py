@@ -11,3 +11,29 @@ class DataError(Exception):
 
 class ProtocolError(Exception):
     """The other party broke the agreement: the message names the rule that was broken."""
+
+
+def failure_line(error: Exception) -> str | None:
+    """Say in one line what a command tells a person about a failure; None for a mistake of ours.
+
+    Of a failing disk or database only the kind is told: texts and parameters may name a patient.
+    """
+    kind = type(error).__name__
+    if isinstance(error, DataError | ProtocolError):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError):
+        where = f" ({error.filename})" if error.filename else ""
+        reason = error.strerror or "failed"
+        return f"{kind}: {reason}{where}: check disk space and permissions, then run again"
+    if isinstance(error, UnicodeDecodeError):
+        return f"{kind}: a text file is not in UTF-8: save it as UTF-8, or restore it from a backup"
+    # By name, since the nouns do without SQLAlchemy.
+    if any((c.__module__, c.__name__) == _DATABASE_ERROR for c in type(error).__mro__):
+        return (
+            f"{kind}: the database cannot be used: check disk space and permissions, or restore the"
+            " database from a backup"
+        )
+    return None
+
+
+_DATABASE_ERROR = ("sqlalchemy.exc", "SQLAlchemyError")

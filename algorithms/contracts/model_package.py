@@ -1,13 +1,13 @@
 """The model package: what a source hospital hands to the others, and the parameters that rule it.
 
 A package is a directory: `manifest.json`, `model.safetensors`, `reference_points.npy` (K x D
-float32) and `signature.json` (Ed25519 over the canonical manifest). The manifest lists the SHA-256
-and size of every other file, so one signature covers all. There is no pickle in it.
+float32) and `signature.json` (Ed25519 over the bytes of `manifest.json`). The manifest lists the
+SHA-256 and size of every other file, so one signature covers all. There is no pickle in it.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from algorithms.contracts.canonical_json import canonical_json, sha256_hex
 
@@ -26,8 +26,8 @@ class NetworkSpec(_Noun):
     """Which network, and its arguments."""
 
     name: Literal["unet2d"] = "unet2d"
-    in_channels: int = 1
-    out_channels: int = 2
+    in_channels: Literal[1] = 1
+    out_channels: Literal[2] = 2  # background and target
     base_channels: int = Field(default=16, ge=2, le=256)
     levels: int = Field(default=5, ge=2, le=6)
 
@@ -37,16 +37,28 @@ class PreprocessingRecipe(_Noun):
 
     Attributes:
         in_plane_spacing_mm: pixel size after resampling; slices are not resampled along z.
-        patch_yx: size of a training patch in pixels; whole slices are used for inference.
+        patch_yx: size of a training patch in pixels; whole slices are used for inference, mirrored
+            outwards where they are smaller.
+        normalisation: "z_score" gives the body zero mean and unit variance (6.2.3);
+            "percentile_range" maps the clip percentiles to -2 and 2, which does not depend on how
+            much of an image is bright fat.
         foreground_percentile: the volume is normalised by the mean and standard deviation of the
             voxels brighter than this percentile, so that air does not set the scale.
         clip_percentiles: grey values outside are clipped first.
     """
 
     in_plane_spacing_mm: float = Field(default=2.0, gt=0)
-    patch_yx: tuple[int, int] = (96, 96)
+    patch_yx: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (96, 96)
     foreground_percentile: float = Field(default=20.0, ge=0, lt=100)
     clip_percentiles: tuple[float, float] = (0.5, 99.5)
+    normalisation: Literal["z_score", "percentile_range"] = "z_score"
+
+    @field_validator("clip_percentiles")
+    @classmethod
+    def _are_a_range(cls, percentiles: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= percentiles[0] < percentiles[1] <= 100:
+            raise ValueError("two percentiles, 0 <= low < high <= 100")
+        return percentiles
 
 
 class TrainingSchedule(_Noun):
@@ -54,10 +66,10 @@ class TrainingSchedule(_Noun):
 
     iterations: int = Field(gt=0)
     batch_size: int = Field(default=16, gt=0)
-    learning_rate: float = Field(default=0.03, gt=0)
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    poly_power: float = 0.9
+    learning_rate: float = Field(default=0.03, gt=0, le=1)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=1e-4, ge=0, le=1)
+    poly_power: float = Field(default=0.9, ge=0, le=10)
     validate_every: int = Field(default=50, gt=0)
 
 
@@ -72,8 +84,8 @@ class AdaptationPlan(_Noun):
         target_trained: comparator "trained on all target labels", for studies that hold all
             reference contours; None where a study does not ask for it.
         adapted_share: how far the delivered weights go from the source model (0) to the end of
-            stage 3 (1). Below 1 they are interpolated, which keeps what the source model knew where
-            a site has very few patients.
+            stage 3 (1); None lets the site find it by cross-validation over its own annotated
+            patients (`algorithms.finetuning.choose_share`).
         pseudo_label_min_confidence: pixels whose probability is nearer to one half carry no loss.
     """
 
@@ -82,7 +94,7 @@ class AdaptationPlan(_Noun):
     stage1: TrainingSchedule
     stage3: TrainingSchedule
     target_trained: TrainingSchedule | None = None
-    adapted_share: float = Field(default=1.0, gt=0, le=1)
+    adapted_share: float | None = Field(default=None, ge=0, le=1)
     pseudo_label_min_confidence: float = Field(default=0.0, ge=0, lt=1)
 
 
@@ -93,10 +105,21 @@ class StudyPlan(_Noun):
     roi_name: str = Field(default="GTVp", pattern=r"^[A-Za-z0-9_^~+-]{1,16}$")
     modality: str = Field(default="MR", pattern=r"^[A-Z]{2,4}$")
     preprocessing: PreprocessingRecipe = PreprocessingRecipe()
-    network: NetworkSpec = NetworkSpec()
+    network: NetworkSpec = Field(default=NetworkSpec(), validate_default=True)
     source_training: TrainingSchedule
     adaptation: AdaptationPlan
     reference_points: int = Field(default=10, gt=0)
+
+    @field_validator("network")
+    @classmethod
+    def _halves_the_patch(cls, network: NetworkSpec, info: ValidationInfo) -> NetworkSpec:
+        stride = 2 ** (network.levels - 1)
+        recipe = info.data.get("preprocessing")  # absent when it is wrong itself
+        if recipe is not None and any(side % stride for side in recipe.patch_yx):
+            raise ValueError(
+                f"{network.levels} levels need preprocessing.patch_yx in multiples of {stride}"
+            )
+        return network
 
 
 class FileEntry(_Noun):
@@ -116,7 +139,7 @@ class SourceValidation(_Noun):
 
 
 class Manifest(_Noun):
-    """What a package says about itself; canonical JSON of this is what the signature covers."""
+    """What a package says about itself; the signature covers the bytes it was written as."""
 
     schema_version: Literal[1] = 1
     study: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
@@ -139,17 +162,21 @@ class Manifest(_Noun):
     files: dict[str, FileEntry]
 
     def signed_bytes(self) -> bytes:
-        """Return the bytes that the coordinator signs and a site verifies."""
+        """Return the canonical JSON that the coordinator writes and signs.
+
+        Only for a manifest that was just made: one that was read may have been written by another
+        version, which knew other fields, and is known by the bytes that came.
+        """
         return canonical_json(self.model_dump(mode="json"))
 
     @property
     def package_id(self) -> str:
-        """Name the package by its content: 64 hexadecimal digits."""
+        """Name a package that was just made: SHA-256 of its manifest, 64 hexadecimal digits."""
         return sha256_hex(self.signed_bytes())
 
 
 class Signature(_Noun):
-    """Ed25519 signature over `Manifest.signed_bytes`.
+    """Ed25519 signature over the bytes of `manifest.json`.
 
     Attributes:
         key_id: first 16 hexadecimal digits of the SHA-256 of the raw public key.

@@ -58,11 +58,13 @@ class ArmSummary(_Noun):
     Attributes:
         failures: patients whose prediction missed the tumour altogether (Dice 0); they count as
             Dice 0 in `dsc`. Where a mask is empty the distances are undefined and counted so.
+            None when there are fewer patients than the minimum group size; every distribution then
+            has all patients as `n` and does not say which values are undefined.
     """
 
     arm: str = Field(pattern=r"^[a-z0-9_]{1,32}$")
     patients: Count
-    failures: Count
+    failures: Count | None
     dsc: Distribution
     hd95_mm: Distribution
     assd_mm: Distribution
@@ -98,7 +100,12 @@ class AnnotationSummary(_Noun):
 
 
 class SiteReport(_Noun):
-    """Everything a hospital reports about one package: the only result that leaves it."""
+    """Everything a hospital reports about one package: the only result that leaves it.
+
+    Attributes:
+        adapted_share: how far the adapted weights went from the source model (0) to the end of
+            stage 3 (1).
+    """
 
     study: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
     site: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
@@ -109,6 +116,7 @@ class SiteReport(_Noun):
     seed: int
     vendors: tuple[Vendor, ...] = ()
     minimum_group_size: int = Field(ge=1)
+    adapted_share: float | None = Field(default=None, ge=0, le=1)
     annotation: AnnotationSummary
     arms: tuple[ArmSummary, ...]
     revision: RevisionSummary | None

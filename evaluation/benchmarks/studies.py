@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from algorithms.contracts.canonical_json import sha256_hex
+from algorithms.contracts.errors import DataError
 from algorithms.contracts.model_package import (
     AdaptationPlan,
     NetworkSpec,
@@ -41,6 +43,7 @@ class Study:
     Attributes:
         name: of the study.
         write_inputs: writes every hospital's DICOM below a folder, `folder/<hospital>/...`.
+        inputs_digest: changes when what the inputs are made from changes.
         test_share, validation_share: parts of each hospital's patients. No validation patients in
             these studies: a choice of weights by one or two patients was worse than none.
         minimum_group_size: what the hospitals set for release.
@@ -51,6 +54,7 @@ class Study:
     targets: tuple[Hospital, ...]
     plan: StudyPlan
     write_inputs: Callable[[Path, int, Progress], None]
+    inputs_digest: str
     test_share: float
     validation_share: float
     minimum_group_size: int
@@ -81,6 +85,7 @@ def phantom_study(preset: Preset) -> Study:
         targets=tuple(hospitals[1:]),
         plan=_PHANTOM_PLANS[preset],
         write_inputs=write_inputs,
+        inputs_digest=sha256_hex(repr(HOSPITALS).encode()),
         test_share=0.3,
         validation_share=0.0,
         minimum_group_size=5,
@@ -96,6 +101,9 @@ def sts_study(pack: Path, preset: Preset) -> Study:
     Args:
         pack: folder with `cases.csv` and one `.npz` per patient.
         preset: how long to train.
+
+    Raises:
+        DataError: when the pack has no `cases.csv`.
     """
 
     def write_inputs(folder: Path, _seed: int, progress: Progress) -> None:
@@ -108,10 +116,20 @@ def sts_study(pack: Path, preset: Preset) -> Study:
         targets=(Hospital("ge-other", roi_names), Hospital("siemens", roi_names)),
         plan=_STS_PLANS[preset],
         write_inputs=write_inputs,
+        inputs_digest=_pack_digest(pack),
         test_share=1 / 3,
         validation_share=0.0,
         minimum_group_size=2,
     )
+
+
+def _pack_digest(pack: Path) -> str:
+    """Digest the table of a pack with the names and sizes of its arrays."""
+    table = pack / "cases.csv"
+    if not table.is_file():
+        raise DataError(f"{table}: no such file: give the folder that holds the pack's cases.csv")
+    sizes = sorted((file.name, file.stat().st_size) for file in pack.glob("*.npz"))
+    return sha256_hex(table.read_bytes() + repr(sizes).encode())
 
 
 def _schedule(iterations: int, learning_rate: float, *, batch_size: int = 16) -> TrainingSchedule:
@@ -127,7 +145,7 @@ _PHANTOM_PLANS: dict[Preset, StudyPlan] = {
     "cpu": StudyPlan(
         preprocessing=PreprocessingRecipe(in_plane_spacing_mm=2.0, patch_yx=(80, 80)),
         network=NetworkSpec(base_channels=8),
-        source_training=_schedule(400, 0.03),
+        source_training=_schedule(600, 0.03),
         adaptation=AdaptationPlan(
             stage1=_schedule(150, 0.02),
             stage3=_schedule(90, 0.003),
@@ -148,22 +166,24 @@ _PHANTOM_PLANS: dict[Preset, StudyPlan] = {
 
 _STS_PLANS: dict[Preset, StudyPlan] = {
     "cpu": StudyPlan(
-        preprocessing=PreprocessingRecipe(in_plane_spacing_mm=2.0, patch_yx=(64, 64)),
+        preprocessing=PreprocessingRecipe(
+            in_plane_spacing_mm=2.0, patch_yx=(64, 64), normalisation="percentile_range"
+        ),
         network=NetworkSpec(base_channels=16),
         source_training=_schedule(1000, 0.03),
         adaptation=AdaptationPlan(
-            adapted_share=0.5,  # four training patients at a site forget much
-            stage1=_schedule(240, 0.01),
-            stage3=_schedule(120, 0.003),
-            target_trained=_schedule(360, 0.01),
+            stage1=_schedule(180, 0.01),
+            stage3=_schedule(90, 0.003),
+            target_trained=_schedule(300, 0.01),
         ),
     ),
     "full": StudyPlan(
-        preprocessing=PreprocessingRecipe(in_plane_spacing_mm=1.0, patch_yx=(192, 192)),
+        preprocessing=PreprocessingRecipe(
+            in_plane_spacing_mm=1.0, patch_yx=(192, 192), normalisation="percentile_range"
+        ),
         network=NetworkSpec(base_channels=16),
         source_training=_schedule(30000, 0.03, batch_size=32),
         adaptation=AdaptationPlan(
-            adapted_share=0.5,
             stage1=_schedule(6000, 0.01, batch_size=32),
             stage3=_schedule(6000, 0.003, batch_size=32),
             target_trained=_schedule(12000, 0.01, batch_size=32),

@@ -10,10 +10,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +27,16 @@ from evaluation.benchmarks.studies import Hospital, Study
 
 TransportName = Literal["embedded", "flower"]
 console = Console(stderr=True, highlight=False)
+
+# Starts a command that the system ends together with this driver. PR_SET_PDEATHSIG (1) is asked for
+# in the new process, because a preexec_fn is not safe beside threads; SIGTERM lets the coordinator
+# stop its transport. The parent is compared for the case that it is gone already.
+_ENDS_WITH_PARENT = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 @dataclass(frozen=True)
@@ -55,7 +67,8 @@ def run_study(road: Road) -> dict[str, Any]:
     """Take a study from images to report, or continue one that was stopped.
 
     Returns:
-        The study report as JSON, with the source model's Dice at home under "source".
+        The study report as JSON, with the source model's Dice at home under "source" and the plan
+        under "plan".
 
     Raises:
         DataError: a command failed; the message says which, and where its log is.
@@ -80,7 +93,8 @@ def run_study(road: Road) -> dict[str, Any]:
     _once(road, "write the study report", lambda: _write_report(road))
     console.print(f"[dim]{time.monotonic() - began:.0f} s[/dim]")
     report: dict[str, Any] = json.loads((road.report / "study.json").read_bytes())
-    return report | {"source": source_validation(road)}
+    plan = road.study.plan.model_dump(mode="json")
+    return report | {"source": source_validation(road), "plan": plan}
 
 
 def source_validation(road: Road) -> dict[str, Any]:
@@ -93,23 +107,29 @@ def source_validation(road: Road) -> dict[str, Any]:
 
 
 def _claim(road: Road) -> None:
-    """Refuse to continue a folder that was begun with another study, plan, seed or transport."""
-    identity = canonical_json(
-        {
-            "study": road.study.name,
-            "plan": road.study.plan.model_dump(mode="json"),
-            "seed": road.seed,
-            "transport": road.transport,
-        }
-    )
+    """Refuse to continue a folder that was begun with anything that would give other results."""
+    study = road.study
+    identity = {
+        "study": study.name,
+        "hospitals": [[hospital.name, *hospital.roi_names] for hospital in study.hospitals],
+        "inputs": study.inputs_digest,
+        "shares": [study.test_share, study.validation_share],
+        "minimum group size": study.minimum_group_size,
+        "plan": study.plan.model_dump(mode="json"),
+        "seed": road.seed,
+        "transport": road.transport,
+        "version of fedgtv": version("fedgtv"),
+    }
     mark = road.folder / "study.json"
-    if mark.is_file() and mark.read_bytes() != identity:
-        raise DataError(
-            f"{road.folder}: holds another study, plan, seed or transport: remove it or give "
-            "another --output"
-        )
-    road.folder.mkdir(parents=True, exist_ok=True)
-    mark.write_bytes(identity)
+    if mark.is_file():
+        begun = json.loads(mark.read_bytes())
+        other = [name for name, value in identity.items() if begun.get(name) != value]
+        if other:
+            raise DataError(
+                f"{road.folder}: was begun with other {', '.join(other)}: remove it or give "
+                "another --output"
+            )
+    _write_whole(mark, canonical_json(identity))
 
 
 def _write_inputs(road: Road) -> None:
@@ -121,6 +141,8 @@ def _write_inputs(road: Road) -> None:
 
 
 def _init_coordinator(road: Road) -> None:
+    if (road.coordinator / "coordinator.toml").exists():  # is written last
+        return
     command: list[str | Path] = ["fedgtv-coordinator", "init", "--home", road.coordinator]
     command += ["--study", road.study.name, "--source-site", road.study.source.name]
     for target in road.study.targets:
@@ -130,12 +152,11 @@ def _init_coordinator(road: Road) -> None:
 
 def _init_site(road: Road, hospital: Hospital, public_key: str) -> None:
     home = road.home(hospital)
-    if (home / "site.toml").exists():
-        return
     role = "source" if hospital == road.study.source else "target"
-    command: list[str | Path] = ["fedgtv-site", "init", "--home", home, "--name", hospital.name]
-    command += ["--study", road.study.name, "--role", role, "--trusted-key", public_key]
-    _run(road, f"{hospital.name} init", command)
+    if not (home / "site.toml").exists():  # is written last
+        command: list[str | Path] = ["fedgtv-site", "init", "--home", home]
+        command += ["--name", hospital.name, "--study", road.study.name, "--role", role]
+        _run(road, f"{hospital.name} init", [*command, "--trusted-key", public_key])
     settings = {
         "roi_names": list(hospital.roi_names),
         "minimum_group_size": road.study.minimum_group_size,
@@ -146,8 +167,24 @@ def _init_site(road: Road, hospital: Hospital, public_key: str) -> None:
         # Targets work side by side, one core each; the source hospital has the machine to itself.
         "threads": 0 if role == "source" else 1,
     }
-    with (home / "site.toml").open("a", encoding="utf-8") as file:
-        file.writelines(f"{key} = {json.dumps(value)}\n" for key, value in settings.items())
+    _add_settings(home / "site.toml", settings)
+
+
+def _add_settings(file: Path, settings: Mapping[str, object]) -> None:
+    """Add the settings that are not there yet; the file is the old one or the new one."""
+    text = file.read_text("utf-8")
+    present = tomllib.loads(text)
+    # TOML and JSON write these values alike.
+    lines = [f"{k} = {json.dumps(v)}\n" for k, v in settings.items() if k not in present]
+    _write_whole(file, "".join([text, *lines]).encode())
+
+
+def _write_whole(file: Path, content: bytes) -> None:
+    """Write a file in one step, so that a kill leaves no half of it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(file.name + ".part")
+    temporary.write_bytes(content)
+    temporary.replace(file)
 
 
 def _ingest(road: Road, hospital: Hospital) -> None:
@@ -157,7 +194,7 @@ def _ingest(road: Road, hospital: Hospital) -> None:
 
 def _train_source(road: Road) -> None:
     plan = road.folder / "plan.json"
-    plan.write_bytes(canonical_json(road.study.plan.model_dump(mode="json")))
+    _write_whole(plan, canonical_json(road.study.plan.model_dump(mode="json")))
     _site(road, road.study.source, "train-source", "--plan", plan)
 
 
@@ -226,11 +263,14 @@ def _run(road: Road, name: str, command: Sequence[str | Path]) -> str:
     logs = road.folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     log = logs / f"{name.replace(' ', '-')}.log"
-    program = Path(sys.executable).with_name(str(command[0]))
+    program = str(Path(sys.executable).with_name(str(command[0])))
+    words = [program, *map(str, command[1:])]
+    if sys.platform == "linux":
+        words = [sys.executable, "-c", _ENDS_WITH_PARENT, str(os.getpid()), *words]
     environment = os.environ | {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
     with log.open("a", encoding="utf-8") as file:
         process = subprocess.Popen(
-            [str(program), *map(str, command[1:])],
+            words,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

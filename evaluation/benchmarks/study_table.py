@@ -23,6 +23,7 @@ def site_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
                 "gap_closed": result["gap_closed"]["fraction"],
                 "revision_degree_percent": revision and revision["degree_percent"]["mean"],
                 "source_dsc_at_home": report["source"]["test_dsc"],
+                "adapted_share": report["plan"]["adaptation"]["adapted_share"],
             }
             for arm in site["arms"]:
                 name = arm["arm"]
@@ -36,7 +37,7 @@ def site_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 def study_table(rows: list[dict[str, Any]], title: str) -> Table:
     """Show the rows: Dice %, HD95 mm and failures per arm, and what the adaptation cost."""
-    table = Table(title=title)
+    table = Table(title=title, caption=_caption(rows))
     for heading in ("site", "seed"):
         table.add_column(heading)
     for heading in ("direct", "adapted", "all target labels"):
@@ -55,14 +56,47 @@ def study_table(rows: list[dict[str, Any]], title: str) -> Table:
     return table
 
 
+def summary_table(summary: list[dict[str, Any]]) -> Table:
+    """Show what `summarise_seeds` returned; what was suppressed is a dash."""
+    table = Table(title="Dice %, mean ± SD over seeds (patients; failures)")
+    table.add_column("site")
+    for heading in ("direct", "adapted", "all target labels", "lost from home"):
+        table.add_column(heading, justify="right")
+    for row in summary:
+        cells = []
+        for arm in ARMS:
+            spread = row[f"{arm}_dsc_sd"]
+            text = _text(row[f"{arm}_dsc_mean"], ".1f", 100)
+            text += "" if spread is None else f" ± {100 * spread:.1f}"
+            failures = _text(row[f"{arm}_failures"], "")
+            cells.append(f"{text} ({row[f'{arm}_patients']}; {failures})")
+        table.add_row(row["site"], *cells, _text(row["lost_from_home_dsc_mean"], ".1f", 100))
+    return table
+
+
+def _caption(rows: list[dict[str, Any]]) -> str | None:
+    """Say which model "adapted" is where it is not the end of stage 3."""
+    shares = sorted({row["adapted_share"] for row in rows} - {1.0})
+    if not shares:
+        return None
+    return "adapted: source model + " + " or ".join(
+        f"{share:g} x (stage 3 - source model)" for share in shares
+    )
+
+
 def _arm(row: dict[str, Any], arm: str) -> str:
     if f"{arm}_patients" not in row:
         return "-"
     dsc, hd95 = row[f"{arm}_dsc"], row[f"{arm}_hd95_mm"]
     dice = "suppressed" if dsc is None else f"{100 * dsc:.1f}"
-    distance = "-" if hd95 is None else f"{hd95:.1f}"
-    return f"{dice} / {distance} / {row[f'{arm}_failures']} of {row[f'{arm}_patients']}"
+    distance = _text(hd95, ".1f")
+    failures = row[f"{arm}_failures"]
+    return f"{dice} / {distance} / {_text(failures, '')} of {row[f'{arm}_patients']}"
 
 
 def _percent(value: float | None, factor: float) -> str:
     return "-" if value is None else f"{factor * value:.0f} %"
+
+
+def _text(value: float | None, format_spec: str, factor: float = 1) -> str:
+    return "-" if value is None else format(factor * value, format_spec)

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from algorithms.contracts.model_package import NetworkSpec
-from algorithms.features import GRID_YX, latent_features, pad_to_stride, pooled_feature
+from algorithms.features import GRID_YX, latent_features, pooled_feature
 from algorithms.networks import build_network
 
 VARIANTS = {
@@ -75,13 +75,3 @@ def test_vectors_come_without_augmentation_or_training_mode(network) -> None:
     np.testing.assert_array_equal(one, again)
     assert not network.training
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
-
-
-@pytest.mark.parametrize("shape", [(16, 16), (17, 30), (1, 5)])
-def test_padding_repeats_the_far_edge_up_to_the_stride(shape) -> None:
-    image = torch.arange(shape[0] * shape[1], dtype=torch.float32).reshape(1, 1, *shape)
-    padded, size = pad_to_stride(image, 8)
-    assert size == shape
-    assert padded.shape[-2] % 8 == padded.shape[-1] % 8 == 0
-    assert torch.equal(padded[..., : shape[0], : shape[1]], image)
-    assert (padded[..., -1, -1] == image[..., -1, -1]).all()

@@ -6,7 +6,7 @@ from scipy.ndimage import center_of_mass
 
 from algorithms.contracts.model_package import PreprocessingRecipe
 from algorithms.contracts.volume import Geometry, Volume
-from algorithms.preprocessing import preprocess, preprocess_mask, restore
+from algorithms.preprocessing import mirror_outwards, preprocess, preprocess_mask, restore
 from tests.phantoms import ball, tiny_volume
 
 SPACINGS_MM = [(3.0, 0.5, 0.5), (3.0, 0.7, 1.3), (5.0, 1.0, 1.0), (1.0, 2.4, 1.7), (3.0, 4.0, 4.0)]
@@ -98,3 +98,32 @@ def test_a_restored_probability_lies_on_its_grid_within_0_and_1(sides, target, s
 def test_a_probability_with_another_number_of_slices_is_refused() -> None:
     with pytest.raises(ValueError, match="3 slices"):
         restore(np.zeros((3, 4, 4), np.float32), Geometry((4, 4, 4), (1, 1, 1), (0, 0, 0)))
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (17, 30), (1, 5), (40, 9)])
+@pytest.mark.parametrize("patch_yx", [(1, 1), (20, 24)])
+def test_small_slices_are_mirrored_outwards_and_cut_back(shape, patch_yx) -> None:
+    slices = np.arange(2 * np.prod(shape), dtype=np.float32).reshape(2, *shape)
+    larger, (rows, columns) = mirror_outwards(slices, stride=8, patch_yx=patch_yx)
+    assert all(side % 8 == 0 for side in larger.shape[1:])
+    assert all(side >= patch for side, patch in zip(larger.shape[1:], patch_yx, strict=True))
+    np.testing.assert_array_equal(larger[:, rows, columns], slices)
+    first = rows.start
+    if 0 < first <= shape[0]:
+        np.testing.assert_array_equal(larger[:, first - 1, columns], slices[:, 0])  # a mirror
+    assert set(np.unique(larger)) == set(np.unique(slices))
+
+
+def test_the_percentile_range_does_not_depend_on_how_much_is_bright() -> None:
+    recipe = PreprocessingRecipe(
+        in_plane_spacing_mm=1.0, clip_percentiles=(0.0, 100.0), normalisation="percentile_range"
+    )
+    values = []
+    for bright in (4, 12):
+        image = np.full((1, 16, 16), 50.0, dtype=np.float32)
+        image[0, 0], image[0, 1, :bright] = 0.0, 100.0
+        volume = Volume(image, Geometry((1, 16, 16), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)))
+        slices = preprocess(volume, recipe).slices
+        assert (slices.min(), slices.max()) == (-2.0, 2.0)
+        values.append(slices[0, 8, 8])
+    assert values == [0.0, 0.0]

@@ -1,4 +1,5 @@
 import re
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,32 @@ def test_resend_after_a_refusal(tmp_path: Path) -> None:
         store.apply("hospital-b", manifest.package_id, SiteEvent.RECEIPT_ACCEPTED)
         store.add_report(tiny_report("hospital-b", manifest.package_id))
     assert "reported" in _run("resend", "--home", folder, "--site", "hospital-b").stderr
+
+
+def test_a_refusal_ends_the_run_and_is_named(tmp_path: Path) -> None:
+    home, source, target = (tmp_path / name for name in ("study", "a", "b"))
+    _run("init", "--home", home, *INIT)
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    make_site(source, "hospital-a")
+    make_site(target, "hospital-b")  # trusts nobody
+    prepare_source_package(source)
+    sites = ("--site", f"hospital-a={source}", "--site", f"hospital-b={target}")
+    ticked = _run("tick", "--home", home, *sites, "--until", "delivered")
+    assert ticked.returncode == 1
+    assert len(ticked.stderr.splitlines()) == 1
+    assert "hospital-b (unknown_key)" in ticked.stderr
+
+
+def test_a_damaged_database_is_one_line_without_parameters(tmp_path: Path) -> None:
+    home = tmp_path / "study [b]"
+    assert "study [b]" in _run("init", "--home", home, *INIT).stdout
+    (home / "study.db").write_bytes(b"no database" * 1000)
+    done = _run("status", "--home", home)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "DatabaseError" in done.stderr
+    assert "backup" in done.stderr
+    assert "PRAGMA" not in done.stderr
 
 
 def test_help_loads_neither_flower_nor_image_libraries() -> None:

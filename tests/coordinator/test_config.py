@@ -4,6 +4,7 @@ import pytest
 
 from algorithms.contracts.errors import DataError
 from coordinator.config import CONFIG_FILE, open_home
+from coordinator.study_store import StudyStore
 from tests.simulated_site import make_coordinator
 
 
@@ -33,3 +34,16 @@ def test_a_home_is_made_once_and_must_exist(tmp_path: Path) -> None:
         make_coordinator(tmp_path / "c")
     with pytest.raises(DataError, match="init"):
         open_home(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("name", ["Haus #1", "100% a?b=c&d"])
+def test_the_database_lies_in_the_home_whatever_its_path_holds(tmp_path: Path, name: str) -> None:
+    home = make_coordinator(tmp_path / name)
+    StudyStore(home.database_url, home.config).close()
+    assert (home.folder / "study.db").is_file()
+
+
+def test_a_configuration_in_another_encoding_is_an_expected_error(tmp_path: Path) -> None:
+    (tmp_path / CONFIG_FILE).write_bytes("# Größe\n".encode("latin-1"))
+    with pytest.raises(DataError, match="UTF-8"):
+        open_home(tmp_path)

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from algorithms.contracts.canonical_json import sha256_hex
 from algorithms.contracts.errors import DataError, ProtocolError
-from algorithms.contracts.model_package import MODEL_FILE, Manifest, Signature
+from algorithms.contracts.model_package import MODEL_FILE
 from coordinator.package_publisher import create_key, public_key_hex, publish, read_package
 from site_agent.package_store import verify_folder, verify_package
 from tests.simulated_site import STUDY, make_coordinator, tiny_package
@@ -14,14 +15,11 @@ def test_what_is_published_is_what_a_site_accepts(tmp_path: Path) -> None:
     manifest, files = tiny_package()
     package_id = publish(home, manifest, files)
     key = public_key_hex(home)
-    assert verify_folder(home.packages / package_id, [key], study=STUDY)[0] == manifest
     package = read_package(home, package_id)
-    verify_package(
-        Manifest.model_validate_json(package.manifest),
-        Signature.model_validate_json(package.signature),
-        package.files,
-        [key],
-    )
+    parts = (package.manifest, package.signature, package.files)
+    assert verify_folder(home.packages / package_id, [key], study=STUDY) == parts
+    assert verify_package(*parts, [key]) == manifest
+    assert package_id == sha256_hex(package.manifest)
 
 
 def test_publishing_twice_writes_the_same_bytes(tmp_path: Path) -> None:

@@ -67,11 +67,11 @@ def test_a_gap_that_means_nothing_is_not_given_and_says_why(arms, reason):
     assert reason.explanation
 
 
-def test_a_suppressed_site_stays_out_of_the_pool_but_its_failures_are_counted():
+def test_a_suppressed_site_stays_out_of_the_pool_but_its_patients_are_counted():
     large = report("large", adapted=[0.8, 0.9])
-    small = report("small", adapted=[0.0], minimum_group_size=2)
+    small = report("small", adapted=[0.0], minimum_group_size=2)  # says nothing of failures
     (pooled,) = aggregate([large, small]).packages[0].pooled
-    assert (pooled.sites, pooled.patients, pooled.failures) == (2, 3, 1)
+    assert (pooled.sites, pooled.patients, pooled.failures) == (2, 3, 0)
     assert (pooled.dsc.sites, pooled.dsc.n, pooled.dsc.mean) == (1, 2, 0.85)
 
 

@@ -1,4 +1,5 @@
 import json
+import math
 import random
 
 import numpy as np
@@ -6,7 +7,13 @@ import pytest
 
 from algorithms.contracts.site_report import SiteReport
 from evaluation.case_metrics import measure_case
-from evaluation.site_summary import ARMS, PatientRow, RevisionRow, summarise_site
+from evaluation.site_summary import (
+    ARMS,
+    PatientRow,
+    RevisionRow,
+    average_cases,
+    summarise_site,
+)
 from tests.evaluation.report_builders import annotation, metrics, report, rows, subject
 
 
@@ -65,6 +72,25 @@ def test_too_few_patients_leave_no_figure_at_all():
     assert all(figure.mean is figure.sd is figure.median is None for figure in figures)
     assert small.revision.bins is None
     assert arm.patients == small.revision.patients == 3
+
+
+def test_of_too_few_patients_neither_failures_nor_vendors_are_told():
+    small = report(adapted=[0.8, 0.0, 0.7], minimum_group_size=4)
+    assert small.arms[0].failures is None
+    assert (small.arms[0].hd95_mm.n, small.arms[0].hd95_mm.undefined) == (3, 0)
+    assert small.vendors == ()
+    enough = report(adapted=[0.8, 0.0, 0.7], minimum_group_size=3)
+    assert enough.arms[0].failures == 1
+    assert enough.vendors == ("siemens",)
+
+
+def test_several_cases_are_one_patient_who_failed_only_if_all_did():
+    both = average_cases([metrics(0.6, hd95_mm=4.0), metrics(0.0)])
+    assert (both.dsc, both.hd95_mm, both.nsd[1.0]) == (pytest.approx(0.3), 4.0, pytest.approx(0.3))
+    assert not both.is_failure
+    assert average_cases([metrics(0.0), metrics(0.0)]).is_failure
+    assert math.isnan(average_cases([metrics(0.0), metrics(0.0)]).hd95_mm)
+    assert average_cases([metrics(0.7)]) == metrics(0.7)
 
 
 def test_revision_bins_leave_all_or_none():

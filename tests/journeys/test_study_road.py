@@ -62,7 +62,7 @@ def tiny_study(stage1_iterations: int = 10) -> Study:
         plan=StudyPlan(
             preprocessing=PreprocessingRecipe(in_plane_spacing_mm=3.0, patch_yx=(64, 64)),
             network=NetworkSpec(base_channels=8, levels=3),
-            source_training=_schedule(200),
+            source_training=_schedule(500),
             adaptation=AdaptationPlan(
                 stage1=_schedule(stage1_iterations),
                 stage3=_schedule(10),
@@ -71,6 +71,7 @@ def tiny_study(stage1_iterations: int = 10) -> Study:
             reference_points=4,
         ),
         write_inputs=_write_inputs,
+        inputs_digest="tiny",
         test_share=0.3,
         validation_share=0.1,
         minimum_group_size=2,
@@ -167,11 +168,12 @@ def test_a_site_killed_in_stage_1_resumes_and_ends_in_the_same_weights(tmp_path:
     run_study(killed)
 
     for site in ("hospital-b", "hospital-c"):
-        first, second = (
-            next((road.folder / "sites" / site / "rounds").rglob("stage3.safetensors"))
-            for road in (whole, killed)
-        )
-        assert first.read_bytes() == second.read_bytes()
+        for name in ("stage3.safetensors", "adapted.safetensors"):
+            first, second = (
+                next((road.folder / "sites" / site / "rounds").rglob(name))
+                for road in (whole, killed)
+            )
+            assert first.read_bytes() == second.read_bytes(), (site, name)
     assert _figures(whole) == _figures(killed)
 
 

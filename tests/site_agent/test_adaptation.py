@@ -14,6 +14,7 @@ from algorithms.contracts.errors import DataError
 from algorithms.contracts.messages import RoundState
 from algorithms.contracts.model_package import TrainingSchedule
 from algorithms.contracts.site_report import SiteReport
+from algorithms.finetuning import SHARES
 from algorithms.inference import torch_predictor
 from algorithms.networks import build_network
 from algorithms.training import LabelledSlice, train
@@ -27,6 +28,7 @@ from site_agent.config import open_home
 from site_agent.database import MeasurementRow
 from site_agent.segmentation import record_review
 from site_agent.simulated_annotator import annotate_open_tasks, review_cases
+from site_agent.source_package import assign_patients
 from site_agent.worker import work
 from tests.phantoms import tiny_case, tiny_plan
 from tests.site_agent.tiny_road import TinyPackage, make_package, make_target
@@ -185,7 +187,8 @@ def test_every_arm_of_every_test_patient_is_measured_once(finished) -> None:
 
 def test_no_checkpoint_is_left_behind(finished) -> None:
     names = {file.name for file in (finished.home.rounds / round_of(finished).round_id).iterdir()}
-    assert names == {f"{stage}.safetensors" for stage in ("stage1", "stage3", "target_trained")}
+    stages = ("stage1", "stage3", "target_trained", "adapted")
+    assert names == {*(f"{stage}.safetensors" for stage in stages), "adapted_share.json"}
 
 
 # -- being killed -----------------------------------------------------------------------------
@@ -220,7 +223,7 @@ def test_a_loaded_stage_computes_what_the_one_just_trained_computed(finished) ->
 def test_every_stage_ended_in_weights_of_its_own(finished, package) -> None:
     """Without this, the tests of being killed could not fail."""
     folder = finished.home.rounds / round_of(finished).round_id
-    stages = [file_sha256(file) for file in folder.iterdir()]
+    stages = [file_sha256(file) for file in folder.glob("*.safetensors")]
     assert len({*stages, package.manifest.files["model.safetensors"].sha256}) == 4
 
 
@@ -255,9 +258,14 @@ def test_patients_with_several_cases_count_once(package, tmp_path) -> None:
     assert work(home, store) is RoundState.AWAITING_REVIEW
     review_cases(store)
     assert work(home, store) is RoundState.REPORTED
-    summary = report_of(store).annotation
-    assert summary.training_patients == 3
-    assert summary.patients_with_selected_slices <= summary.training_patients
+    report, tests = report_of(store), store.cases(Split.TEST)
+    assert report.annotation.training_patients == 3
+    assert report.annotation.patients_with_selected_slices <= 3
+    patients = {case.patient_id for case in tests}
+    assert len(tests) == 2 * len(patients)
+    assert {arm.patients for arm in report.arms} == {len(patients)}
+    assert report.revision is not None
+    assert report.revision.patients == report.revision.degree_percent.n == len(patients)
 
 
 def add_second_series(store: CaseStore) -> None:
@@ -305,3 +313,22 @@ def test_without_reference_contours_the_reviewed_contour_is_the_yardstick(packag
     assert report.revision is not None
     assert not report.revision.simulated
     assert report.revision.active_s.mean == pytest.approx(30.0)
+
+
+def test_the_share_is_found_by_cross_validation_and_reported(package, tmp_path) -> None:
+    plan = package.manifest.adaptation.model_copy(update={"adapted_share": None})
+    manifest = package.manifest.model_copy(update={"adaptation": plan})
+    _, store = make_target(tmp_path / "home", package)
+    assign_patients(store)
+    current = open_round(store, store.start_round(package.manifest.package_id, seed=0))
+    current = replace(current, manifest=manifest)
+    advance(current)
+    annotate_open_tasks(store)
+    advance(current)
+    review_cases(store)
+    assert advance(current) is RoundState.REPORTED
+    names = {file.name for file in current.folder.iterdir()}
+    assert {"held_out_1.safetensors", "held_out_2.safetensors"} <= names
+    report = store.round(current.round_id).report
+    assert report is not None
+    assert report["adapted_share"] in SHARES

@@ -14,7 +14,7 @@ from algorithms.contracts.errors import DataError
 from algorithms.contracts.messages import RoundState
 from algorithms.contracts.volume import Geometry, Mask, Volume
 from site_agent import audit_log
-from site_agent.case_store import REFERENCE, REVIEWED, CaseStore, SliceChoice
+from site_agent.case_store import REFERENCE, REVIEWED, CaseStore, Intake, SliceChoice
 from site_agent.case_workflow import RoundEvent
 from site_agent.database import (
     AuditRow,
@@ -90,7 +90,7 @@ def test_a_case_comes_back_as_it_went_in(store) -> None:
     )
     contour = Contour("GTVp", Mask(case.contours[0].mask.voxels, geometry), Provenance.REFERENCE)
     case = replace(case, volume=volume, contours=(contour,), identity_sealed=b"sealed")
-    assert store.add_cases([case], actor="test") == [case.case_id]
+    assert store.add_cases([case], actor="test") == Intake([case.case_id], [], [])
     found = store.volume(case.case_id)
     np.testing.assert_array_equal(found.image, volume.image)
     assert found.image.dtype == np.float32
@@ -113,29 +113,55 @@ def test_a_case_comes_back_as_it_went_in(store) -> None:
 )
 @given(
     values=st.lists(st.floats(-1e6, 1e6, width=32), min_size=8, max_size=8),
-    number=st.integers(0, 2**40),
 )
-def test_grey_values_are_kept_exactly(store, values, number) -> None:
+def test_grey_values_are_kept_exactly(store, values) -> None:
     image = np.array(values, np.float32).reshape(2, 2, 2)
     case = replace(
         tiny_case(0, has_reference=False),
-        case_id=f"case-{number:012x}",
+        case_id=f"case-{count(store, CaseRow):012x}",
         volume=Volume(image, Geometry((2, 2, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))),
     )
-    if store.add_cases([case], actor="test"):
-        np.testing.assert_array_equal(store.volume(case.case_id).image, image)
+    store.add_cases([case], actor="test")
+    np.testing.assert_array_equal(store.volume(case.case_id).image, image)
+    assert store.add_cases([case], actor="test").unchanged == [case.case_id]
 
 
 def test_a_case_given_twice_is_kept_as_it_is(store) -> None:
     first = tiny_case(1)
     store.add_cases([first], actor="test")
     store.assign_splits({first.patient_id: Split.TEST})
-    changed = replace(first, volume=tiny_case(2).volume)
-    assert store.add_cases([changed, tiny_case(3)], actor="test") == [tiny_case(3).case_id]
+    intake = store.add_cases([first, tiny_case(3)], actor="test")
+    assert intake == Intake([tiny_case(3).case_id], [], [first.case_id])
     np.testing.assert_array_equal(store.volume(first.case_id).image, first.volume.image)
     assert store.case(first.case_id).split is Split.TEST
     assert count(store, ContourRow) == 2
     assert [event for event, _ in events(store)] == ["case_ingested"] * 2
+
+
+def test_a_contour_that_comes_later_is_added_once(store) -> None:
+    without, whole = tiny_case(1, has_reference=False), tiny_case(1)
+    store.add_cases([without], actor="test")
+    assert store.add_cases([whole], actor="test") == Intake([], [whole.case_id], [])
+    assert store.case(whole.case_id).has_reference
+    found = store.contour(whole.case_id, purpose=REFERENCE)
+    assert found is not None
+    np.testing.assert_array_equal(found.mask.voxels, whole.contours[0].mask.voxels)
+    for again in (whole, without):
+        assert store.add_cases([again], actor="test") == Intake([], [], [whole.case_id])
+    assert count(store, ContourRow) == 1
+    assert [event for event, _ in events(store)] == ["case_ingested", "reference_added"]
+
+
+@pytest.mark.parametrize("what", ["image", "geometry"])
+def test_another_image_under_a_held_name_is_refused_and_nothing_is_stored(store, what) -> None:
+    first = tiny_case(1, has_reference=False)
+    store.add_cases([first], actor="test")
+    volume = replace(first.volume, **{what: getattr(tiny_case(2).volume, what)})
+    other = replace(first, volume=volume, source="folder/P1.nii.gz")
+    with pytest.raises(DataError, match=r"folder/P1\.nii\.gz: another image.*rename"):
+        store.add_cases([tiny_case(3), other], actor="test")
+    assert [case.case_id for case in store.cases()] == [first.case_id]
+    np.testing.assert_array_equal(store.volume(first.case_id).image, first.volume.image)
 
 
 def test_nothing_is_stored_when_a_later_case_is_bad(store) -> None:

@@ -53,6 +53,16 @@ def test_without_a_file_there_is_no_state(tmp_path) -> None:
     assert load_state(tmp_path / "checkpoint") is None
 
 
+def test_a_damaged_checkpoint_counts_as_none(tmp_path, caplog) -> None:
+    file = tmp_path / "checkpoint"
+    save_state(TrainingState(17, weights(1)), file)
+    whole = file.read_bytes()
+    for damaged in (b"", whole[:-5], whole.replace(b"progress", b"prograss")):
+        file.write_bytes(damaged)
+        assert load_state(file) is None
+    assert caplog.text.count("starts anew") == 3
+
+
 @pytest.mark.parametrize("content", [b"", b"no weights", b"\x80\x04pickle?"])
 def test_a_file_of_another_kind_is_named(tmp_path, content: bytes) -> None:
     file = tmp_path / "model.safetensors"

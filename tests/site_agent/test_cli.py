@@ -407,6 +407,32 @@ def test_a_plan_that_cannot_be_read_is_refused(tmp_path, change, words) -> None:
     assert words in errors
 
 
+def test_an_unusable_disk_or_database_is_one_line(run, home, tmp_path) -> None:
+    for file in home.folder.glob("site.db*"):
+        file.unlink()
+    (home.folder / "site.db").write_bytes(b"no database" * 1000)
+    code, _, errors = run("cases", "--home", home.folder)
+    assert code == 2
+    assert "backup" in one_line(errors)
+    (tmp_path / "file").touch()
+    code, _, errors = run("init", "--home", tmp_path / "file" / "x", "--name", "b", "--study", "s")
+    assert code == 2
+    assert f"Not a directory ({tmp_path / 'file' / 'x'}" in one_line(errors)
+    assert "disk space" in errors
+
+
+def test_ids_are_whole_in_a_pipe(home, package) -> None:
+    store = filled_store(home, 2)
+    listed = run_apart("cases", "--home", home.folder)[1]
+    for case in store.cases():
+        assert case.case_id in listed
+        assert case.patient_id in listed
+    said = run_apart("package", "import", "--home", home.folder, package)[1]
+    package_id = sha256_hex((package / MANIFEST_FILE).read_bytes())
+    assert package_id in said
+    assert package_id in run_apart("package", "list", "--home", home.folder)[1]
+
+
 def test_the_installed_command_answers_in_one_line_too(home, tmp_path) -> None:
     (tmp_path / "empty").mkdir()
     code, out, errors = run_apart("ingest", "--home", home.folder, tmp_path / "empty")

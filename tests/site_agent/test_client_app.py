@@ -106,7 +106,7 @@ def test_only_a_class_name_leaves_when_a_handler_fails(home: SiteHome, tmp_path:
     assert no_package.error.reason == "DataError"
 
 
-def test_an_unreadable_package_is_an_answer_with_a_rule(home: SiteHome) -> None:
+def test_an_unsigned_package_is_an_answer_with_a_rule(home: SiteHome) -> None:
     content = RecordDict(
         {
             "package": ConfigRecord({"manifest": b"{}", "signature": b"{}"}),
@@ -115,7 +115,7 @@ def test_an_unreadable_package_is_an_answer_with_a_rule(home: SiteHome) -> None:
     )
     reply = _ask(home.folder, "train.receive_package", content)
     body = reply.content.config_records["message"]["json"]
-    assert b'"refused_by_rule":"unreadable_manifest"' in bytes(body)  # type: ignore[arg-type]
+    assert b'"refused_by_rule":"bad_signature"' in bytes(body)  # type: ignore[arg-type]
 
 
 def test_the_source_package_travels_as_raw_bytes(home: SiteHome) -> None:

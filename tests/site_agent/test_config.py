@@ -2,6 +2,7 @@ import pytest
 
 from algorithms.contracts.errors import DataError
 from site_agent.config import CONFIG_FILE, SiteConfig, open_home
+from site_agent.database import open_database
 from tests.phantoms import make_home
 
 
@@ -19,12 +20,12 @@ def test_everything_lies_below_the_home(tmp_path) -> None:
     folders = (home.cases, home.packages, home.rounds, home.source_package, home.ledger)
     assert all(folder.is_relative_to(tmp_path / "home") for folder in folders)
     assert len(set(folders)) == len(folders)
-    assert home.database_url == f"sqlite:///{tmp_path / 'home' / 'site.db'}"
+    assert str(home.database_url) == f"sqlite:///{tmp_path / 'home' / 'site.db'}"
 
 
 def test_another_database_can_be_named(tmp_path) -> None:
     home = make_home(tmp_path, database_url="postgresql://db.hospital.example/fedgtv")
-    assert home.database_url == "postgresql://db.hospital.example/fedgtv"
+    assert str(home.database_url) == "postgresql://db.hospital.example/fedgtv"
 
 
 def test_the_environment_overrides_the_file(tmp_path, monkeypatch) -> None:
@@ -56,3 +57,16 @@ def test_a_folder_that_is_no_home_and_a_lost_secret_say_what_to_do(tmp_path) -> 
     (tmp_path / "secrets" / "pseudonym.key").unlink()
     with pytest.raises(DataError, match=r"pseudonym\.key.*backup"):
         home.secret("pseudonym.key")
+
+
+@pytest.mark.parametrize("name", ["Haus #1", "100% a?b=c&d"])
+def test_the_database_lies_in_the_home_whatever_its_path_holds(tmp_path, name: str) -> None:
+    home = make_home(tmp_path / name)
+    open_database(home.database_url).dispose()
+    assert (home.folder / "site.db").is_file()
+
+
+def test_a_configuration_in_another_encoding_is_an_expected_error(tmp_path) -> None:
+    (tmp_path / CONFIG_FILE).write_bytes("# Größe\n".encode("latin-1"))
+    with pytest.raises(DataError, match="UTF-8"):
+        open_home(tmp_path)

@@ -137,6 +137,22 @@ def test_the_rule_holds_in_revisions_and_for_the_stated_minimum(
     assert _refusal(home, engine, _report(minimum_group_size=2)) == "minimum_group_size"
 
 
+def test_failures_and_vendors_of_few_patients_do_not_leave(home: SiteHome, engine: Engine) -> None:
+    hidden = Distribution(n=4)
+    figures = ("dsc", "hd95_mm", "assd_mm", "asd_predicted_to_reference_mm", "nsd_at_1mm")
+    arm = tiny_report("hospital-b", PACKAGE).arms[0]
+    few = arm.model_copy(update={"patients": 4, "failures": None} | dict.fromkeys(figures, hidden))
+    told = few.model_copy(update={"failures": 1})
+    undefined = few.model_copy(update={"hd95_mm": Distribution(n=3, undefined=1)})
+    for message in (
+        _report(arms=(told,), vendors=()),
+        _report(arms=(undefined,), vendors=()),
+        _report(arms=(few,)),
+    ):
+        assert _refusal(home, engine, message) == "minimum_group_size"
+    egress.release(home, engine, _report(arms=(few,), vendors=()), now=AT)
+
+
 def test_only_messages_of_the_agreement_leave(home: SiteHome, engine: Engine) -> None:
     class Talkative(SiteStatus):
         note: str = "free text"
@@ -184,6 +200,21 @@ def test_results_wait_for_a_person_where_the_site_says_so(tmp_path: Path) -> Non
     states = [row.state for row in egress.list_entries(engine)]
     assert states == ["released", "held", "approved", "released", "held"]
     assert egress.verify_ledger(home, engine) == 5
+
+
+def test_a_copy_that_a_kill_left_half_written_is_replaced(home: SiteHome, engine: Engine) -> None:
+    manifest, files = tiny_package()
+    offer = SourcePackageOffer(site="hospital-b", manifest=manifest)
+    halves = {
+        home.ledger / "000001-source_package_offer.json": b"{",
+        home.ledger / "files" / manifest.files[MODEL_FILE].sha256: files[MODEL_FILE][:10],
+    }
+    (home.ledger / "files").mkdir(parents=True)
+    for file, half in halves.items():
+        file.write_bytes(half)
+    egress.release(home, engine, offer, files=files, now=AT)
+    assert egress.verify_ledger(home, engine) == 1
+    assert all(file.read_bytes() != half for file, half in halves.items())
 
 
 def test_a_changed_ledger_or_copy_is_noticed(home: SiteHome, engine: Engine) -> None:

@@ -1,4 +1,7 @@
 import shutil
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,8 @@ from evaluation.benchmarks.dicom_writer import (
 )
 from site_agent.case_store import REFERENCE, CaseStore
 from site_agent.deidentification import unseal
-from site_agent.ingest import ingest
+from site_agent.ingest import ingest, take_in
+from site_agent.site_lock import only_worker
 from tests.phantoms import make_home, tiny_volume, write_nifti_pair
 
 SCANNER = ScannerTags("SIEMENS", "Skyra", 3.0, "T1 tra")
@@ -164,6 +168,119 @@ def test_a_structure_set_beside_two_series_of_one_frame_finds_the_one_it_names(
     np.testing.assert_array_equal(store.volume(case_id).image, tiny_volume(10)[0].image)
 
 
+# -- which region is the target ---------------------------------------------------------------
+
+
+def write_regions(folder: Path, regions) -> np.ndarray:
+    """Write a patient whose structure set holds a ball (True) or nothing (False) by name."""
+    volume, mask = tiny_volume(10)
+    uids = study_uids("regions", 8)
+    write_mr_series(
+        folder, volume.image, volume.geometry, patient=tags(1), scanner=SCANNER, uids=uids
+    )
+    masks = {name: mask if drawn else np.zeros_like(mask) for name, drawn in regions.items()}
+    write_rtstruct(folder / "RS.dcm", masks, volume.geometry, patient=tags(1), uids=uids)
+    return mask
+
+
+@pytest.mark.parametrize(
+    "regions", [{"GTVp": False, "GTV": True}, {"gtvp": False, "GTVp": True}, {" gtv ": True}]
+)
+def test_an_empty_template_beside_the_drawn_target_is_passed_over(
+    home, store, tmp_path, regions
+) -> None:
+    mask = write_regions(tmp_path / "export", regions)
+    (case_id,) = ingest(home, store, tmp_path / "export", actor="test")
+    contour = store.contour(case_id, purpose=REFERENCE)
+    assert contour is not None
+    assert dice(contour.mask.voxels, mask) > 0.99
+
+
+@pytest.mark.parametrize(
+    ("regions", "words"),
+    [
+        ({"GTVp": False}, r"RS\.dcm: nothing is drawn under .*export it again"),
+        ({"GTVp": False, "Body": True}, r"RS\.dcm: nothing is drawn under .*export it again"),
+        ({"GTVp": True, "gtvp": True}, r"RS\.dcm: two regions are named GTVp: rename"),
+    ],
+)
+def test_no_target_is_made_up_from_empty_or_rival_regions(
+    home, store, tmp_path, regions, words
+) -> None:
+    write_regions(tmp_path / "export", regions)
+    with pytest.raises(DataError, match=words):
+        ingest(home, store, tmp_path / "export", actor="test")
+    assert store.cases() == []
+
+
+def test_regions_of_no_interest_do_not_stand_in_the_way(home, store, tmp_path) -> None:
+    write_regions(tmp_path / "export", {"GTVp": True, "Ring": True, "Ring 2": True, "BODY": True})
+    file = tmp_path / "export" / "RS.dcm"
+    dataset = pydicom.dcmread(file)
+    dataset.StructureSetROISequence[2].ROIName = "Ring"
+    for contour in dataset.ROIContourSequence[3].ContourSequence:  # beyond the slices
+        contour.ContourData = [
+            float(part) + (500.0 if i % 3 == 2 else 0.0)
+            for i, part in enumerate(contour.ContourData)
+        ]
+    dataset.save_as(file)
+    assert len(ingest(home, store, tmp_path / "export", actor="test")) == 1
+    assert store.cases()[0].has_reference
+
+
+# -- given again ------------------------------------------------------------------------------
+
+
+def test_a_structure_set_that_comes_later_is_added(home, store, export, tmp_path) -> None:
+    structure_sets = list(export.rglob("RS.*"))
+    for file in structure_sets:
+        shutil.move(file, tmp_path / file.parent.name)
+    new = ingest(home, store, export, actor="test")
+    shutil.move(tmp_path / "P1", structure_sets[0].parent.parent / "P1" / "RS.later.dcm")
+    intake = take_in(home, store, export, actor="test")
+    assert (intake.new, len(intake.contoured), len(intake.unchanged)) == ([], 1, 1)
+    assert {*intake.contoured, *intake.unchanged} == set(new)
+    assert store.case(intake.contoured[0]).has_reference
+    assert store.contour(intake.contoured[0], purpose=REFERENCE) is not None
+    assert not store.case(intake.unchanged[0]).has_reference
+
+
+def test_two_nifti_folders_with_different_patients_of_one_name(home, store, tmp_path) -> None:
+    for number, folder in enumerate(("first", "second")):
+        write_nifti_pair(tmp_path / folder, "P1", *tiny_volume(number))
+    ingest(home, store, tmp_path / "first", actor="test")
+    with pytest.raises(DataError, match=r"second/P1\.nii\.gz: another image.*rename"):
+        ingest(home, store, tmp_path / "second", actor="test")
+    assert take_in(home, store, tmp_path / "first", actor="test").unchanged
+
+
+def test_one_ingest_at_a_time(home, store, export) -> None:
+    with only_worker(home), pytest.raises(DataError, match=r"another.*is running: wait"):
+        ingest(home, store, export, actor="test")
+    assert len(ingest(home, store, export, actor="test")) == 2
+
+
+# -- what is said on the way ------------------------------------------------------------------
+
+
+def test_nothing_of_a_malformed_uid_is_printed(home, export) -> None:
+    """pydicom quotes invalid values in warnings; in a process of its own, as people run it."""
+    planted = "1.2.036.998877"
+    for file in (export / "P1").glob("MR.*"):
+        dataset = pydicom.dcmread(file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset.SeriesInstanceUID = planted
+            dataset.save_as(file)
+    command = [sys.executable, "-c", "from site_agent.cli import main; main()", "ingest"]
+    done = subprocess.run(
+        [*command, str(export), "--home", str(home.folder)], capture_output=True, text=True
+    )
+    assert (done.returncode, "2 new cases" in done.stdout) == (0, True)
+    assert "1.2.036" not in done.stdout + done.stderr
+    assert "Invalid value" not in done.stderr
+
+
 # -- NIfTI ------------------------------------------------------------------------------------
 
 
@@ -288,6 +405,13 @@ def test_a_nifti_mask_on_another_grid_is_named_and_nothing_is_stored(home, store
     write_nifti_pair(tmp_path / "nifti", "P2", *tiny_volume(2), mask_shift_mm=5.0)
     with pytest.raises(DataError, match=r"P2_mask\.nii\.gz.*resample"):
         ingest(home, store, tmp_path / "nifti", actor="test")
+    assert store.cases() == []
+
+
+def test_a_folder_of_both_kinds_is_refused(home, store, export) -> None:
+    write_nifti_pair(export, "P9", *tiny_volume(9))
+    with pytest.raises(DataError, match=r"both NIfTI and DICOM.*folder of its own"):
+        ingest(home, store, export, actor="test")
     assert store.cases() == []
 
 

@@ -1,5 +1,6 @@
 """NIfTI pairs: naming, geometry in LPS, and what is refused."""
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,28 @@ def test_what_cannot_be_a_pair_is_refused(tmp_path: Path) -> None:
     mask.write_bytes(b"not an image")
     with pytest.raises(DataError, match=r"a_mask\.nii cannot be read"):
         read_pair(find_pairs(tmp_path)[0])
+
+
+@pytest.mark.parametrize("ending", ["nii", "nii.gz"])
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.9, 0.999])
+def test_a_file_cut_off_anywhere_is_refused(tmp_path: Path, ending: str, kept: float) -> None:
+    noise = np.random.default_rng(0).integers(-3000, 3000, (20, 30, 40)).astype(np.int16)
+    file = write(tmp_path / f"a.{ending}", noise, Geometry(noise.shape, (1.0, 1.0, 1.0), (0, 0, 0)))
+    np.testing.assert_array_equal(read_pair(find_pairs(tmp_path)[0])[0].image, noise)
+    whole = file.read_bytes()
+    for end in (int(kept * len(whole)), int(kept * len(whole)) - 7):
+        file.write_bytes(whole[:end])
+        with pytest.raises(DataError, match=rf"a\.{ending} .*(copy or )?write the file again"):
+            read_pair(find_pairs(tmp_path)[0])
+
+
+def test_a_cut_file_that_was_packed_again_and_one_of_zero_bytes_are_refused(tmp_path: Path) -> None:
+    whole = write(tmp_path / "a.nii", grey()).read_bytes()
+    (tmp_path / "a.nii").unlink()
+    for content in (gzip.compress(whole[:-10]), b""):
+        (tmp_path / "a.nii.gz").write_bytes(content)
+        with pytest.raises(DataError, match=r"a\.nii\.gz .*write the file again"):
+            read_pair(find_pairs(tmp_path)[0])
 
 
 def test_a_four_dimensional_image_is_refused(tmp_path: Path) -> None:

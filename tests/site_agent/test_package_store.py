@@ -1,6 +1,7 @@
 import io
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,6 @@ from site_agent.package_store import (
     approve,
     load_package,
     packages_held,
-    parse_package,
     read_safetensors_header,
     store_package,
     verify_folder,
@@ -45,16 +45,27 @@ STRANGER = Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key().public_b
 MANIFEST, FILES = tiny_package()
 
 
-def _sign(manifest: Manifest) -> Signature:
-    signed = KEY.sign(manifest.signed_bytes()).hex()
-    return Signature(key_id=sha256_hex(bytes.fromhex(PUBLIC))[:16], signature_hex=signed)
+def _sign(content: bytes) -> bytes:
+    key_id = sha256_hex(bytes.fromhex(PUBLIC))[:16]
+    signature = Signature(key_id=key_id, signature_hex=KEY.sign(content).hex())
+    return canonical_json(signature.model_dump(mode="json"))
 
 
-def _refusal(
-    manifest: Manifest, files: dict[str, bytes], signature: Signature | None = None
-) -> str:
+def _signed(manifest: Manifest) -> tuple[bytes, bytes]:
+    """Return a manifest and its signature as the coordinator writes them."""
+    return manifest.signed_bytes(), _sign(manifest.signed_bytes())
+
+
+def _rewritten(**changes: object) -> bytes:
+    """Return the manifest as another version of fedgtv would have written it."""
+    fields = json.loads(MANIFEST.signed_bytes()) | changes
+    return canonical_json({k: v for k, v in fields.items() if v is not ...})
+
+
+def _refusal(manifest: Manifest, files: dict[str, bytes], signature: bytes | None = None) -> str:
+    content, fitting = _signed(manifest)
     with pytest.raises(PackageRefused) as refused:
-        verify_package(manifest, signature or _sign(manifest), files, [PUBLIC], study=STUDY)
+        verify_package(content, signature or fitting, files, [PUBLIC], study=STUDY)
     assert "\n" not in str(refused.value)
     return refused.value.rule
 
@@ -84,38 +95,59 @@ def engine(home: SiteHome) -> Engine:
 
 
 def test_an_honest_package_passes() -> None:
-    verify_package(MANIFEST, _sign(MANIFEST), FILES, [STRANGER, PUBLIC], study=STUDY)
+    assert verify_package(*_signed(MANIFEST), FILES, [STRANGER, PUBLIC], study=STUDY) == MANIFEST
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_one_flipped_bit_anywhere_is_refused(data: st.DataObject) -> None:
-    contents = {
-        MANIFEST_FILE: MANIFEST.signed_bytes(),
-        SIGNATURE_FILE: canonical_json(_sign(MANIFEST).model_dump(mode="json")),
-        **FILES,
-    }
+    manifest, signature = _signed(MANIFEST)
+    contents = {MANIFEST_FILE: manifest, SIGNATURE_FILE: signature, **FILES}
     name = data.draw(st.sampled_from(sorted(contents)))
     position = data.draw(st.integers(0, len(contents[name]) * 8 - 1))
     changed = bytearray(contents[name])
     changed[position // 8] ^= 1 << (position % 8)
     contents[name] = bytes(changed)
     with pytest.raises(PackageRefused):
-        manifest, signature = parse_package(
-            contents.pop(MANIFEST_FILE), contents.pop(SIGNATURE_FILE)
+        verify_package(
+            contents.pop(MANIFEST_FILE),
+            contents.pop(SIGNATURE_FILE),
+            contents,
+            [PUBLIC],
+            study=STUDY,
         )
-        verify_package(manifest, signature, contents, [PUBLIC], study=STUDY)
+
+
+def test_a_package_signed_before_a_field_came_to_be_stays_what_it_was(
+    home: SiteHome, engine: Engine
+) -> None:
+    older = _rewritten(licence=...)
+    package_id = store_package(home, engine, older, _sign(older), FILES)
+    assert package_id == sha256_hex(older) != MANIFEST.package_id
+    assert (home.packages / package_id / MANIFEST_FILE).read_bytes() == older
+    assert load_package(home, package_id)[0] == MANIFEST
+
+
+def test_a_field_that_this_version_does_not_know_is_refused_after_the_signature() -> None:
+    newer = _rewritten(dropout=0.5)
+    for signature, rule in (
+        (_sign(newer), "unreadable_manifest"),
+        (_sign(MANIFEST.signed_bytes()), "bad_signature"),
+    ):
+        with pytest.raises(PackageRefused) as refused:
+            verify_package(newer, signature, FILES, [PUBLIC], study=STUDY)
+        assert refused.value.rule == rule
 
 
 def test_the_key_must_be_trusted() -> None:
     with pytest.raises(PackageRefused, match="telephone") as refused:
-        verify_package(MANIFEST, _sign(MANIFEST), FILES, [STRANGER])
+        verify_package(*_signed(MANIFEST), FILES, [STRANGER])
     assert refused.value.rule == "unknown_key"
 
 
 def test_a_signature_of_another_manifest_is_refused() -> None:
     other = MANIFEST.model_copy(update={"seed": 7})
-    assert _refusal(other, FILES, _sign(MANIFEST)) == "bad_signature"
+    assert _refusal(other, FILES, _signed(MANIFEST)[1]) == "bad_signature"
 
 
 def test_rules_about_study_and_files() -> None:
@@ -181,8 +213,8 @@ def test_whatever_safetensors_writes_is_read(shape: list[int], dtype: str) -> No
 
 
 def test_storing_twice_is_storing_once(home: SiteHome, engine: Engine) -> None:
-    first = store_package(home, engine, MANIFEST, _sign(MANIFEST), FILES)
-    assert store_package(home, engine, MANIFEST, _sign(MANIFEST), FILES) == first
+    first = store_package(home, engine, *_signed(MANIFEST), FILES)
+    assert store_package(home, engine, *_signed(MANIFEST), FILES) == first
     assert [row.package_id for row in packages_held(engine)] == [MANIFEST.package_id]
     assert sorted(p.name for p in home.packages.iterdir()) == [first]
     with Session(engine) as session:
@@ -194,7 +226,7 @@ def test_storing_twice_is_storing_once(home: SiteHome, engine: Engine) -> None:
 
 def test_a_refused_package_leaves_nothing(home: SiteHome, engine: Engine) -> None:
     with pytest.raises(PackageRefused):
-        store_package(home, engine, MANIFEST, _sign(MANIFEST), FILES | {MODEL_FILE: b""})
+        store_package(home, engine, *_signed(MANIFEST), FILES | {MODEL_FILE: b""})
     assert packages_held(engine) == []
     assert not home.packages.exists()
 
@@ -202,12 +234,12 @@ def test_a_refused_package_leaves_nothing(home: SiteHome, engine: Engine) -> Non
 def test_a_stored_file_that_changed_is_noticed_and_can_be_replaced(
     home: SiteHome, engine: Engine
 ) -> None:
-    package_id = store_package(home, engine, MANIFEST, _sign(MANIFEST), FILES)
+    package_id = store_package(home, engine, *_signed(MANIFEST), FILES)
     model = home.packages / package_id / MODEL_FILE
     model.write_bytes(model.read_bytes()[::-1])
     with pytest.raises(PackageRefused, match="SHA-256"):
         load_package(home, package_id)
-    store_package(home, engine, MANIFEST, _sign(MANIFEST), FILES)
+    store_package(home, engine, *_signed(MANIFEST), FILES)
     assert load_package(home, package_id)[0] == MANIFEST
 
 
@@ -215,8 +247,8 @@ def test_one_package_is_approved_at_a_time_and_the_old_one_can_come_back(
     home: SiteHome, engine: Engine
 ) -> None:
     second, files = tiny_package(seed=1, model_version="2.0.0")
-    old = store_package(home, engine, MANIFEST, _sign(MANIFEST), FILES)
-    new = store_package(home, engine, second, _sign(second), files)
+    old = store_package(home, engine, *_signed(MANIFEST), FILES)
+    new = store_package(home, engine, *_signed(second), files)
     assert active_package(engine) is None
     for package_id in (old, new, old):
         approve(engine, package_id, actor="it")
@@ -225,6 +257,22 @@ def test_one_package_is_approved_at_a_time_and_the_old_one_can_come_back(
         assert active.package_id == package_id
     with pytest.raises(DataError, match="not stored"):
         approve(engine, "0" * 64, actor="it")
+
+
+def test_where_no_person_approves_an_old_package_never_replaces_a_newer_one(
+    home: SiteHome, engine: Engine
+) -> None:
+    second, files = tiny_package(seed=1, model_version="2.0.0")
+    trusting = replace(home, config=home.config.model_copy(update={"auto_approve": True}))
+    old = store_package(home, engine, *_signed(MANIFEST), FILES)
+    assert store_package(trusting, engine, *_signed(MANIFEST), FILES) == old  # stored, sent again
+    assert [row.state for row in packages_held(engine)] == ["approved"]
+    store_package(trusting, engine, *_signed(second), files)
+    store_package(trusting, engine, *_signed(MANIFEST), FILES)
+    assert {row.model_version: row.state for row in packages_held(engine)} == {
+        "1.0.0": "retired",
+        "2.0.0": "approved",
+    }
 
 
 def test_a_folder_without_a_manifest_says_what_to_do(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +20,7 @@ from algorithms.contracts.contour import Contour, Provenance
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import Geometry, Mask, Volume
 from site_agent.deidentification import deidentify_volume, original_identity
-from site_agent.dicom_series import read_headers, read_series
+from site_agent.dicom_series import read_headers, read_series, scan
 from site_agent.rtstruct import (
     RESEARCH_USE,
     Placement,
@@ -356,6 +357,95 @@ def test_points_and_planes_between_slices_add_nothing(images: Images, tmp_path: 
     file = edit(images.write([images.contour(ball_with_hole())], tmp_path / "rs.dcm"), add)
     [mask] = read_rtstruct(file, images.volume).values()
     np.testing.assert_array_equal(mask.voxels, ball_with_hole())
+
+
+def explicit(file: Path, *, undefined_length: bool = False) -> Path:
+    """Write the file again with explicit VR, as most planning systems do."""
+    dataset = pydicom.dcmread(file)
+
+    def lengths(parent, element) -> None:
+        if element.VR == "SQ":
+            element.is_undefined_length = undefined_length
+            for item in element.value:
+                item.is_undefined_length_sequence_item = undefined_length
+
+    dataset.walk(lengths)
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    dataset.save_as(file, implicit_vr=False, little_endian=True)
+    return file
+
+
+@pytest.mark.parametrize("undefined_length", [False, True])
+@pytest.mark.filterwarnings("ignore")
+def test_a_file_cut_off_anywhere_is_refused_or_read_right(
+    images: Images, tmp_path: Path, undefined_length: bool
+) -> None:
+    block = np.zeros(SHAPE, dtype=bool)
+    block[1:4, 5:25, 5:35] = True
+    written = images.write([images.contour(block), images.contour(block, "GTVn")], tmp_path / "rs")
+    whole = explicit(written, undefined_length=undefined_length).read_bytes()
+    cut = tmp_path / "cut" / "rs.dcm"
+    cut.parent.mkdir()
+    refused = []
+    for end in [*range(0, len(whole), 11), *range(len(whole) - 120, len(whole) + 1)]:
+        cut.write_bytes(whole[:end])
+        with suppress(DataError):
+            assert [one.file for one in scan(cut.parent).structure_sets] == [cut]
+        try:
+            masks = read_rtstruct(cut, images.volume)
+        except DataError as error:
+            assert "rs.dcm" in str(error)
+            refused.append(end)
+        else:
+            assert list(masks) == ["GTVp", "GTVn"]
+            for mask in masks.values():
+                np.testing.assert_array_equal(mask.voxels, block)
+    assert len(whole) not in refused
+    assert max(refused) > 0.9 * len(whole)
+
+
+def without_roi_number(dataset) -> None:
+    del dataset.StructureSetROISequence[0].ROINumber
+
+
+def without_reference(dataset) -> None:
+    del dataset.ROIContourSequence[0].ReferencedROINumber
+
+
+def without_contour_item(dataset) -> None:
+    del dataset.ROIContourSequence[0]
+
+
+def without_contours(dataset) -> None:
+    del dataset.ROIContourSequence
+
+
+@pytest.mark.parametrize(
+    "change", [without_roi_number, without_reference, without_contour_item, without_contours]
+)
+def test_regions_without_their_numbers_or_contours_are_refused(
+    images: Images, tmp_path: Path, change
+) -> None:
+    file = edit(images.write([images.contour(ball_with_hole())], tmp_path / "rs.dcm"), change)
+    with pytest.raises(DataError, match=r"rs\.dcm.*export it again"):
+        read_rtstruct(file, images.volume)
+
+
+def test_only_the_regions_asked_for_are_looked_at(images: Images, tmp_path: Path) -> None:
+    names = ("BODY", "Ring", "Ring1", " GTVp")
+    contours = [images.contour(ball_with_hole(), name) for name in names]
+
+    def spoil(dataset) -> None:
+        shift_points(dataset)  # of BODY, which reaches beyond the slices
+        dataset.StructureSetROISequence[2].ROIName = "Ring"
+
+    file = edit(images.write(contours, tmp_path / "rs.dcm"), spoil)
+    [(name, mask)] = read_rtstruct(file, images.volume, names=["gtvP ", "GTV"]).items()
+    assert name == "GTVp"
+    np.testing.assert_array_equal(mask.voxels, ball_with_hole())
+    assert read_rtstruct(file, images.volume, names=["GTVn"]) == {}
+    with pytest.raises(DataError, match="second region of this name"):
+        read_rtstruct(file, images.volume, names=["ring"])
 
 
 def test_files_that_are_no_structure_set_are_refused(images: Images, tmp_path: Path) -> None:

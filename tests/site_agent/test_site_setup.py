@@ -40,6 +40,7 @@ def test_secrets_are_drawn_anew_and_only_their_owner_reads_them(tmp_path) -> Non
         assert len(one) >= 32
         assert stat.S_IMODE((homes[0] / "secrets" / name).stat().st_mode) == 0o600
     assert stat.S_IMODE((homes[0] / "secrets").stat().st_mode) == 0o700
+    assert stat.S_IMODE(homes[0].stat().st_mode) == 0o700
     Fernet(open_home(homes[0]).secret("crosswalk.key"))
 
 
@@ -49,6 +50,31 @@ def test_an_existing_home_is_never_overwritten(tmp_path) -> None:
     with pytest.raises(DataError, match=r"site\.toml: exists already"):
         make(tmp_path, name="another")
     assert all(file.read_bytes() == content for file, content in before.items())
+
+
+def test_a_home_whose_making_was_killed_is_finished(tmp_path) -> None:
+    make(tmp_path)
+    text = (tmp_path / "site.toml").read_text("utf-8")
+    pseudonyms = (tmp_path / "secrets" / "pseudonym.key").read_bytes()
+    # Killed after the first secret: the second is half written, and nothing else is there.
+    (tmp_path / "site.toml").unlink()
+    (tmp_path / "site.db").unlink()
+    (tmp_path / "secrets" / "crosswalk.key").rename(tmp_path / "secrets" / "crosswalk.key.part")
+    make(tmp_path)
+    assert (tmp_path / "site.toml").read_text("utf-8") == text
+    home = open_home(tmp_path)
+    assert home.secret("pseudonym.key") == pseudonyms
+    Fernet(home.secret("crosswalk.key"))
+    assert CaseStore(home).cases() == []
+    assert list(tmp_path.rglob("*.part")) == []
+
+
+def test_the_configuration_is_what_comes_last(tmp_path) -> None:
+    (tmp_path / "site.db").mkdir(parents=True)  # no database can be made here
+    with pytest.raises(Exception, match="unable to open database"):
+        make(tmp_path)
+    assert (tmp_path / "secrets" / "crosswalk.key").is_file()
+    assert not (tmp_path / "site.toml").exists()
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,34 @@ def test_a_finished_package_is_returned_as_it_is(package) -> None:
     assert file.stat().st_mtime_ns == before
 
 
+def test_a_damaged_package_is_made_whole(tmp_path) -> None:
+    home = make_home(tmp_path, role="source", **SHARES)
+    store, plan = filled_store(home), tiny_plan()
+    manifest = train_source(home, store, plan)
+    published = home.source_package / "model.safetensors"
+    (kept,) = (home.folder / "source-training").rglob("package/model.safetensors")
+    whole = published.read_bytes()
+    for damaged in ((published,), (kept,), (published, kept)):
+        for file in damaged:
+            file.write_bytes(whole[:100])
+        assert train_source(home, store, plan) == manifest
+        assert published.read_bytes() == kept.read_bytes() == whole
+
+
+def test_a_series_without_contours_beside_one_with_them_is_left_out(tmp_path, caplog) -> None:
+    home = make_home(tmp_path, role="source", **SHARES)
+    store = filled_store(home)
+    beside = [
+        replace(tiny_case(70 + i, has_reference=False), patient_id=tiny_case(i).patient_id)
+        for i in range(6)
+    ]
+    store.add_cases(beside, actor="test")
+    manifest = train_source(home, store, tiny_plan())
+    assert manifest.source_training_slices == 2 * 8
+    assert manifest.source_validation.validation_patients == 1
+    assert "2 training cases without reference contour are left out" in caplog.text
+
+
 def test_every_plan_has_its_own_package(tmp_path) -> None:
     home = make_home(tmp_path, role="source", **SHARES)
     store, plan = filled_store(home), tiny_plan()
@@ -114,6 +142,29 @@ def test_a_target_hospital_trains_no_source_model(tmp_path) -> None:
     home = make_home(tmp_path, role="target", **SHARES)
     with pytest.raises(DataError, match="only a source hospital"):
         train_source(home, filled_store(home), tiny_plan())
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"model_version": "1.2.3.4"}, "model_version"),  # reads like a UID
+        ({"model_version": "v20260102"}, "model_version"),  # reads like a date
+        ({"model_version": "patient-000000000001"}, "model_version"),
+    ],
+)
+def test_a_plan_that_the_door_would_stop_is_found_before_training(tmp_path, change, key) -> None:
+    home = make_home(tmp_path, role="source", **SHARES)
+    with pytest.raises(DataError, match=f"key '{key}'"):
+        train_source(home, filled_store(home), tiny_plan().model_copy(update=change))
+    assert not (home.folder / "source-training").exists()
+
+
+def test_an_unknown_selection_strategy_is_found_before_training(tmp_path) -> None:
+    home, plan = make_home(tmp_path, role="source", **SHARES), tiny_plan()
+    adaptation = plan.adaptation.model_copy(update={"selection_strategy": "best"})
+    with pytest.raises(DataError, match="'best' is unknown: one of random, stdr"):
+        train_source(home, filled_store(home), plan.model_copy(update={"adaptation": adaptation}))
+    assert not (home.folder / "source-training").exists()
 
 
 def test_too_few_patients_or_contours_are_refused(tmp_path) -> None:

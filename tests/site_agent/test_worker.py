@@ -12,7 +12,8 @@ from algorithms.contracts.messages import RoundState
 from site_agent.case_store import CaseStore
 from site_agent.config import open_home
 from site_agent.simulated_annotator import annotate_open_tasks
-from site_agent.worker import only_worker, work
+from site_agent.site_lock import only_worker
+from site_agent.worker import work
 from tests.phantoms import filled_store, make_home, tiny_plan
 from tests.site_agent.tiny_road import SHARES, make_package, make_target
 

@@ -1,12 +1,21 @@
 import pytest
 from pydantic import ValidationError
 
-from algorithms.contracts.model_package import Manifest
-from tests.phantoms import tiny_manifest
+from algorithms.contracts.model_package import Manifest, StudyPlan
+from tests.phantoms import tiny_manifest, tiny_plan
 
 DOCUMENT = tiny_manifest().model_dump(mode="json")
-ONE_VALUE_ONLY = {("schema_version",), ("network", "name"), ("intended_use",)}
-OTHER_VALUES = {("modality",): "CT"}  # where the rule below gives no permitted value
+ONE_VALUE_ONLY = {
+    ("schema_version",),
+    ("network", "name"),
+    ("network", "in_channels"),
+    ("network", "out_channels"),
+    ("intended_use",),
+}
+OTHER_VALUES = {  # where the rule below gives no permitted value
+    ("modality",): "CT",
+    ("preprocessing", "normalisation"): "percentile_range",
+}
 
 
 def leaves(value, path=()):
@@ -65,3 +74,37 @@ def test_the_id_survives_writing_and_reading() -> None:
 
 def test_the_intended_use_is_research() -> None:
     assert tiny_manifest().intended_use == "Research use only, not a medical device"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("preprocessing", "patch_yx"), [0, 32]),
+        (("preprocessing", "patch_yx"), [-32, 32]),
+        (("preprocessing", "clip_percentiles"), [99.5, 0.5]),
+        (("preprocessing", "clip_percentiles"), [5.0, 5.0]),
+        (("preprocessing", "clip_percentiles"), [-1.0, 99.0]),
+        (("preprocessing", "clip_percentiles"), [1.0, 100.5]),
+        (("source_training", "learning_rate"), 1.5),
+        (("source_training", "momentum"), 1.0),
+        (("adaptation", "stage1", "learning_rate"), 30.0),
+        (("network", "in_channels"), 3),
+        (("network", "out_channels"), 3),
+    ],
+)
+def test_a_plan_that_cannot_be_carried_out_names_its_key(path, value) -> None:
+    document = replaced(tiny_plan().model_dump(mode="json"), path, value)
+    with pytest.raises(ValidationError) as caught:
+        StudyPlan.model_validate(document)
+    assert caught.value.errors()[0]["loc"][: len(path)] == path
+
+
+@pytest.mark.parametrize("patch_yx", [[30, 32], [32, 50]])
+def test_a_patch_that_the_network_cannot_halve_is_no_plan(patch_yx) -> None:
+    plan = tiny_plan().model_dump(mode="json")  # 3 levels: multiples of 4
+    with pytest.raises(ValidationError, match="multiples of 4") as caught:
+        StudyPlan.model_validate(replaced(plan, ("preprocessing", "patch_yx"), patch_yx))
+    assert caught.value.errors()[0]["loc"] == ("network",)
+    del plan["network"]  # the default network has 5 levels
+    with pytest.raises(ValidationError, match="multiples of 16"):
+        StudyPlan.model_validate(replaced(plan, ("preprocessing", "patch_yx"), [40, 48]))
