@@ -190,7 +190,7 @@ def finetune_in_stages(current: Round) -> None:
 def adapted_share(current: Round) -> float:
     """Return the plan's share, or find it by two-fold cross-validation over annotated patients.
 
-    Each half of the training patients is held out once from a stage-1 run of the same length.
+    Each half of the training patients is held out once from a stage-1 run of half the length.
     """
     plan, recipe = current.manifest.adaptation, current.manifest.preprocessing
     if plan.adapted_share is not None:
@@ -206,7 +206,8 @@ def adapted_share(current: Round) -> float:
         if not annotated:
             continue
         network = current.source_network()
-        _stage(current, f"held_out_{number + 1}", network, annotated, plan.stage1)
+        half = plan.stage1.model_copy(update={"iterations": -(-plan.stage1.iterations // 2)})
+        _stage(current, f"held_out_{number + 1}", network, annotated, half)
         unseen = [case for case in training if of_case[case.case_id] in held_out]
         weights = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
         folds.append((weights, _known_cases(current, unseen)))

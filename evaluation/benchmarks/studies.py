@@ -170,7 +170,7 @@ _STS_PLANS: dict[Preset, StudyPlan] = {
             in_plane_spacing_mm=2.0, patch_yx=(64, 64), normalisation="percentile_range"
         ),
         network=NetworkSpec(base_channels=16),
-        source_training=_schedule(1000, 0.03),
+        source_training=_schedule(700, 0.03),
         adaptation=AdaptationPlan(
             stage1=_schedule(180, 0.01),
             stage3=_schedule(90, 0.003),

@@ -164,8 +164,8 @@ def _init_site(road: Road, hospital: Hospital, public_key: str) -> None:
         "validation_share": road.study.validation_share,
         "seed": road.seed,
         "auto_approve": True,
-        # Targets work side by side, one core each; the source hospital has the machine to itself.
-        "threads": 0 if role == "source" else 1,
+        # Hospitals work side by side, one core each; small networks gain little from a second.
+        "threads": 1,
     }
     _add_settings(home / "site.toml", settings)
 

@@ -1,5 +1,6 @@
 """The commands hospital IT runs: what they print, and bad input as one line and exit code 2."""
 
+import errno
 import importlib
 import re
 import shutil
@@ -11,11 +12,13 @@ from pathlib import Path
 import click
 import pydicom
 import pytest
+import sqlalchemy.exc
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from algorithms.contracts.canonical_json import canonical_json, sha256_hex
 from algorithms.contracts.contour import Contour, Provenance
+from algorithms.contracts.errors import failure_line
 from algorithms.contracts.model_package import MANIFEST_FILE, MODEL_FILE, FileEntry
 from site_agent import cli
 from site_agent.case_store import CaseStore
@@ -419,6 +422,26 @@ def test_an_unusable_disk_or_database_is_one_line(run, home, tmp_path) -> None:
     assert code == 2
     assert f"Not a directory ({tmp_path / 'file' / 'x'}" in one_line(errors)
     assert "disk space" in errors
+
+
+def test_a_failure_is_told_without_what_was_in_it_and_a_mistake_of_ours_is_not_hidden() -> None:
+    secret = sqlalchemy.exc.IntegrityError("INSERT", {"name": "Mr X"}, ValueError("Mr X"))
+    unreadable = UnicodeDecodeError("utf-8", b"Mr X\xff", 4, 5, "invalid start byte")
+    full = OSError(errno.ENOSPC, "No space left on device", "site.db")
+    for error, words in ((secret, "backup"), (unreadable, "UTF-8"), (full, "disk space")):
+        line = failure_line(error)
+        assert line is not None
+        assert line.startswith(type(error).__name__)
+        assert words in line
+        assert "Mr X" not in line
+    assert failure_line(ValueError("a bug")) is None
+
+
+def test_a_negative_seed_of_the_demo_is_refused(tmp_path) -> None:
+    demo = [COMMAND.with_name("fedgtv-evaluate"), "demo", "--seed", "-1", "--output", tmp_path]
+    done = subprocess.run(demo, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--seed" in done.stderr
 
 
 def test_ids_are_whole_in_a_pipe(home, package) -> None:

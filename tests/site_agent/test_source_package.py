@@ -205,7 +205,9 @@ def test_test_patients_without_any_target_leave_their_dice_open(tmp_path) -> Non
 
 
 def without_target(case):
-    """Take the ball out of a tiny case: flat image, empty contour."""
-    volume = replace(case.volume, image=np.minimum(case.volume.image, 110.0))
+    """Take the ball out of a tiny case: nothing but a gradient, and an empty contour."""
+    shape = case.volume.image.shape
+    gradient = np.broadcast_to(4 * np.arange(shape[-1], dtype=np.float32), shape)
+    volume = replace(case.volume, image=gradient.copy())
     mask = Mask(np.zeros(volume.image.shape, bool), volume.geometry)
     return replace(case, volume=volume, contours=(Contour("GTVp", mask, Provenance.REFERENCE),))
