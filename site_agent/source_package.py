@@ -99,8 +99,8 @@ def _check_plan(home: SiteHome, store: CaseStore, plan: StudyPlan) -> None:
             looks_like.append("identifier of this site")
         if looks_like and not HASH.fullmatch(text):
             raise DataError(
-                f"{where}: looks like a {looks_like[0]}, with which no package may leave this site: "
-                "choose another"
+                f"{where}: looks like a {looks_like[0]}, with which no package may leave: choose "
+                "another"
             )
 
 

@@ -67,8 +67,7 @@ def run_study(road: Road) -> dict[str, Any]:
     """Take a study from images to report, or continue one that was stopped.
 
     Returns:
-        The study report as JSON, with the source model's Dice at home under "source" and the plan
-        under "plan".
+        The study report as JSON, with the source model's Dice at home under "source".
 
     Raises:
         DataError: a command failed; the message says which, and where its log is.
@@ -93,8 +92,7 @@ def run_study(road: Road) -> dict[str, Any]:
     _once(road, "write the study report", lambda: _write_report(road))
     console.print(f"[dim]{time.monotonic() - began:.0f} s[/dim]")
     report: dict[str, Any] = json.loads((road.report / "study.json").read_bytes())
-    plan = road.study.plan.model_dump(mode="json")
-    return report | {"source": source_validation(road), "plan": plan}
+    return report | {"source": source_validation(road)}
 
 
 def source_validation(road: Road) -> dict[str, Any]:

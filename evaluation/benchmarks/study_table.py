@@ -23,7 +23,7 @@ def site_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
                 "gap_closed": result["gap_closed"]["fraction"],
                 "revision_degree_percent": revision and revision["degree_percent"]["mean"],
                 "source_dsc_at_home": report["source"]["test_dsc"],
-                "adapted_share": report["plan"]["adaptation"]["adapted_share"],
+                "adapted_share": site["adapted_share"],
             }
             for arm in site["arms"]:
                 name = arm["arm"]
@@ -37,12 +37,17 @@ def site_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 def study_table(rows: list[dict[str, Any]], title: str) -> Table:
     """Show the rows: Dice %, HD95 mm and failures per arm, and what the adaptation cost."""
-    table = Table(title=title, caption=_caption(rows))
+    table = Table(title=title)
     for heading in ("site", "seed"):
         table.add_column(heading)
     for heading in ("direct", "adapted", "all target labels"):
         table.add_column(f"{heading}\nDice % / HD95 mm / failures", justify="right")
-    for heading in ("gap\nclosed", "selected\nslices", "revision\ndegree"):
+    for heading in (
+        "gap\nclosed",
+        "share of the\nway adapted",
+        "selected\nslices",
+        "revision\ndegree",
+    ):
         table.add_column(heading, justify="right")
     for row in rows:
         table.add_row(
@@ -50,6 +55,7 @@ def study_table(rows: list[dict[str, Any]], title: str) -> Table:
             str(row["seed"]),
             *(_arm(row, arm) for arm in ARMS),
             _percent(row["gap_closed"], 100.0),
+            _percent(row["adapted_share"], 100.0),
             f"{row['selected_slices']} of {row['training_slices']}",
             _percent(row["revision_degree_percent"], 1.0),
         )
@@ -72,16 +78,6 @@ def summary_table(summary: list[dict[str, Any]]) -> Table:
             cells.append(f"{text} ({row[f'{arm}_patients']}; {failures})")
         table.add_row(row["site"], *cells, _text(row["lost_from_home_dsc_mean"], ".1f", 100))
     return table
-
-
-def _caption(rows: list[dict[str, Any]]) -> str | None:
-    """Say which model "adapted" is where it is not the end of stage 3."""
-    shares = sorted({row["adapted_share"] for row in rows} - {1.0})
-    if not shares:
-        return None
-    return "adapted: source model + " + " or ".join(
-        f"{share:g} x (stage 3 - source model)" for share in shares
-    )
 
 
 def _arm(row: dict[str, Any], arm: str) -> str:

@@ -61,8 +61,7 @@ def test_what_is_suppressed_everywhere_is_a_dash() -> None:
     assert "suppressed / - / - of 4" in shown(study_table(rows, "suppressed"))
 
 
-def test_a_table_says_what_adapted_is_unless_it_is_the_end_of_stage_3() -> None:
-    assert "stage 3" not in shown(study_table([row(0)], "whole"))
-    text = shown(study_table([row(0, adapted_share=0.5)], "half"))
-    assert "adapted: source model + 0.5 x (stage 3 - source model)" in text
+def test_a_table_says_how_far_the_adapted_model_went() -> None:
+    assert "share of the" in shown(study_table([row(0)], "whole"))
+    assert " 30 % " in shown(study_table([row(0, adapted_share=0.3)], "part"))
     assert "50.0 ± 0.0 (8; 2)" in shown(summary_table(summarise_seeds([row(0), row(1)])))
