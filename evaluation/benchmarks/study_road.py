@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from algorithms.contracts.canonical_json import canonical_json
+from algorithms.contracts.canonical_json import canonical_json, sha256_hex
 from algorithms.contracts.errors import DataError
 from evaluation.benchmarks.studies import Hospital, Study
 
@@ -152,6 +152,7 @@ def _init_site(road: Road, hospital: Hospital, public_key: str) -> None:
     home = road.home(hospital)
     role = "source" if hospital == road.study.source else "target"
     if not (home / "site.toml").exists():  # is written last
+        _lay_pseudonym_key(home, hospital)
         command: list[str | Path] = ["fedgtv-site", "init", "--home", home]
         command += ["--name", hospital.name, "--study", road.study.name, "--role", role]
         _run(road, f"{hospital.name} init", [*command, "--trusted-key", public_key])
@@ -166,6 +167,17 @@ def _init_site(road: Road, hospital: Hospital, public_key: str) -> None:
         "threads": 1,
     }
     _add_settings(home / "site.toml", settings)
+
+
+def _lay_pseudonym_key(home: Path, hospital: Hospital) -> None:
+    """Give a hospital of a benchmark a fixed pseudonym key, which its init keeps.
+
+    Patients are split in order of their pseudonyms. A drawn key, as a real hospital has it, would
+    make another split in every run. Nothing here is secret: the patients are invented or public.
+    """
+    secrets = home / "secrets"
+    secrets.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _write_whole(secrets / "pseudonym.key", sha256_hex(hospital.name.encode()).encode())
 
 
 def _add_settings(file: Path, settings: Mapping[str, object]) -> None:
