@@ -7,11 +7,10 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from algorithms.contracts.errors import DataError, failure_line
 
@@ -94,7 +93,7 @@ def benchmark(
     Example: fedgtv-evaluate benchmark sts-study --packs DATA --seeds 3 --json sts.json
     """
     from evaluation.benchmarks.study_benchmark import benchmark_study, summarise_seeds
-    from evaluation.benchmarks.study_table import study_table
+    from evaluation.benchmarks.study_table import study_table, summary_table
 
     pack = None if packs is None else packs / "sts"
     study = _choose(_study(name, pack, preset), source, target)
@@ -103,7 +102,7 @@ def benchmark(
     summary = summarise_seeds(rows)
     wide = Console(width=max(console.width, 150))
     wide.print(study_table(rows, f"{name}, {seeds} seeds"))
-    wide.print(_summary_table(summary))
+    wide.print(summary_table(summary))
     if json_file is not None:
         record = {
             "benchmark": name,
@@ -153,22 +152,6 @@ def _choose(study: "Study", source: str | None, targets: list[str]) -> "Study":
         hospital for hospital in study.hospitals if hospital != first
     ]
     return replace(study, source=first, targets=tuple(others))
-
-
-def _summary_table(summary: list[dict[str, Any]]) -> Table:
-    table = Table(title="Dice %, mean ± SD over seeds (patients; failures)")
-    for heading in ("site", "direct", "adapted", "all target labels", "lost from home"):
-        table.add_column(heading, justify="left" if heading == "site" else "right")
-    for row in summary:
-        cells = []
-        for arm in ("direct", "adapted", "target_trained"):
-            spread = row[f"{arm}_dsc_sd"]
-            text = f"{100 * row[f'{arm}_dsc_mean']:.1f}"
-            text += "" if spread is None else f" ± {100 * spread:.1f}"
-            cells.append(f"{text} ({row[f'{arm}_patients']}; {row[f'{arm}_failures']})")
-        lost = row["lost_from_home_dsc_mean"]
-        table.add_row(row["site"], *cells, "-" if lost is None else f"{100 * lost:.1f}")
-    return table
 
 
 def main() -> None:
