@@ -200,7 +200,7 @@ def export_rtstruct(
 
     Example: fedgtv-site export-rtstruct --home hospital-b case-0123456789ab --output rs.dcm
     """
-    from site_agent.segmentation import export_rtstruct as export
+    from site_agent.review import export_rtstruct as export
 
     site, store = _open(home)
     name = export(site, store, case, output)

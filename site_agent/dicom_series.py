@@ -175,6 +175,11 @@ def read_series(source: Path | Sequence[Path]) -> Volume:
     Raises:
         DataError: the series is not one whole, even, readable stack of single-frame slices.
     """
+    return read_series_and_headers(source)[0]
+
+
+def read_series_and_headers(source: Path | Sequence[Path]) -> tuple[Volume, list[Dataset]]:
+    """Read one series as `read_series` does, and return its headers too, in order of z."""
     unordered = _only_series(source).files if isinstance(source, Path) else tuple(source)
     if not unordered:
         raise DataError("no image files given: give the files of one series")
@@ -184,7 +189,7 @@ def read_series(source: Path | Sequence[Path]) -> Volume:
     files = [unordered[i] for i in order]
     headers = [headers[i] for i in order]
     first = headers[0]
-    return Volume(
+    volume = Volume(
         image=np.stack([_read_pixels(file) for file in files]),
         geometry=_geometry(headers, files[0].parent),
         modality=str(first.Modality),
@@ -194,6 +199,7 @@ def read_series(source: Path | Sequence[Path]) -> Volume:
         study_instance_uid=str(first.get("StudyInstanceUID", "")),
         scanner=_scanner(first),
     )
+    return volume, headers
 
 
 def read_headers(files: Iterable[Path]) -> list[Dataset]:

@@ -19,8 +19,7 @@ from site_agent.dicom_series import (
     Scan,
     SeriesFiles,
     holds_dicom,
-    read_headers,
-    read_series,
+    read_series_and_headers,
     scan,
     without_remarks,
 )
@@ -72,8 +71,7 @@ def _from_dicom(home: SiteHome, folder: Path) -> list[NewCase]:
     cases = []
     with progress_bar("reading series") as progress:
         for done, series in enumerate(wanted, start=1):
-            volume = read_series(series.files)
-            headers = read_headers(series.files)
+            volume, headers = read_series_and_headers(series.files)
             for header in headers:
                 refuse_unfit(header)
             patient = str(headers[0].get("PatientID", ""))

@@ -7,6 +7,7 @@ import numpy as np
 
 from algorithms.contracts.case import Split
 from algorithms.contracts.errors import DataError
+from site_agent.case_store import CaseStore
 
 
 def split_patients(
@@ -37,3 +38,19 @@ def split_patients(
     parts = [Split.TEST] * tests + [Split.VALIDATION] * validations
     parts += [Split.TRAINING] * (count - len(parts))
     return dict(zip(ordered, parts, strict=True))
+
+
+def assign_patients(store: CaseStore) -> None:
+    """Split the site's patients once; patients that come later stay unassigned."""
+    cases = store.cases()
+    if any(case.split is not Split.UNASSIGNED for case in cases):
+        return
+    config = store.home.config
+    with_reference = sorted({case.patient_id for case in cases if case.has_reference})
+    splits = split_patients(
+        with_reference or sorted({case.patient_id for case in cases}),
+        seed=config.seed,
+        test_share=config.test_share,
+        validation_share=config.validation_share,
+    )
+    store.assign_splits(splits)

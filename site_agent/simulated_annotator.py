@@ -9,7 +9,7 @@ from algorithms.contracts.contour import Contour, Provenance
 from algorithms.contracts.errors import DataError
 from site_agent.case_store import REFERENCE, CaseStore
 from site_agent.database import RoundRow
-from site_agent.segmentation import record_review
+from site_agent.review import record_review
 
 AUTHOR = "simulated annotator"
 

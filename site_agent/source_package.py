@@ -34,27 +34,11 @@ from site_agent.checkpoints import file_sha256, load_state, save_state, save_wei
 from site_agent.config import SiteHome
 from site_agent.egress import HASH, RESIDUES, known_identifiers
 from site_agent.learning_data import fully_known, fully_labelled, prepare
-from site_agent.patient_split import split_patients
+from site_agent.patient_split import assign_patients
 from site_agent.progress import progress_bar
 from site_agent.segmentation import segment
 
 log = logging.getLogger("fedgtv.source")
-
-
-def assign_patients(store: CaseStore) -> None:
-    """Split the site's patients once; patients that come later stay unassigned."""
-    cases = store.cases()
-    if any(case.split is not Split.UNASSIGNED for case in cases):
-        return
-    config = store.home.config
-    with_reference = sorted({case.patient_id for case in cases if case.has_reference})
-    splits = split_patients(
-        with_reference or sorted({case.patient_id for case in cases}),
-        seed=config.seed,
-        test_share=config.test_share,
-        validation_share=config.validation_share,
-    )
-    store.assign_splits(splits)
 
 
 def train_source(home: SiteHome, store: CaseStore, plan: StudyPlan) -> Manifest:

@@ -8,9 +8,9 @@ from site_agent.case_store import CaseStore
 from site_agent.case_workflow import TRANSITIONS, RoundEvent
 from site_agent.config import SiteHome
 from site_agent.package_store import active_package
+from site_agent.patient_split import assign_patients
 from site_agent.segmentation import use_threads
 from site_agent.site_lock import only_worker
-from site_agent.source_package import assign_patients
 
 log = logging.getLogger("fedgtv.worker")
 

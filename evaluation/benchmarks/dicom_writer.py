@@ -136,11 +136,13 @@ def write_mr_series(
     if stored.min() < 0 or stored.max() > np.iinfo(np.uint16).max:
         raise ValueError(f"rescale {slope}, {intercept} puts grey values outside 16 bits")
     folder.mkdir(parents=True, exist_ok=True)
+    # One dataset serves all slices: most elements are the series', and making them takes the time.
+    dataset = _new_dataset(MRImageStorage, uids.sop_instances[0], patient, uids.study)
+    _add_series(dataset, scanner, uids)
     for number, (uid, pixels) in enumerate(
         zip(uids.sop_instances, stored.astype("<u2"), strict=True)
     ):
-        dataset = _new_dataset(MRImageStorage, uid, patient, uids.study)
-        _add_series(dataset, scanner, uids)
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = UID(uid)
         _add_plane(dataset, geometry, number)
         _add_pixels(dataset, pixels, slope, intercept)
         dataset.save_as(folder / f"MR.{_file_stem(uid)}.dcm", enforce_file_format=True)

@@ -145,11 +145,11 @@ _PHANTOM_PLANS: dict[Preset, StudyPlan] = {
     "cpu": StudyPlan(
         preprocessing=PreprocessingRecipe(in_plane_spacing_mm=2.0, patch_yx=(80, 80)),
         network=NetworkSpec(base_channels=8),
-        source_training=_schedule(600, 0.03),
+        source_training=_schedule(600, 0.03, batch_size=8),
         adaptation=AdaptationPlan(
-            stage1=_schedule(150, 0.02),
-            stage3=_schedule(90, 0.003),
-            target_trained=_schedule(240, 0.02),
+            stage1=_schedule(150, 0.02, batch_size=8),
+            stage3=_schedule(90, 0.003, batch_size=8),
+            target_trained=_schedule(240, 0.02, batch_size=8),
         ),
     ),
     "full": StudyPlan(

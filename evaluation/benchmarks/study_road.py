@@ -63,6 +63,9 @@ class Road:
         return self.folder / "report"
 
 
+Steps = Sequence[tuple[str, Callable[[Road, Hospital], None]]]
+
+
 def run_study(road: Road) -> dict[str, Any]:
     """Take a study from images to report, or continue one that was stopped.
 
@@ -80,14 +83,9 @@ def run_study(road: Road) -> dict[str, Any]:
     key = _run(road, "public key", ["fedgtv-coordinator", "public-key", "--home", road.coordinator])
     for hospital in study.hospitals:
         _once(road, f"set up {hospital.name}", partial(_init_site, road, hospital, key.strip()))
-    _each(road, study.hospitals, "ingest and de-identify", _ingest)
-    _once(road, "train the source model", lambda: _train_source(road))
+    _each(road, study.hospitals, [_SOURCE_STEPS] + [_INTAKE] * len(targets))
     _once(road, "sign and deliver the package", lambda: _tick(road, "delivered"))
-    _each(road, targets, "select slices", _work)
-    _each(road, targets, "annotate (simulated annotator)", _simulate)
-    _each(road, targets, "fine-tune in three stages and segment", _work)
-    _each(road, targets, "review (simulated annotator)", _simulate)
-    _each(road, targets, "measure", _work)
+    _each(road, targets, [_ADAPTATION_STEPS] * len(targets))
     _once(road, "collect the reports", lambda: _tick(road, "reported"))
     _once(road, "write the study report", lambda: _write_report(road))
     console.print(f"[dim]{time.monotonic() - began:.0f} s[/dim]")
@@ -202,10 +200,10 @@ def _ingest(road: Road, hospital: Hospital) -> None:
     _site(road, hospital, "ingest", images)
 
 
-def _train_source(road: Road) -> None:
+def _train_source(road: Road, hospital: Hospital) -> None:
     plan = road.folder / "plan.json"
     _write_whole(plan, canonical_json(road.study.plan.model_dump(mode="json")))
-    _site(road, road.study.source, "train-source", "--plan", plan)
+    _site(road, hospital, "train-source", "--plan", plan)
 
 
 def _work(road: Road, hospital: Hospital) -> None:
@@ -214,6 +212,17 @@ def _work(road: Road, hospital: Hospital) -> None:
 
 def _simulate(road: Road, hospital: Hospital) -> None:
     _site(road, hospital, "simulate-doctors")
+
+
+_INTAKE: Steps = (("ingest and de-identify", _ingest),)
+_SOURCE_STEPS: Steps = (*_INTAKE, ("train the source model", _train_source))
+_ADAPTATION_STEPS: Steps = (
+    ("select slices", _work),
+    ("annotate (simulated annotator)", _simulate),
+    ("fine-tune in three stages and segment", _work),
+    ("review (simulated annotator)", _simulate),
+    ("measure", _work),
+)
 
 
 def _site(road: Road, hospital: Hospital, command: str, *arguments: str | Path) -> None:
@@ -252,19 +261,19 @@ def _once(road: Road, step: str, action: Callable[[], None]) -> None:
     mark.write_text(f"{time.monotonic() - began:.1f} s\n", "utf-8")
 
 
-def _each(
-    road: Road,
-    hospitals: Sequence[Hospital],
-    step: str,
-    action: Callable[[Road, Hospital], None],
-) -> None:
-    """Do a step at every hospital, as many side by side as there are cores."""
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        futures = [
-            pool.submit(_once, road, f"{hospital.name}: {step}", partial(action, road, hospital))
-            for hospital in hospitals
-        ]
-        for future in futures:
+def _each(road: Road, hospitals: Sequence[Hospital], steps: Sequence[Steps]) -> None:
+    """Take every hospital through its own steps, all side by side.
+
+    Each keeps one core busy at most, and the system shares the cores among them: so all end at
+    about the same time, and no core waits for the last.
+    """
+
+    def go(hospital: Hospital, steps: Steps) -> None:
+        for step, action in steps:
+            _once(road, f"{hospital.name}: {step}", partial(action, road, hospital))
+
+    with ThreadPoolExecutor(max_workers=len(hospitals)) as pool:
+        for future in [pool.submit(go, *pair) for pair in zip(hospitals, steps, strict=True)]:
             future.result()
 
 

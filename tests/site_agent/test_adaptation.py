@@ -26,9 +26,9 @@ from site_agent.case_workflow import RoundEvent
 from site_agent.checkpoints import file_sha256
 from site_agent.config import open_home
 from site_agent.database import MeasurementRow
-from site_agent.segmentation import record_review
+from site_agent.patient_split import assign_patients
+from site_agent.review import record_review
 from site_agent.simulated_annotator import annotate_open_tasks, review_cases
-from site_agent.source_package import assign_patients
 from site_agent.worker import work
 from tests.phantoms import tiny_case, tiny_plan
 from tests.site_agent.tiny_road import TinyPackage, make_package, make_target

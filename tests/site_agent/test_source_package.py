@@ -10,7 +10,8 @@ from algorithms.contracts.errors import DataError
 from algorithms.contracts.model_package import MANIFEST_FILE, Manifest
 from algorithms.contracts.volume import Mask
 from site_agent.case_store import CaseStore
-from site_agent.source_package import assign_patients, train_source
+from site_agent.patient_split import assign_patients
+from site_agent.source_package import train_source
 from tests.phantoms import filled_store, make_home, tiny_case, tiny_plan
 from tests.site_agent.tiny_road import SHARES, TinyPackage, make_package
 

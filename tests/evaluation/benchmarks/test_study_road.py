@@ -149,7 +149,8 @@ def test_commands_end_with_their_driver(tmp_path: Path) -> None:
         "road = Road(phantom_study('cpu'), Path(sys.argv[1]) / 'road', 0, 'embedded');"
         "program = Path(sys.executable).name;"
         "command = [program, '-c', sys.argv[2], str(Path(sys.argv[1]) / 'pid')];"
-        "_each(road, road.study.targets[:1], 'work', lambda *_: _run(road, 'work', command))"
+        "steps = [('work', lambda *_: _run(road, 'work', command))];"
+        "_each(road, road.study.targets[:1], [steps])"
     )
     driver = subprocess.Popen([sys.executable, "-c", drive, str(tmp_path), work])
     worker = int(_wait_for_text(tmp_path / "pid"))
