@@ -37,7 +37,7 @@ def store() -> CaseStore:
     """Return the case store of the site this process was started for.
 
     Raises:
-        DataError: when its configuration is missing or wrong.
+        DataError: when its configuration is missing or wrong, or its database is missing.
     """
     return _store(os.environ.get(HOME_VARIABLE, ""))
 

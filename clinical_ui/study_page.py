@@ -44,7 +44,8 @@ def show() -> None:
     if entries:
         st.caption(
             f"Entries in the ledger: {len(entries)}, newest first. Images, contours and pseudonyms "
-            "never leave; hospital IT can list, hold and verify every entry."
+            "never leave; hospital IT can list and verify the entries, and reads what waits with "
+            "`fedgtv-site ledger show` before approving it."
         )
         st.dataframe(ledger_rows(entries), hide_index=True, key="ledger")
     else:

@@ -197,11 +197,12 @@ def report(
 
 
 def _fill_home(home: CoordinatorHome) -> None:
-    """Put the key and then the configuration in place, each in one step.
+    """Put the key, the database and then the configuration in place, the last in one step.
 
     A home with a configuration is complete; an attempt that was killed is finished by the next.
     """
     from coordinator.package_publisher import create_key
+    from coordinator.study_store import create_database
 
     draft = home.folder / ".draft"
     file, key = home.folder / CONFIG_FILE, home.signing_key
@@ -214,6 +215,8 @@ def _fill_home(home: CoordinatorHome) -> None:
     key.parent.mkdir(mode=0o700, exist_ok=True)
     if not key.exists():
         (draft / key.name).rename(key)
+    settings = open_home(draft).config  # as later commands read it: the environment counts
+    create_database(CoordinatorHome(home.folder.resolve(), settings).database_url)
     (draft / CONFIG_FILE).rename(file)
     shutil.rmtree(draft)
 

@@ -1,9 +1,10 @@
 """The one configuration object of a study's coordinator, and where everything lies in its home."""
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy import URL, make_url
@@ -33,7 +34,7 @@ class CoordinatorConfig(BaseModel):
 
     study: str = Field(pattern=SITE_NAME_PATTERN)
     source_site: str = Field(pattern=SITE_NAME_PATTERN)
-    target_sites: tuple[str, ...] = Field(min_length=1)
+    target_sites: tuple[Annotated[str, Field(pattern=SITE_NAME_PATTERN)], ...] = Field(min_length=1)
     database_url: str = ""
     message_ttl_s: float = Field(default=120.0, ge=10, le=300)
     record_received: bool = False
@@ -121,12 +122,11 @@ def write_config(folder: Path, config: CoordinatorConfig) -> None:
     if file.exists():
         raise DataError(f"{file}: there is a coordinator here already: choose another folder")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    targets = ", ".join(f'"{name}"' for name in config.target_sites)
+    keys = {"study", "source_site", "target_sites", "record_received"}
+    values = config.model_dump(mode="json", include=keys)
+    # Strings, lists and booleans are written alike in JSON and TOML.
+    lines = [f"{key} = {json.dumps(value)}\n" for key, value in values.items()]
     file.write_text(
-        "# fedgtv coordinator. Research use only, not a medical device.\n"
-        f'study = "{config.study}"\n'
-        f'source_site = "{config.source_site}"\n'
-        f"target_sites = [{targets}]\n"
-        f"record_received = {str(config.record_received).lower()}\n",
+        "# fedgtv coordinator. Research use only, not a medical device.\n" + "".join(lines),
         encoding="utf-8",
     )

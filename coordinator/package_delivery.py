@@ -14,7 +14,10 @@ from coordinator.study_workflow import SiteEvent, Step, next_step, status_event
 def publish_when_ready(
     home: CoordinatorHome, store: StudyStore, sites: Sites, statuses: Mapping[str, SiteStatus]
 ) -> None:
-    """Sign the source hospital's package, once it is ready and none is published yet."""
+    """Sign the source hospital's package, once it is ready and none is published yet.
+
+    A study has one package: what the source hospital makes after it is never asked for.
+    """
     source = home.config.source_site
     status = statuses.get(source)
     if status is None or not status.source_package_ready or store.current_package() is not None:
@@ -34,7 +37,7 @@ def publish_when_ready(
 def deliver(
     home: CoordinatorHome, store: StudyStore, sites: Sites, statuses: Mapping[str, SiteStatus]
 ) -> None:
-    """Send the current package to every reachable target site whose status does not confirm it."""
+    """Send the study's package to every reachable target site whose status does not confirm it."""
     package_id = store.current_package()
     if package_id is None:
         return

@@ -114,4 +114,7 @@ def _read_key(home: CoordinatorHome) -> Ed25519PrivateKey:
     file = home.signing_key
     if not file.is_file():
         raise DataError(f"{file}: the signing key is missing: restore it from backup")
-    return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(file.read_text("ascii").strip()))
+    try:
+        return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(file.read_text("ascii").strip()))
+    except ValueError:  # not ASCII, not hexadecimal, or not 32 bytes
+        raise DataError(f"{file}: not a signing key any more: restore it from backup") from None

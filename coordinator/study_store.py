@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import URL, Engine, create_engine, select
+from sqlalchemy import URL, Engine, create_engine, make_url, select
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.types import JSON
@@ -44,7 +45,7 @@ class SiteRow(Base):
 
 
 class PublishedRow(Base):
-    """A signed package; the newest is the study's current one."""
+    """A signed package: a study publishes one."""
 
     __tablename__ = "packages"
 
@@ -116,6 +117,9 @@ class StudyStore:
                 if session.get(SiteRow, site) is None:
                     role = "source" if site == config.source_site else "target"
                     session.add(SiteRow(site=site, role=role))
+        package_id = self.current_package()
+        if package_id is not None:
+            self._add_late_deliveries(package_id)
 
     def __enter__(self) -> Self:
         return self
@@ -128,13 +132,18 @@ class StudyStore:
         self._engine.dispose()
 
     def current_package(self) -> str | None:
-        """Return the id of the package published last."""
+        """Return the id of the study's package, None before one is published."""
         newest = select(PublishedRow.package_id).order_by(PublishedRow.published_at.desc())
         with Session(self._engine) as session:
             return session.scalars(newest).first()
 
+    def model_version(self, package_id: str) -> str:
+        """Return the model version of a published package."""
+        with Session(self._engine) as session:
+            return session.get_one(PublishedRow, package_id).model_version
+
     def add_package(self, manifest: Manifest, *, from_site: str) -> None:
-        """Make a package the current one and every target site's delivery pending; idempotent."""
+        """Make a package the study's and every target site's delivery pending; idempotent."""
         package_id, now = manifest.package_id, _now()
         with self._transaction() as session:
             if session.get(PublishedRow, package_id) is not None:
@@ -147,16 +156,7 @@ class StudyStore:
                     published_at=now,
                 )
             )
-            for site in self._config.target_sites:
-                session.add(
-                    DeliveryRow(
-                        site=site,
-                        package_id=package_id,
-                        progress=SiteProgress.PENDING.value,
-                        refused_by_rule=None,
-                        changed_at=now,
-                    )
-                )
+            session.add_all(_pending(site, package_id, now) for site in self._config.target_sites)
             detail = {"package_id": package_id, "model_version": manifest.model_version}
             session.add(EventRow(at=now, event="package_published", site=from_site, detail=detail))
 
@@ -254,10 +254,29 @@ class StudyStore:
         with Session(self._engine) as session:
             return list(session.scalars(select(EventRow).order_by(EventRow.id)))
 
+    def _add_late_deliveries(self, package_id: str) -> None:
+        """Add what is due to sites that the configuration named after the package was published."""
+        with self._transaction() as session:
+            for site in self._config.target_sites:
+                if session.get(DeliveryRow, (site, package_id)) is None:
+                    now, detail = _now(), {"package_id": package_id}
+                    session.add(_pending(site, package_id, now))
+                    session.add(EventRow(at=now, event="delivery_added", site=site, detail=detail))
+
     @contextmanager
     def _transaction(self) -> Iterator[Session]:
         with Session(self._engine, expire_on_commit=False) as session, session.begin():
             yield session
+
+
+def _pending(site: str, package_id: str, now: datetime) -> DeliveryRow:
+    return DeliveryRow(
+        site=site,
+        package_id=package_id,
+        progress=SiteProgress.PENDING.value,
+        refused_by_rule=None,
+        changed_at=now,
+    )
 
 
 def _apply(
@@ -293,8 +312,27 @@ def _now() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None)
 
 
+def create_database(url: str | URL) -> None:
+    """Make the tables that are not there yet, when a home is made and at no other time.
+
+    An empty database in place of a lost one would pass for a study in which nothing happened yet.
+    """
+    engine = _connect(make_url(url))
+    Base.metadata.create_all(engine)
+    engine.dispose()
+
+
 def _open_database(url: str | URL) -> Engine:
-    engine = create_engine(url)
+    location = make_url(url)
+    if location.get_backend_name() == "sqlite" and not Path(location.database or "").is_file():
+        raise DataError(
+            f"{location.database}: the study's database is missing: restore it from a backup"
+        )
+    return _connect(location)
+
+
+def _connect(location: URL) -> Engine:
+    engine = create_engine(location)
     if engine.dialect.name == "sqlite":
 
         @sqlalchemy_event.listens_for(engine, "connect")
@@ -304,5 +342,4 @@ def _open_database(url: str | URL) -> Engine:
                 cursor.execute(f"PRAGMA {pragma}")
             cursor.close()
 
-    Base.metadata.create_all(engine)
     return engine

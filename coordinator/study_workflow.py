@@ -47,6 +47,7 @@ class Goal(StrEnum):
     REPORTED = "reported"
 
 
+# Two ticks may run at once: what the later of them hears again changes nothing.
 TRANSITIONS: dict[tuple[SiteProgress, SiteEvent], SiteProgress] = {
     (SiteProgress.PENDING, SiteEvent.STATUS_HOLDS): SiteProgress.DELIVERED,
     (SiteProgress.PENDING, SiteEvent.STATUS_LACKS): SiteProgress.PENDING,
@@ -55,13 +56,20 @@ TRANSITIONS: dict[tuple[SiteProgress, SiteEvent], SiteProgress] = {
     (SiteProgress.PENDING, SiteEvent.RESEND_REQUESTED): SiteProgress.PENDING,
     (SiteProgress.DELIVERED, SiteEvent.STATUS_HOLDS): SiteProgress.DELIVERED,
     (SiteProgress.DELIVERED, SiteEvent.STATUS_LACKS): SiteProgress.PENDING,  # restored from backup
+    (SiteProgress.DELIVERED, SiteEvent.RECEIPT_ACCEPTED): SiteProgress.DELIVERED,
+    (SiteProgress.DELIVERED, SiteEvent.RECEIPT_REFUSED): SiteProgress.DELIVERED,  # status decides
     (SiteProgress.DELIVERED, SiteEvent.REPORT_RECEIVED): SiteProgress.REPORTED,
     (SiteProgress.DELIVERED, SiteEvent.RESEND_REQUESTED): SiteProgress.PENDING,
     (SiteProgress.REFUSED, SiteEvent.STATUS_HOLDS): SiteProgress.DELIVERED,  # imported by hand
     (SiteProgress.REFUSED, SiteEvent.STATUS_LACKS): SiteProgress.REFUSED,
+    (SiteProgress.REFUSED, SiteEvent.RECEIPT_ACCEPTED): SiteProgress.DELIVERED,
+    (SiteProgress.REFUSED, SiteEvent.RECEIPT_REFUSED): SiteProgress.REFUSED,
     (SiteProgress.REFUSED, SiteEvent.RESEND_REQUESTED): SiteProgress.PENDING,
     (SiteProgress.REPORTED, SiteEvent.STATUS_HOLDS): SiteProgress.REPORTED,
     (SiteProgress.REPORTED, SiteEvent.STATUS_LACKS): SiteProgress.REPORTED,
+    (SiteProgress.REPORTED, SiteEvent.RECEIPT_ACCEPTED): SiteProgress.REPORTED,
+    (SiteProgress.REPORTED, SiteEvent.RECEIPT_REFUSED): SiteProgress.REPORTED,
+    (SiteProgress.REPORTED, SiteEvent.REPORT_RECEIVED): SiteProgress.REPORTED,
 }
 
 

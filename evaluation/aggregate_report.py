@@ -137,7 +137,7 @@ def aggregate(reports: Sequence[SiteReport]) -> StudyReport:
         raise ProtocolError(f"reports of different studies: {' and '.join(studies[:2])}")
     packages: dict[str, dict[str, SiteReport]] = {}
     for report in reports:
-        _check_arms(report)
+        check_arms(report)
         known = packages.setdefault(report.package_id, {}).setdefault(report.site, report)
         if known != report:
             raise ProtocolError(
@@ -147,6 +147,20 @@ def aggregate(reports: Sequence[SiteReport]) -> StudyReport:
     results = [_package_result(package_id, sites) for package_id, sites in packages.items()]
     results.sort(key=lambda result: (result.model_version, result.package_id))
     return StudyReport(study=studies[0], packages=tuple(results))
+
+
+def check_arms(report: SiteReport) -> None:
+    """Check that every arm of a report is a known one, and there once.
+
+    Raises:
+        ProtocolError: naming the site and the arm.
+    """
+    names = [arm.arm for arm in report.arms]
+    unknown = sorted(set(names) - set(ARMS))
+    if unknown:
+        raise ProtocolError(f"site '{report.site}': unknown arm '{unknown[0]}' in its report")
+    if len(names) != len(set(names)):
+        raise ProtocolError(f"site '{report.site}': its report holds an arm twice")
 
 
 def table_rows(report: StudyReport) -> list[TableRow]:
@@ -160,15 +174,6 @@ def table_rows(report: StudyReport) -> list[TableRow]:
         rows += [_site_row(report.study, package, site) for site in package.sites]
         rows.append(_pooled_row(report.study, package))
     return rows
-
-
-def _check_arms(report: SiteReport) -> None:
-    names = [arm.arm for arm in report.arms]
-    unknown = sorted(set(names) - set(ARMS))
-    if unknown:
-        raise ProtocolError(f"site '{report.site}': unknown arm '{unknown[0]}' in its report")
-    if len(names) != len(set(names)):
-        raise ProtocolError(f"site '{report.site}': its report holds an arm twice")
 
 
 def _package_result(package_id: str, reports: Mapping[str, SiteReport]) -> PackageResult:
@@ -260,7 +265,7 @@ def _gap_closed(dsc: Mapping[str, Distribution] | Mapping[str, PooledDistributio
 
 def _site_row(study: str, package: PackageResult, site: SiteResult) -> TableRow:
     report = site.report
-    annotation, revision = report.annotation, report.revision
+    annotation, yardstick, revision = report.annotation, report.yardstick, report.revision
     row = _row_head(study, package, report.site)
     row |= {
         "code_version": report.code_version,
@@ -272,6 +277,8 @@ def _site_row(study: str, package: PackageResult, site: SiteResult) -> TableRow:
         "training_slices": annotation.training_slices,
         "selected_slices": annotation.selected_slices,
         "annotator_simulated": str(annotation.simulated).lower(),
+        "patients_against_reference": yardstick.reference_contour if yardstick else None,
+        "patients_against_reviewed": yardstick.reviewed_contour if yardstick else None,
     }
     for name in ARMS:
         row |= _arm_columns(name, site.arm(name))

@@ -16,7 +16,12 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from algorithms.contracts.canonical_json import canonical_json
-from algorithms.contracts.site_report import ArmSummary, Distribution, SiteReport
+from algorithms.contracts.site_report import (
+    ArmSummary,
+    Distribution,
+    SiteReport,
+    YardstickSummary,
+)
 from evaluation.aggregate_report import (
     GapClosed,
     PackageResult,
@@ -72,6 +77,16 @@ METRIC_DEFINITIONS = {
     ),
 }
 
+YARDSTICK_RULE = (
+    "A patient is measured against the reference contour that came in with the images; where there "
+    "is none, against the reviewed contour, which a reviewer made by editing the adapted model's."
+)
+YARDSTICK_WARNING = (
+    "Not every patient was measured against a reference contour, or a site does not say so. A "
+    "reviewed contour was edited from the adapted model's: it favours “Adapted” over the other "
+    "models, and with it the gap closed."
+)
+
 _Summary = Distribution | PooledDistribution
 
 
@@ -94,8 +109,13 @@ def render_html(report: StudyReport, *, title: str, generated_at: str) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        mean_sd=_mean_sd, median_iqr=_median_iqr, percent=_percent, gap=_gap_text
+        mean_sd=_mean_sd,
+        median_iqr=_median_iqr,
+        percent=_percent,
+        gap=_gap_text,
+        yardstick=_yardstick_text,
     )
+    environment.tests["none_reviewed"] = _none_reviewed
     template = files("evaluation").joinpath("report_template.html").read_text(encoding="utf-8")
     return environment.from_string(template).render(
         report=report,
@@ -112,6 +132,8 @@ def render_html(report: StudyReport, *, title: str, generated_at: str) -> str:
         bin_labels=REVISION_BIN_LABELS,
         empty_mask_policy=EMPTY_MASK_POLICY,
         suppression_rule=SUPPRESSION_RULE,
+        yardstick_rule=YARDSTICK_RULE,
+        yardstick_warning=YARDSTICK_WARNING,
     )
 
 
@@ -185,6 +207,22 @@ def _gap_text(gap: GapClosed) -> str:
     if gap.fraction is not None:
         return f"{100.0 * gap.fraction:.0f} %"
     return f"not given: {gap.reason.explanation}" if gap.reason else "not given"
+
+
+def _yardstick_text(yardstick: YardstickSummary | None) -> str:
+    """Say how many test patients were measured against which contour."""
+    if yardstick is None:
+        return "measured against: not stated"
+    if yardstick.reviewed_contour is None:
+        return "measured against: reference or reviewed contours (numbers suppressed)"
+    return (
+        f"measured against: reference contour {yardstick.reference_contour} patients, "
+        f"reviewed contour {yardstick.reviewed_contour} patients"
+    )
+
+
+def _none_reviewed(yardstick: YardstickSummary | None) -> bool:
+    return yardstick is not None and yardstick.reviewed_contour == 0
 
 
 # --- drawings ------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from algorithms.contracts.site_report import (
     RevisionSummary,
     SiteReport,
     Vendor,
+    YardstickSummary,
 )
 from evaluation.case_metrics import CaseMetrics
 from evaluation.disclosure_control import distribution, suppressed_bins
@@ -35,10 +36,13 @@ class PatientRow:
         arm: one of `ARMS`: the source model as it came ("direct"), after adaptation ("adapted"), or
             a model trained on all labels of this hospital ("target_trained").
         metrics: the patient's figures, with the NSD at 1 mm among them.
+        against_reviewed: a reviewed contour was the yardstick of one of the patient's cases at
+            least, since no reference contour came in with its images.
     """
 
     arm: str
     metrics: CaseMetrics
+    against_reviewed: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,7 @@ def summarise_site(
         minimum_group_size=minimum_group_size,
         annotation=annotation,
         arms=tuple(arm for arm in arms if arm.patients),
+        yardstick=_summarise_yardsticks(rows, minimum_group_size),
         revision=_summarise_revisions(revisions, minimum_group_size) if revisions else None,
     )
 
@@ -159,6 +164,19 @@ def _summarise_arm(arm: str, metrics: Sequence[CaseMetrics], minimum_group_size:
         ),
         nsd_at_1mm=over((m.nsd[NSD_TOLERANCE_MM] for m in metrics), _FRACTION_DECIMALS),
     )
+
+
+def _summarise_yardsticks(
+    rows: Sequence[PatientRow], minimum_group_size: int
+) -> YardstickSummary | None:
+    """Count the yardsticks of the arm with most patients: every arm is measured on the same."""
+    if not rows:
+        return None
+    flags = max(([r.against_reviewed for r in rows if r.arm == arm] for arm in ARMS), key=len)
+    reference, reviewed = suppressed_bins(
+        (flags.count(False), flags.count(True)), minimum_group_size=minimum_group_size
+    )
+    return YardstickSummary(reference_contour=reference, reviewed_contour=reviewed)
 
 
 def _summarise_revisions(

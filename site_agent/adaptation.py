@@ -9,6 +9,7 @@ same weights.
 """
 
 import json
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -56,6 +57,8 @@ from site_agent.learning_data import PreparedCase, fully_labelled, prepare, slic
 from site_agent.package_store import load_package
 from site_agent.progress import progress_bar
 from site_agent.segmentation import segment
+
+log = logging.getLogger("fedgtv.adaptation")
 
 ACTOR = "worker"
 SHARE_FILE = "adapted_share.json"
@@ -225,8 +228,11 @@ def _stage(
     """Train `network` in place, or load what this stage ended in before."""
     finished = current.folder / f"{name}.safetensors"
     if finished.is_file():
-        network.load_state_dict(load_weights(finished))
-        return
+        try:
+            network.load_state_dict(load_weights(finished))
+            return
+        except DataError:
+            log.warning("%s: damaged: this stage is trained again", finished)
     checkpoint = current.folder / f"{name}.checkpoint.safetensors"
     with progress_bar(f"{current.store.home.config.name}: {name}") as progress:
         train(
@@ -327,18 +333,25 @@ def segment_test_patients(current: Round) -> RoundState:
 def measure_and_report(current: Round) -> RoundState:
     """Measure every arm against the reference, or the reviewed contour where there is none.
 
+    The reviewed contour was edited from the adapted model's and favours it: the report says how
+    many patients were measured against either.
+
     Every case is measured; the report is about patients. Someone with several cases is one row per
     arm, the average of the figures of their cases (NaN left out), and a failure only when every
     case is.
     """
     measured: defaultdict[tuple[str, str], list[CaseMetrics]] = defaultdict(list)
     measurements = []
+    against_reviewed = set()  # patients
     for case in current.store.cases(Split.TEST):
-        reference = current.store.contour(case.case_id, purpose=REFERENCE) or current.store.contour(
-            case.case_id, purpose=REVIEWED, round_id=current.round_id
-        )
+        reference = current.store.contour(case.case_id, purpose=REFERENCE)
         if reference is None:
-            continue
+            reference = current.store.contour(
+                case.case_id, purpose=REVIEWED, round_id=current.round_id
+            )
+            if reference is None:
+                continue
+            against_reviewed.add(case.patient_id)
         for arm in (DIRECT, ADAPTED, TARGET_TRAINED):
             found = current.store.contour(case.case_id, purpose=arm, round_id=current.round_id)
             if found is None:
@@ -357,7 +370,10 @@ def measure_and_report(current: Round) -> RoundState:
                     metrics=_json_metrics(metrics),
                 )
             )
-    rows = [PatientRow(arm, average_cases(cases)) for (_, arm), cases in measured.items()]
+    rows = [
+        PatientRow(arm, average_cases(cases), patient in against_reviewed)
+        for (patient, arm), cases in measured.items()
+    ]
     report = _summarise(current, rows)
 
     def store_report(session: Session, row: RoundRow) -> None:

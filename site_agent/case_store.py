@@ -191,10 +191,15 @@ class CaseStore:
         with Session(self.engine) as session:
             return _existing(session, case_id).identity_sealed
 
-    def assign_splits(self, splits: dict[str, Split]) -> None:
-        """Set the split of patients, given as `patient_id -> split`, once and for all."""
+    def assign_splits(self, splits: dict[str, Split], modality: str | None = None) -> None:
+        """Set the split of patients, given as `patient_id -> split`, once and for all.
+
+        Cases of another modality than `modality` take no part; None lets all of them.
+        """
         with transaction(self.engine) as session:
             for row in session.scalars(select(CaseRow)):
+                if modality not in (None, row.modality):
+                    continue
                 if row.split == Split.UNASSIGNED.value and row.patient_id in splits:
                     row.split = splits[row.patient_id].value
 

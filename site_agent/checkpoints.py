@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -30,7 +31,9 @@ def load_weights(file: Path) -> dict[str, Tensor]:
     try:
         return dict(load_file(file))
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{file.name}: not readable as safetensors: fetch it again") from error
+        raise DataError(
+            f"{file}: not readable as safetensors: delete it and run the command again"
+        ) from error
 
 
 def save_state(state: TrainingState, file: Path) -> None:
@@ -75,4 +78,6 @@ def _save(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str]) -> N
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(file.name + ".part")
     save_file(tensors, temporary, metadata=metadata)
+    with temporary.open("rb") as written:
+        os.fsync(written.fileno())  # or a power cut leaves the new name with no content
     temporary.replace(file)

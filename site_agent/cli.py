@@ -108,14 +108,17 @@ def train_source(
         study_plan = StudyPlan.model_validate_json(plan.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"{plan}: key '{where}': {first['msg']}: correct the plan") from error
+        key = ".".join(str(part) for part in first["loc"])  # none when it is no JSON object
+        where = f"{plan}: key '{key}'" if key else f"{plan}"
+        raise DataError(f"{where}: {first['msg']}: correct the plan") from error
     use_threads(site.config.threads)
     with only_worker(site):
         manifest = run(site, store, study_plan)
     score = manifest.source_validation
+    known = score.test_dsc is not None  # a figure about too few patients is not in a package
+    dsc = f"{score.test_dsc:.3f}" if known else "not given"
     console.print(
-        f"{site.config.name}: model {manifest.model_version}, Dice {score.test_dsc or 0:.3f} on "
+        f"{site.config.name}: model {manifest.model_version}, Dice {dsc} on "
         f"{score.test_patients} test patients at home; package in {site.source_package}"
     )
 
@@ -298,8 +301,9 @@ def ledger_list(home: Home) -> None:
     from site_agent.egress import list_entries
 
     _, store = _open(home)
+    entries = list_entries(store.engine)
     table = Table("no.", "time (UTC)", "message", "bytes", "state", "SHA-256", padding=0)
-    for entry in list_entries(store.engine):
+    for entry in entries:
         table.add_row(
             str(entry.sequence),
             entry.at,
@@ -309,6 +313,31 @@ def ledger_list(home: Home) -> None:
             entry.message_sha256[:12],
         )
     console.print(table)
+    approved = {entry.detail["approves"] for entry in entries if entry.state == "approved"}
+    waiting = {entry.sequence for entry in entries if entry.state == "held"} - approved
+    if waiting:
+        numbers = ", ".join(map(str, sorted(waiting)))
+        console.print(
+            f"waiting for a person: {numbers}. Read it with 'fedgtv-site ledger show', then let it "
+            "leave with 'fedgtv-site ledger approve'"
+        )
+
+
+@ledger_app.command("show")
+def ledger_show(
+    entry: Annotated[int, typer.Argument(help="Number of an entry that left or is held.")],
+    home: Home,
+) -> None:
+    """Print a message that left or is held, every field of it.
+
+    Example: fedgtv-site ledger show --home hospital-b 7
+    """
+    import json
+
+    from site_agent.egress import read_message
+
+    site, store = _open(home)
+    print(json.dumps(json.loads(read_message(site, store.engine, entry)), indent=2))
 
 
 @ledger_app.command("approve")
@@ -317,6 +346,8 @@ def ledger_approve(
 ) -> None:
     """Let a held message leave; the coordinator gets it when it asks next.
 
+    Read it first: 'fedgtv-site ledger show' prints it.
+
     Example: fedgtv-site ledger approve --home hospital-b 7
     """
     from site_agent.database import utc_now
@@ -324,12 +355,12 @@ def ledger_approve(
 
     _, store = _open(home)
     approve_release(store.engine, entry, actor="fedgtv-site ledger approve", now=utc_now())
-    console.print(f"entry {entry}: approved")
+    console.print(f"entry {entry}: approved; 'fedgtv-site ledger show {entry}' prints what leaves")
 
 
 @ledger_app.command("verify")
 def ledger_verify(home: Home) -> None:
-    """Check that no entry of the ledger was changed, removed or added.
+    """Check that no entry of the ledger, and no copy beside it, was changed, removed or added.
 
     Example: fedgtv-site ledger verify --home hospital-b
     """

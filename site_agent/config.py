@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from sqlalchemy import URL, make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from algorithms.contracts.configuration import parse_configuration
 from algorithms.contracts.errors import DataError
@@ -27,7 +28,8 @@ class SiteConfig(BaseModel):
         role: a source hospital trains the first model; a target hospital adapts it.
         trusted_keys: coordinators' Ed25519 public keys (64 hexadecimal digits) whose packages
             are accepted.
-        database_url: SQLAlchemy URL; empty means SQLite in the home directory.
+        database_url: SQLAlchemy URL; empty means SQLite in the home directory. Its tables are made
+            by `init`: give another one there already, as FEDGTV_SITE_DATABASE_URL.
         roi_names: names under which this hospital's contours of the target may come in.
         modalities: only series of these modalities are ingested.
         minimum_group_size: figures about fewer patients than this are never released.
@@ -55,6 +57,20 @@ class SiteConfig(BaseModel):
     seed: int = Field(default=0, ge=0)
     threads: int = Field(default=0, ge=0)
     auto_approve: bool = False
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_a_database_url(cls, url: str) -> str:
+        try:
+            if url:
+                make_url(url).get_dialect()
+        except (SQLAlchemyError, ValueError):  # its text may hold a password
+            raise ValueError(
+                "no SQLAlchemy URL of a known database, such as sqlite:////srv/fedgtv/site.db"
+            ) from None
+        except ImportError:
+            pass  # a known database; `open_database` says that its driver is missing
+        return url
 
 
 @dataclass(frozen=True)

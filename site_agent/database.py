@@ -3,11 +3,23 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Engine, ForeignKey, LargeBinary, UniqueConstraint, create_engine, event
+from sqlalchemy import (
+    URL,
+    Engine,
+    ForeignKey,
+    LargeBinary,
+    UniqueConstraint,
+    create_engine,
+    event,
+    make_url,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.types import JSON
+
+from algorithms.contracts.errors import DataError
 
 
 class Base(DeclarativeBase):
@@ -159,9 +171,38 @@ class LedgerRow(Base):
     sha256: Mapped[str]
 
 
+def create_database(url: str | URL) -> None:
+    """Make the tables that are not there yet, when a site's home is made and at no other time.
+
+    An empty database in place of a lost one would pass for a site from which nothing ever left.
+    """
+    engine = _connect(make_url(url))
+    Base.metadata.create_all(engine)
+    engine.dispose()
+
+
 def open_database(url: str | URL) -> Engine:
-    """Open the database at `url`, with write-ahead logging on SQLite, and create missing tables."""
-    engine = create_engine(url)
+    """Open the database at `url`, with write-ahead logging on SQLite.
+
+    Raises:
+        DataError: when its file is missing, or its driver is not installed.
+    """
+    location = make_url(url)
+    if location.get_backend_name() == "sqlite" and not Path(location.database or "").is_file():
+        raise DataError(
+            f"{location.database}: the site's database is missing: restore it from a backup"
+        )
+    return _connect(location)
+
+
+def _connect(location: URL) -> Engine:
+    try:
+        engine = create_engine(location)
+    except ImportError as error:
+        raise DataError(
+            f"site.toml: key 'database_url': '{location.drivername}' needs the Python package "
+            f"'{error.name}', which is not installed: install it, or leave the key out"
+        ) from None
     if engine.dialect.name == "sqlite":
 
         @event.listens_for(engine, "connect")
@@ -171,7 +212,6 @@ def open_database(url: str | URL) -> Engine:
                 cursor.execute(f"PRAGMA {pragma}")
             cursor.close()
 
-    Base.metadata.create_all(engine)
     return engine
 
 

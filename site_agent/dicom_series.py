@@ -17,11 +17,7 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.misc import is_dicom
 from pydicom.pixels.processing import apply_modality_lut
-from pydicom.uid import (
-    RTDoseStorage,
-    RTStructureSetStorage,
-    SegmentationStorage,
-)
+from pydicom.uid import RTDoseStorage, RTStructureSetStorage, SegmentationStorage
 
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import FloatArray, Geometry, ImageArray, Volume
@@ -30,6 +26,7 @@ MISSING_SLICE_GAP = 1.2  # a gap wider than this many usual gaps is a missing sl
 UNEVEN_SHARE = 0.02  # how far a slice may lie off the even grid, as a share of the slice spacing
 TILT_SHARE = 0.1  # how far a slice may lie beside the normal, as a share of a pixel
 DUPLICATE_MM = 1e-3  # slices nearer than this are the same position
+BEYOND_MM = 1e6  # no scanner reaches that far
 
 _NOT_AN_IMAGE = {SegmentationStorage, RTDoseStorage}
 _SCAN_TAGS = [
@@ -107,11 +104,8 @@ def scan(folder: Path) -> Scan:
         if header is None:
             unreadable.append(file)
         elif header.SOPClassUID == RTStructureSetStorage:
-            try:
+            with named_when_damaged(file):
                 structure_sets.append(_structure_set_file(header, file))
-            except Exception as error:
-                # pydicom decodes, and breaks, where a sequence is used
-                raise DataError(f"{file} is a damaged RTSTRUCT: export it again") from error
         elif "Rows" in header and header.SOPClassUID not in _NOT_AN_IMAGE:
             images.setdefault(str(header.SeriesInstanceUID), []).append((header, file))
         else:
@@ -162,6 +156,20 @@ def without_remarks() -> Iterator[None]:
         logger.setLevel(level)
 
 
+@contextmanager
+def named_when_damaged(what: Path | str) -> Iterator[None]:
+    """Name a file or series, and quote nothing of it, whatever fails inside: a `DataError` then.
+
+    pydicom decodes a value where it is used, and raises whatever a broken byte leads to.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception:
+        raise DataError(f"{what} is damaged or no complete DICOM: export it again") from None
+
+
 def read_series(source: Path | Sequence[Path]) -> Volume:
     """Read one series as float32 `[z, y, x]` in the scanner's own grey values, placed in LPS mm.
 
@@ -184,21 +192,22 @@ def read_series_and_headers(source: Path | Sequence[Path]) -> tuple[Volume, list
     if not unordered:
         raise DataError("no image files given: give the files of one series")
     headers = read_headers(unordered)
-    _check_slices_agree(headers, unordered)
-    order = order_along_normal(headers)
-    files = [unordered[i] for i in order]
-    headers = [headers[i] for i in order]
-    first = headers[0]
-    volume = Volume(
-        image=np.stack([_read_pixels(file) for file in files]),
-        geometry=_geometry(headers, files[0].parent),
-        modality=str(first.Modality),
-        frame_of_reference_uid=str(first.get("FrameOfReferenceUID", "")),
-        sop_instance_uids=tuple(str(header.SOPInstanceUID) for header in headers),
-        series_instance_uid=str(first.SeriesInstanceUID),
-        study_instance_uid=str(first.get("StudyInstanceUID", "")),
-        scanner=_scanner(first),
-    )
+    with named_when_damaged(f"the series of {unordered[0]}"):
+        _check_slices_agree(headers, unordered)
+        order = order_along_normal(headers)
+        files = [unordered[i] for i in order]
+        headers = [headers[i] for i in order]
+        first = headers[0]
+        volume = Volume(
+            image=np.stack([_read_pixels(file) for file in files]),
+            geometry=_geometry(headers, files[0].parent),
+            modality=str(first.Modality),
+            frame_of_reference_uid=str(first.get("FrameOfReferenceUID", "")),
+            sop_instance_uids=tuple(str(header.SOPInstanceUID) for header in headers),
+            series_instance_uid=str(first.SeriesInstanceUID),
+            study_instance_uid=str(first.get("StudyInstanceUID", "")),
+            scanner=_scanner(first),
+        )
     return volume, headers
 
 
@@ -210,12 +219,9 @@ def read_headers(files: Iterable[Path]) -> list[Dataset]:
     """
     headers: list[Dataset] = []
     for file in files:
-        try:
+        with named_when_damaged(file):
             header = pydicom.dcmread(file, stop_before_pixels=True)
-        except Exception as error:
-            # pydicom raises whatever a broken byte leads to; to the user all are one message
-            raise DataError(f"{file} is not a complete DICOM file: export it again") from error
-        _check_is_slice(header, file)
+            _check_is_slice(header, file)
         headers.append(header)
     return headers
 
@@ -253,13 +259,14 @@ def _header_or_none(file: Path) -> Dataset | None:
 
 
 def _series_files(uid: str, entries: Sequence[tuple[Dataset, Path]]) -> SeriesFiles:
-    first = entries[0][0]
-    return SeriesFiles(
-        series_instance_uid=uid,
-        modality=str(first.get("Modality", "")),
-        files=tuple(file for _, file in entries),
-        frame_of_reference_uid=str(first.get("FrameOfReferenceUID", "")),
-    )
+    first, file = entries[0]
+    with named_when_damaged(file):
+        return SeriesFiles(
+            series_instance_uid=uid,
+            modality=str(first.get("Modality", "")),
+            files=tuple(file for _, file in entries),
+            frame_of_reference_uid=str(first.get("FrameOfReferenceUID", "")),
+        )
 
 
 def _structure_set_file(header: Dataset, file: Path) -> StructureSetFile:
@@ -291,10 +298,8 @@ def _check_is_slice(header: Dataset, file: Path) -> None:
     """Refuse what is not one grey slice with a place in the patient."""
     if "Rows" not in header or header.get("SOPClassUID") in _NOT_AN_IMAGE:
         raise DataError(f"{file} is not an image: give the folder of the image series")
-    if (
-        int(header.get("NumberOfFrames", None) or 1) > 1
-        or "SharedFunctionalGroupsSequence" in header
-    ):
+    frames = int(header.get("NumberOfFrames", None) or 1)
+    if frames > 1 or "SharedFunctionalGroupsSequence" in header:
         raise DataError(
             f"{file} is an enhanced multi-frame image, which is not read: "
             "export the series as classic single-frame images"
@@ -314,7 +319,7 @@ def _check_is_slice(header: Dataset, file: Path) -> None:
             f"{file}: ImageOrientationPatient is no pair of right-angled unit vectors: "
             "export the series again"
         )
-    if _numbers(header, "PixelSpacing").min() <= 0:
+    if _numbers(header, "PixelSpacing").min() < DUPLICATE_MM:
         raise DataError(f"{file}: PixelSpacing is not positive: export the series again")
 
 
@@ -405,7 +410,7 @@ def _stated_spacing(header: Dataset, folder: Path) -> float:
     """Return the slice spacing a single image states about itself."""
     for keyword in ("SpacingBetweenSlices", "SliceThickness"):
         value = header.get(keyword)
-        if value not in (None, "") and float(value) > 0:
+        if value not in (None, "") and 0 < float(value) < BEYOND_MM:
             return float(value)
     raise DataError(f"the one image in {folder} states no slice thickness: export the whole series")
 
@@ -414,17 +419,20 @@ def _read_pixels(file: Path) -> ImageArray:
     """Decode one slice and apply its rescale or modality table."""
     try:
         with warnings.catch_warnings():
-            # remarks about padding may quote the header; pixels that are missing raise
+            # remarks may quote the header; pixels that are missing raise
             warnings.simplefilter("ignore")
             image = pydicom.dcmread(file)
             pixels = apply_modality_lut(image.pixel_array, image)
-    except Exception as error:
+            grey = np.asarray(pixels, dtype=np.float32)
+    except Exception:
         # decoders raise their own kinds; to the user all are one message
         raise DataError(
             f"{file}: the pixels are truncated or in a compression that cannot be decoded: "
             "export the file again, uncompressed"
-        ) from error
-    return np.asarray(pixels, dtype=np.float32)
+        ) from None
+    if not np.isfinite(grey).all():
+        raise DataError(f"{file}: grey values are no finite numbers: export it again")
+    return grey
 
 
 def _scanner(header: Dataset) -> dict[str, str]:
@@ -442,12 +450,12 @@ def _numbers(header: Dataset, keyword: str) -> FloatArray:
 
 
 def _has_numbers(header: Dataset, keyword: str, count: int) -> bool:
-    """Say whether a field holds exactly `count` finite numbers."""
+    """Say whether a field holds exactly `count` numbers that can be a place or a size in mm."""
     try:
         numbers = _numbers(header, keyword)
     except (KeyError, TypeError, ValueError):
         return False
-    return numbers.shape == (count,) and bool(np.isfinite(numbers).all())
+    return numbers.shape == (count,) and bool((np.abs(numbers) < BEYOND_MM).all())
 
 
 def _positions(headers: Sequence[Dataset]) -> FloatArray:

@@ -3,11 +3,12 @@
 `release` is the only function that makes bytes which may leave. It checks the message against its
 schema, the minimum group size and a residue scan; a person approves results and weights unless the
 site is configured otherwise; every release, hold and refusal is an entry of a hash-chained ledger,
-beside a copy of the bytes.
+beside a copy of the bytes that were released or wait.
 """
 
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from algorithms.contracts.messages import (
     SiteReportMessage,
     SourcePackageOffer,
 )
-from algorithms.contracts.model_package import MODEL_FILE
+from algorithms.contracts.model_package import MODEL_FILE, SourceValidation
 from algorithms.contracts.site_report import Distribution
 from site_agent import audit_log
 from site_agent.config import SiteHome
@@ -32,6 +33,7 @@ from site_agent.database import CaseRow, LedgerRow, transaction
 from site_agent.package_store import PackageRefused, read_safetensors_header
 
 NEEDS_A_PERSON = (SourcePackageOffer, SiteReportMessage)
+KEPT = ("released", "held")  # states of entries beside which the message is kept
 HASH = re.compile(r"[0-9a-f]{16,128}")
 RESIDUES = {
     "pseudonym": re.compile(r"(?:patient|case)-[0-9a-f]{12}"),
@@ -70,6 +72,7 @@ def release(
     Raises:
         ReleaseRefused: naming the rule; the refusal is in the ledger.
         ReleaseHeld: when the site releases this kind by hand and nobody has yet.
+        ProtocolError: when another copy lies where this one belongs.
     """
     contents = {n: f if isinstance(f, bytes) else f.read_bytes() for n, f in (files or {}).items()}
     try:
@@ -83,13 +86,12 @@ def release(
         n: {"sha256": sha256_hex(c), "size_bytes": len(c)} for n, c in contents.items()
     }
     if isinstance(message, NEEDS_A_PERSON) and not home.config.auto_approve:
-        _require_approval(engine, message.kind, body, sizes, now)
+        _require_approval(home, engine, message.kind, body, sizes, now)
     detail = {"files": sizes} if sizes else {}
     with transaction(engine) as session:
-        sequence = _record(session, message.kind, body, "released", detail, now)
-        _keep_copy(home.ledger, f"{sequence:06d}-{message.kind}.json", body)
-        for name, content in contents.items():
-            _keep_copy(home.ledger / "files", sizes[name]["sha256"], content)
+        row = _record(session, message.kind, body, "released", detail, now)
+        _stage_copies(home, row, (body, *contents.values()))
+    _settle_copies(home, row)
     return body
 
 
@@ -127,6 +129,26 @@ def approve_release(engine: Engine, sequence: int, *, actor: str, now: datetime)
         )
 
 
+def read_message(home: SiteHome, engine: Engine, sequence: int) -> bytes:
+    """Return the canonical JSON of a message that left or waits, for a person to read.
+
+    Of an approval it is the message that was approved.
+
+    Raises:
+        DataError: when there is no such entry, or it was refused, of which no copy is kept.
+        ProtocolError: when the copy is missing or changed.
+    """
+    with Session(engine) as session:
+        row = session.get(LedgerRow, sequence)
+        if row is not None and row.state == "approved":
+            row = session.get(LedgerRow, row.detail["approves"])
+    if row is None:
+        raise DataError(f"there is no ledger entry {sequence}: see 'fedgtv-site ledger list'")
+    if row.state not in KEPT:
+        raise DataError(f"ledger entry {sequence} was {row.state}: its message is not kept")
+    return _read_copy(_message_copy(home, row), row.message_sha256, row)
+
+
 def list_entries(engine: Engine) -> list[LedgerRow]:
     """Return everything that left, waits or was refused, oldest first."""
     with Session(engine) as session:
@@ -137,22 +159,23 @@ def verify_ledger(home: SiteHome, engine: Engine) -> int:
     """Check the chain of the ledger and the kept copies; return the number of entries.
 
     Raises:
-        ProtocolError: at the first broken link, or a copy that is missing or changed.
+        ProtocolError: at the first broken link, or a copy that is missing, changed or named by no
+            entry, as when the database was lost and made anew.
     """
     with Session(engine) as session:
         count = audit_log.verify_chain(session, LedgerRow)
+    named = set()
     for row in list_entries(engine):
-        if row.state != "released":
-            continue
-        copies = {home.ledger / f"{row.sequence:06d}-{row.kind}.json": row.message_sha256}
-        for entry in row.detail.get("files", {}).values():
-            copies[home.ledger / "files" / entry["sha256"]] = entry["sha256"]
-        for file, digest in copies.items():
-            if not file.is_file() or sha256_hex(file.read_bytes()) != digest:
-                raise ProtocolError(
-                    f"ledger: the copy {file.name} of entry {row.sequence} is missing or changed: "
-                    "compare with a backup"
-                )
+        for file, digest in _copies(home, row).items():
+            _read_copy(file, digest, row)
+            named.add(file)
+    # What an attempt that was killed left behind starts with a dot: it was never released.
+    kept = (file for file in home.ledger.rglob("[!.]*") if file.is_file())
+    if unnamed := sorted(set(kept) - named):
+        raise ProtocolError(
+            f"ledger: no entry names the copy {unnamed[0].name}: the database is not the one that "
+            "wrote it; restore the newest from a backup"
+        )
     return count
 
 
@@ -168,6 +191,22 @@ def known_identifiers(home: SiteHome, engine: Engine) -> frozenset[str]:
     return frozenset(known)
 
 
+def residue(text: str) -> str | None:
+    """Name what `text` looks like that may not leave: a pseudonym, UID, path or date; or None."""
+    if HASH.fullmatch(text):
+        return None
+    return next((name for name, pattern in RESIDUES.items() if pattern.search(text)), None)
+
+
+def tells_of_few(validation: SourceValidation, minimum: int) -> bool:
+    """Say whether a figure of the source hospital is about fewer than `minimum` patients."""
+    figures = (
+        (validation.validation_patients, validation.validation_dsc),
+        (validation.test_patients, validation.test_dsc),
+    )
+    return any(patients < minimum and dsc is not None for patients, dsc in figures)
+
+
 def _check(
     home: SiteHome, engine: Engine, message: LeavingMessage, files: Mapping[str, bytes]
 ) -> bytes:
@@ -178,8 +217,17 @@ def _check(
         body = canonical_json(fields)
     except (ValidationError, ValueError):
         raise ReleaseRefused("wrong_schema", "the message does not fit its schema") from None
+    minimum = home.config.minimum_group_size
     if isinstance(message, SiteReportMessage):
-        _check_group_size(message, home.config.minimum_group_size)
+        _check_group_size(message, minimum)
+    if isinstance(message, SourcePackageOffer) and tells_of_few(
+        message.manifest.source_validation, minimum
+    ):
+        raise ReleaseRefused(
+            "minimum_group_size",
+            f"the package holds a Dice of fewer than {minimum} patients: run 'fedgtv-site "
+            "train-source' again",
+        )
     _check_files(message, files)
     identifiers = known_identifiers(home, engine)
     texts = list(_strings(fields))
@@ -245,13 +293,8 @@ def _check_residues(texts: list[str], identifiers: frozenset[str]) -> None:
             raise ReleaseRefused(
                 "residue_identifier", "the message holds an identifier this site knows"
             )
-        if HASH.fullmatch(text):
-            continue
-        for name, pattern in RESIDUES.items():
-            if pattern.search(text):
-                raise ReleaseRefused(
-                    f"residue_{name}", f"the message holds what looks like a {name}"
-                )
+        if name := residue(text):
+            raise ReleaseRefused(f"residue_{name}", f"the message holds what looks like a {name}")
 
 
 def _strings(value: object) -> Iterator[str]:
@@ -267,8 +310,14 @@ def _strings(value: object) -> Iterator[str]:
 
 
 def _require_approval(
-    engine: Engine, kind: str, body: bytes, sizes: Mapping[str, Any], now: datetime
+    home: SiteHome,
+    engine: Engine,
+    kind: str,
+    body: bytes,
+    sizes: Mapping[str, Any],
+    now: datetime,
 ) -> None:
+    row = None
     with transaction(engine) as session:
         states = set(
             session.scalars(
@@ -278,15 +327,22 @@ def _require_approval(
         if "approved" in states:
             return
         if "held" not in states:
-            _record(session, kind, body, "held", {"files": dict(sizes)} if sizes else {}, now)
-    raise ReleaseHeld(f"{kind}: held until a person at this site approves it")
+            detail = {"files": dict(sizes)} if sizes else {}
+            row = _record(session, kind, body, "held", detail, now)
+            _stage_copies(home, row, (body,))
+    if row is not None:
+        _settle_copies(home, row)
+    raise ReleaseHeld(
+        f"{kind}: held until a person at this site has read it ('fedgtv-site ledger show') and "
+        "approves it"
+    )
 
 
 def _record(
     session: Session, kind: str, body: bytes, state: str, detail: Mapping[str, Any], now: datetime
-) -> int:
+) -> LedgerRow:
     sequence, previous = audit_log.next_link(session, LedgerRow)
-    _add(
+    return _add(
         session,
         sequence=sequence,
         at=now.isoformat(),
@@ -297,12 +353,13 @@ def _record(
         detail=dict(detail),
         previous_sha256=previous,
     )
-    return sequence
 
 
-def _add(session: Session, **fields: object) -> None:
-    session.add(LedgerRow(**fields, sha256=audit_log.entry_sha256(fields)))
+def _add(session: Session, **fields: object) -> LedgerRow:
+    row = LedgerRow(**fields, sha256=audit_log.entry_sha256(fields))
+    session.add(row)
     session.flush()
+    return row
 
 
 def _kind(message: object) -> str:
@@ -310,9 +367,65 @@ def _kind(message: object) -> str:
     return kind if type(message) in LEAVING and isinstance(kind, str) else "unknown"
 
 
-def _keep_copy(folder: Path, name: str, content: bytes) -> None:
-    """Write a copy in one step; what a kill left of an earlier attempt is replaced."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{name}.part"
-    temporary.write_bytes(content)
-    temporary.replace(folder / name)
+def _copies(home: SiteHome, row: LedgerRow) -> dict[Path, str]:
+    """Return the copies that are kept of an entry, with their SHA-256."""
+    if row.state not in KEPT:
+        return {}
+    copies = {_message_copy(home, row): row.message_sha256}
+    if row.state == "released":
+        for entry in row.detail.get("files", {}).values():
+            copies[home.ledger / "files" / entry["sha256"]] = entry["sha256"]
+    return copies
+
+
+def _message_copy(home: SiteHome, row: LedgerRow) -> Path:
+    folder = home.ledger / "held" if row.state == "held" else home.ledger
+    return folder / f"{row.sequence:06d}-{row.kind}.json"
+
+
+def _stage_copies(home: SiteHome, row: LedgerRow, contents: Iterable[bytes]) -> None:
+    """Write the copies of an entry that is about to be committed, under names that do not count.
+
+    Raises:
+        ProtocolError: when another copy is there already; it is evidence and stays as it is.
+    """
+    by_digest = {sha256_hex(content): content for content in contents}
+    for file, digest in _copies(home, row).items():
+        if file.is_file():
+            if sha256_hex(file.read_bytes()) != digest:
+                raise ProtocolError(
+                    f"ledger: another copy {file.name} is there already: the database is older "
+                    "than the ledger, or the copy was changed; restore them from a backup"
+                )
+            continue
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with _staged(file).open("wb") as part:
+            part.write(by_digest[digest])
+            part.flush()
+            os.fsync(part.fileno())
+
+
+def _settle_copies(home: SiteHome, row: LedgerRow) -> None:
+    for file in _copies(home, row):
+        _settle(file)
+
+
+def _settle(file: Path) -> None:
+    """Give a staged copy its name; its entry is committed."""
+    if not file.is_file() and _staged(file).is_file():
+        _staged(file).replace(file)
+
+
+def _staged(file: Path) -> Path:
+    return file.with_name(f".{file.name}.part")
+
+
+def _read_copy(file: Path, digest: str, row: LedgerRow) -> bytes:
+    _settle(file)  # a kill may have come between the entry and its copy
+    content = file.read_bytes() if file.is_file() else None
+    if content is None or sha256_hex(content) != digest:
+        raise ProtocolError(
+            f"ledger: the copy {file.name} of entry {row.sequence} is missing or changed: compare "
+            "with a backup"
+        )
+    return content

@@ -1,6 +1,7 @@
 """Take images in: DICOM series with their structure sets, or NIfTI pairs; all or nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from algorithms.contracts.contour import Contour, Provenance
@@ -19,6 +20,7 @@ from site_agent.dicom_series import (
     Scan,
     SeriesFiles,
     holds_dicom,
+    named_when_damaged,
     read_series_and_headers,
     scan,
     without_remarks,
@@ -72,23 +74,36 @@ def _from_dicom(home: SiteHome, folder: Path) -> list[NewCase]:
     with progress_bar("reading series") as progress:
         for done, series in enumerate(wanted, start=1):
             volume, headers = read_series_and_headers(series.files)
-            for header in headers:
-                refuse_unfit(header)
-            patient = str(headers[0].get("PatientID", ""))
+            with _named(series.files[0]):
+                for header in headers:
+                    refuse_unfit(header)
+                identity = original_identity(headers)
+                patient_id = pseudonym(identity.patient_id, pseudonym_key)
             file = structure_sets.get(series.series_instance_uid)
             contours = () if file is None else (_target(file, volume, home.config.roi_names),)
             cases.append(
                 NewCase(
                     case_id=pseudonym(series.series_instance_uid, pseudonym_key, prefix="case"),
-                    patient_id=pseudonym(patient, pseudonym_key),
+                    patient_id=patient_id,
                     volume=deidentify_volume(volume, pseudonym_key),
-                    identity_sealed=seal(original_identity(headers), crosswalk_key),
+                    identity_sealed=seal(identity, crosswalk_key),
                     contours=contours,
                     source=str(series.files[0].parent),
                 )
             )
             progress(done, len(wanted), -1.0)
     return cases
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Say which series a refusal is about: de-identification sees headers, not files."""
+    series = f"the series of {file}"
+    with named_when_damaged(series):
+        try:
+            yield
+        except DataError as error:
+            raise DataError(f"{series}: {error}") from None
 
 
 def _assign(wanted: Sequence[SeriesFiles], found: Scan) -> dict[str, Path]:

@@ -55,6 +55,8 @@ def find_pairs(folder: Path) -> list[NiftiPair]:
         if ending is None or file.name.startswith("."):
             continue
         name, is_mask = _split(file.name[: -len(ending)])
+        if not name.strip():
+            raise DataError(f"{file} has no NAME: put the patient's name in this study before it")
         part = masks if is_mask else images
         if name in part:
             raise DataError(f"{part[name].name} and {file.name} claim the same part: remove one")
@@ -71,10 +73,14 @@ def read_pair(pair: NiftiPair) -> tuple[Volume, Mask | None]:
     """Read image (float32) and mask (label > 0), `[z, y, x]` on one grid in LPS mm.
 
     Raises:
-        DataError: a file is unreadable, not 3-D and grey, or the two lie on different grids.
+        DataError: a file is unreadable, not 3-D and grey or not of finite numbers, or the two lie
+            on different grids.
     """
     voxels, geometry = _read(pair.image)
-    volume = Volume(np.asarray(voxels, dtype=np.float32), geometry)
+    with np.errstate(over="ignore"):
+        volume = Volume(np.asarray(voxels, dtype=np.float32), geometry)
+    if not np.isfinite(volume.image).all():
+        raise DataError(f"{pair.image}: grey values are no finite numbers: write the file again")
     if pair.mask is None:
         return volume, None
     labels, mask_geometry = _read(pair.mask)

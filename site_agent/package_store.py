@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import shutil
 import struct
 import tempfile
@@ -13,6 +14,7 @@ import numpy as np
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import ValidationError
+from safetensors.numpy import load as load_safetensors
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
@@ -27,6 +29,7 @@ from algorithms.contracts.model_package import (
     Manifest,
     Signature,
 )
+from algorithms.sample_selection import STRATEGIES
 from site_agent import audit_log
 from site_agent.config import SiteHome
 from site_agent.database import AuditRow, PackageRow, transaction, utc_now
@@ -66,7 +69,7 @@ def verify_package(
     *,
     study: str | None = None,
 ) -> Manifest:
-    """Check a package in eight steps; what a step needs was checked by the steps before it.
+    """Check a package in ten steps; what a step needs was checked by the steps before it.
 
     The signature covers the bytes of the manifest as they came. They are read only afterwards, so
     a package signed before a field with a default came to be stays genuine, under the same id.
@@ -85,10 +88,17 @@ def verify_package(
             f"{MANIFEST_FILE}: made for study '{parsed.study}', but this site takes part in "
             f"'{study}': ask the coordinator for the right package",
         )
-    _verify_names(parsed, files)  # 5
-    _verify_contents(parsed, files)  # 6
-    _verify_reference_points(parsed, files[REFERENCE_POINTS_FILE])  # 7
-    read_safetensors_header(files[MODEL_FILE])  # 8
+    if parsed.adaptation.selection_strategy not in STRATEGIES:  # 5
+        raise PackageRefused(
+            "unknown_strategy",
+            f"{MANIFEST_FILE}: this version knows no selection strategy "
+            f"'{parsed.adaptation.selection_strategy}': {SEND_AGAIN}, or update fedgtv",
+        )
+    _verify_names(parsed, files)  # 6
+    _verify_contents(parsed, files)  # 7
+    _verify_reference_points(parsed, files[REFERENCE_POINTS_FILE])  # 8
+    header = read_safetensors_header(files[MODEL_FILE])  # 9
+    _verify_weights(parsed, header, files[MODEL_FILE])  # 10
     return parsed
 
 
@@ -252,7 +262,7 @@ def read_safetensors_header(data: bytes) -> dict[str, Any]:
         contiguous = all(begin == end for (begin, _), end in zip(spans, ends, strict=False))
         if not spans or not contiguous or 8 + length + ends[-1] != len(data):
             raise ValueError("the tensors do not fill the file")
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError):
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise PackageRefused(
             "not_safetensors", f"{MODEL_FILE}: not a safetensors file: {SEND_AGAIN}"
         ) from None
@@ -348,22 +358,49 @@ def _verify_contents(manifest: Manifest, files: Mapping[str, bytes]) -> None:
 
 
 def _verify_reference_points(manifest: Manifest, data: bytes) -> None:
-    expected = (manifest.reference_point_count, manifest.reference_point_dimension)
+    """Refuse what does not fit the network's features; read no more than the file is long."""
+    from algorithms.features import GRID_YX  # with torch, without which most commands do
+
+    expected = (manifest.reference_point_count, math.prod(GRID_YX))
+    stream = io.BytesIO(data)
     try:
-        points = np.load(io.BytesIO(data), allow_pickle=False)
+        np.lib.format.read_magic(stream)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
         good = (
-            isinstance(points, np.ndarray)
-            and points.shape == expected
-            and points.dtype == np.float32
-            and bool(np.isfinite(points).all())
+            (shape, manifest.reference_point_dimension) == (expected, expected[1])
+            and dtype == np.float32
+            and len(data) - stream.tell() == math.prod(expected) * 4
+            and bool(np.isfinite(np.frombuffer(data, dtype, offset=stream.tell())).all())
         )
-    except (ValueError, EOFError, OSError, SyntaxError, TypeError):
+    except (ValueError, TypeError, RecursionError, MemoryError):
         good = False
     if not good:
         raise PackageRefused(
             "bad_reference_points",
             f"{REFERENCE_POINTS_FILE}: not {expected[0]} x {expected[1]} finite float32 numbers: "
             f"{SEND_AGAIN}",
+        )
+
+
+def _verify_weights(manifest: Manifest, header: Mapping[str, Any], data: bytes) -> None:
+    """Refuse weights that are not those of the manifest's network, or not finite."""
+    import torch  # most commands do without
+
+    from algorithms.networks import build_network
+
+    with torch.device("meta"):  # names and shapes, no numbers
+        expected = build_network(manifest.network).state_dict()
+    found = {name: (one["dtype"], one["shape"]) for name, one in header.items() if name[:2] != "__"}
+    kinds = {torch.float32: "F32", torch.int64: "I64"}
+    if found != {name: (kinds[one.dtype], list(one.shape)) for name, one in expected.items()}:
+        raise PackageRefused(
+            "wrong_network",
+            f"{MODEL_FILE}: not the weights of the network that the manifest names: {SEND_AGAIN}",
+        )
+    tensors = load_safetensors(data).values()
+    if not all(np.isfinite(tensor).all() for tensor in tensors):
+        raise PackageRefused(
+            "bad_weights", f"{MODEL_FILE}: some weights are no finite numbers: {SEND_AGAIN}"
         )
 
 

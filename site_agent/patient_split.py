@@ -40,12 +40,27 @@ def split_patients(
     return dict(zip(ordered, parts, strict=True))
 
 
-def assign_patients(store: CaseStore) -> None:
-    """Split the site's patients once; patients that come later stay unassigned."""
-    cases = store.cases()
-    if any(case.split is not Split.UNASSIGNED for case in cases):
+def assign_patients(store: CaseStore, modality: str) -> None:
+    """Split the site's patients once; what comes later or is of another modality takes no part.
+
+    Raises:
+        DataError: no case is of `modality`, or the site was split for another one before.
+    """
+    assigned = {case.modality for case in store.cases() if case.split is not Split.UNASSIGNED}
+    if others := assigned - {modality}:
+        raise DataError(
+            f"the model is for {modality}, but this site takes part with {min(others)} cases: "
+            "start a home of its own for the other modality"
+        )
+    if assigned:
         return
     config = store.home.config
+    cases = [case for case in store.cases() if case.modality == modality]
+    if not cases:
+        raise DataError(
+            f"the model is for {modality}, and no case here is: ingest {modality} series, or ask "
+            "the study lead for the right package"
+        )
     with_reference = sorted({case.patient_id for case in cases if case.has_reference})
     splits = split_patients(
         with_reference or sorted({case.patient_id for case in cases}),
@@ -53,4 +68,4 @@ def assign_patients(store: CaseStore) -> None:
         test_share=config.test_share,
         validation_share=config.validation_share,
     )
-    store.assign_splits(splits)
+    store.assign_splits(splits, modality)

@@ -11,7 +11,8 @@ from cryptography.fernet import Fernet
 from algorithms.contracts.configuration import parse_configuration
 from algorithms.contracts.errors import DataError
 from site_agent.config import CONFIG_FILE, ENVIRONMENT_PREFIX, SiteConfig, SiteHome
-from site_agent.database import open_database
+from site_agent.database import create_database
+from site_agent.egress import residue
 
 _TEMPLATE = """\
 # fedgtv site. Research use only, not a medical device.
@@ -44,6 +45,12 @@ def initialise(
     config = parse_configuration(
         text, os.environ, SiteConfig, prefix=ENVIRONMENT_PREFIX, source=str(file)
     )
+    for key, text_of_key in (("name", config.name), ("study", config.study)):
+        if looks_like := residue(text_of_key):
+            raise DataError(
+                f"{file}: key '{key}': looks like a {looks_like}, with which no message may leave: "
+                "choose another"
+            )
     home = SiteHome(folder.resolve(), config)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     secrets_folder = folder / "secrets"
@@ -52,7 +59,7 @@ def initialise(
     for key, value in keys.items():
         if not (secrets_folder / key).exists():
             _write_whole(secrets_folder / key, value, mode=0o600)
-    open_database(home.database_url)
+    create_database(home.database_url)
     _write_whole(file, text.encode(), mode=0o644)
 
 

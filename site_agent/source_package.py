@@ -32,7 +32,7 @@ from evaluation.overlap import dice
 from site_agent.case_store import CaseStore
 from site_agent.checkpoints import file_sha256, load_state, save_state, save_weights
 from site_agent.config import SiteHome
-from site_agent.egress import HASH, RESIDUES, known_identifiers
+from site_agent.egress import known_identifiers, residue, tells_of_few
 from site_agent.learning_data import fully_known, fully_labelled, prepare
 from site_agent.patient_split import assign_patients
 from site_agent.progress import progress_bar
@@ -56,9 +56,12 @@ def train_source(home: SiteHome, store: CaseStore, plan: StudyPlan) -> Manifest:
             "this site's role is 'target': only a source hospital trains the source model"
         )
     _check_plan(home, store, plan)
-    assign_patients(store)
+    assign_patients(store, plan.modality)
     work = home.folder / "source-training" / _key(store, plan)
-    manifest = _finished(work / "package") or _make_package(home, store, plan, work)
+    manifest = _finished(work / "package")
+    # The minimum may have been raised since: the weights are there, the figures are made again.
+    if manifest is None or tells_of_few(manifest.source_validation, home.config.minimum_group_size):
+        manifest = _make_package(home, store, plan, work)
     _publish_folder(work / "package", home.source_package)  # another plan's may lie there
     return manifest
 
@@ -78,12 +81,11 @@ def _check_plan(home: SiteHome, store: CaseStore, plan: StudyPlan) -> None:
     }
     identifiers = known_identifiers(home, store.engine)
     for where, text in texts.items():
-        looks_like = [name for name, pattern in RESIDUES.items() if pattern.search(text)]
-        if any(identifier in text for identifier in identifiers):
-            looks_like.append("identifier of this site")
-        if looks_like and not HASH.fullmatch(text):
+        names_somebody = any(identifier in text for identifier in identifiers)
+        looks_like = "identifier of this site" if names_somebody else residue(text)
+        if looks_like:
             raise DataError(
-                f"{where}: looks like a {looks_like[0]}, with which no package may leave: choose "
+                f"{where}: looks like a {looks_like}, with which no package may leave: choose "
                 "another"
             )
 
@@ -92,8 +94,8 @@ def _make_package(home: SiteHome, store: CaseStore, plan: StudyPlan, work: Path)
     recipe, seed = plan.preprocessing, home.config.seed
     training = prepare(store, _contoured(store, Split.TRAINING), recipe)
     slices = fully_labelled(store, training, recipe)
-    held_out = prepare(store, _contoured(store, Split.VALIDATION), recipe)
-    validation = fully_known(store, held_out, recipe)
+    held_out = _contoured(store, Split.VALIDATION)
+    validation = fully_known(store, prepare(store, held_out, recipe), recipe)
     network = build_network(plan.network, seed=seed)
     checkpoint = work / "checkpoint.safetensors"
     with progress_bar("training the source model") as progress:
@@ -126,11 +128,7 @@ def _make_package(home: SiteHome, store: CaseStore, plan: StudyPlan, work: Path)
         reference_point_count=points.shape[0],
         reference_point_dimension=points.shape[1],
         source_training_slices=len(slices),
-        source_validation=SourceValidation(
-            validation_patients=len(validation),
-            validation_dsc=round(state.best_score, 4) if validation else None,
-            **_test_at_home(store, network, plan),
-        ),
+        source_validation=_measured_at_home(store, network, plan, held_out, state.best_score),
         seed=seed,
         files=files,
     )
@@ -175,19 +173,44 @@ def _write_files(
     }
 
 
-def _test_at_home(
-    store: CaseStore, network: UNet2d, plan: StudyPlan
-) -> dict[str, float | int | None]:
-    """Measure the model on the site's test patients; two empty masks have no Dice."""
-    scores = []
+def _measured_at_home(
+    store: CaseStore,
+    network: UNet2d,
+    plan: StudyPlan,
+    held_out: list[Case],
+    validation_dsc: float,
+) -> SourceValidation:
+    """Say how good the model is on the site's own patients who were not learnt from.
+
+    The manifest goes to every hospital of the study, so a figure about fewer patients than the
+    site's minimum group size is left out.
+    """
+    scores = _test_at_home(store, network, plan)
+    defined = [score for score in scores if not math.isnan(score)]
+    validation_patients = len({case.patient_id for case in held_out})
+    minimum = store.home.config.minimum_group_size
+    return SourceValidation(
+        validation_patients=validation_patients,
+        validation_dsc=round(validation_dsc, 4) if validation_patients >= minimum else None,
+        test_patients=len(scores),
+        test_dsc=round(float(np.mean(defined)), 4) if len(defined) >= minimum else None,
+    )
+
+
+def _test_at_home(store: CaseStore, network: UNet2d, plan: StudyPlan) -> list[float]:
+    """Return the Dice of every test patient with a reference, the mean over their cases.
+
+    Two empty masks have no Dice; a patient of whom no case has one is NaN.
+    """
+    scores: dict[str, list[float]] = {}
     for case in store.cases(Split.TEST):
         reference = store.contour(case.case_id, purpose="reference")
         if reference is not None:
             predicted = segment(store, case.case_id, network, plan.preprocessing)
-            scores.append(dice(reference.mask.voxels, predicted.voxels))
-    defined = [score for score in scores if not math.isnan(score)]
-    mean = round(float(np.mean(defined)), 4) if defined else None
-    return {"test_patients": len(scores), "test_dsc": mean}
+            of_patient = scores.setdefault(case.patient_id, [])
+            of_patient.append(dice(reference.mask.voxels, predicted.voxels))
+    defined = [[s for s in of_patient if not math.isnan(s)] for of_patient in scores.values()]
+    return [float(np.mean(of_patient)) if of_patient else math.nan for of_patient in defined]
 
 
 def _finished(folder: Path) -> Manifest | None:

@@ -7,7 +7,7 @@ from site_agent.adaptation import ACTOR, Round, advance, open_round
 from site_agent.case_store import CaseStore
 from site_agent.case_workflow import TRANSITIONS, RoundEvent
 from site_agent.config import SiteHome
-from site_agent.package_store import active_package
+from site_agent.package_store import active_package, load_package
 from site_agent.patient_split import assign_patients
 from site_agent.segmentation import use_threads
 from site_agent.site_lock import only_worker
@@ -21,13 +21,17 @@ def work(home: SiteHome, store: CaseStore) -> RoundState:
     Returns:
         Where the round stands: waiting for annotation or review, or reported; NONE without an
         approved package.
+
+    Raises:
+        DataError: when another worker runs, or no case has the modality of the package.
     """
     use_threads(home.config.threads)
     with only_worker(home):
         package = active_package(store.engine)
         if package is None:
             return RoundState.NONE
-        assign_patients(store)
+        manifest, _ = load_package(home, package.package_id)
+        assign_patients(store, manifest.modality)
         row = store.start_round(package.package_id, seed=home.config.seed)
         current = open_round(store, row)
         try:

@@ -30,11 +30,14 @@ from algorithms.contracts.site_report import (
     RevisionSummary,
     SiteReport,
 )
+from algorithms.networks import build_network
 from coordinator.config import CoordinatorConfig, CoordinatorHome, write_config
 from coordinator.config import open_home as open_coordinator_home
 from coordinator.package_publisher import create_key, public_key_hex
+from coordinator.study_store import create_database
 from site_agent.config import SiteHome, open_home
 from site_agent.database import CaseRow, RoundRow, open_database, transaction
+from site_agent.database import create_database as create_site_database
 
 STUDY = "npc-gtv"
 AT = datetime(2031, 5, 6, 7, 8, 9)
@@ -47,22 +50,21 @@ PLANTED = (PLANTED_PATIENT, PLANTED_CASE, PLANTED_UID)
 def tiny_package(seed: int = 0, **changes: Any) -> tuple[Manifest, dict[str, bytes]]:
     """Make an unsigned package of random weights: a few kilobytes."""
     rng = np.random.default_rng(seed)
-    tensors = {
-        "encoder.weight": rng.normal(size=(8, 1, 3, 3)).astype(np.float32),
-        "encoder.bias": rng.normal(size=8).astype(np.float32),
-    }
+    network = NetworkSpec(base_channels=2, levels=2)
+    weights = build_network(network, seed=seed).state_dict()
+    tensors = {name: tensor.numpy() for name, tensor in weights.items()}
     points = io.BytesIO()
-    np.save(points, rng.normal(size=(4, 6)).astype(np.float32))
+    np.save(points, rng.normal(size=(4, 256)).astype(np.float32))
     files = {MODEL_FILE: save(tensors), REFERENCE_POINTS_FILE: points.getvalue()}
     schedule = TrainingSchedule(iterations=1)
     fields: dict[str, Any] = {
         "study": STUDY,
         "model_version": "1.0.0",
         "preprocessing": PreprocessingRecipe(),
-        "network": NetworkSpec(),
+        "network": network,
         "adaptation": AdaptationPlan(stage1=schedule, stage3=schedule),
         "reference_point_count": 4,
-        "reference_point_dimension": 6,
+        "reference_point_dimension": 256,
         "source_training_slices": 12,
         "source_validation": SourceValidation(
             validation_patients=5, validation_dsc=0.8, test_patients=5, test_dsc=None
@@ -87,6 +89,7 @@ def make_coordinator(
     )
     write_config(folder, config)
     home = open_coordinator_home(folder)
+    create_database(home.database_url)
     create_key(home.signing_key)
     return home
 
@@ -101,6 +104,7 @@ def make_site(folder: Path, name: str, *trusted_keys: str, auto_approve: bool = 
         encoding="utf-8",
     )
     home = open_home(folder)
+    create_site_database(home.database_url)
     engine = open_database(home.database_url)
     with transaction(engine) as session:
         session.add(

@@ -7,7 +7,14 @@ SHA-256 and size of every other file, so one signature covers all. There is no p
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 
 from algorithms.contracts.canonical_json import canonical_json, sha256_hex
 
@@ -19,7 +26,7 @@ PACKAGE_FILES = (MODEL_FILE, REFERENCE_POINTS_FILE)
 
 
 class _Noun(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class NetworkSpec(_Noun):
@@ -98,28 +105,34 @@ class AdaptationPlan(_Noun):
     pseudo_label_min_confidence: float = Field(default=0.0, ge=0, lt=1)
 
 
+# TG-263 and DICOM end at 16 characters; three are for the "^AI" of an exported model's contour.
+RoiName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_^~+-]{1,13}$")]
+
+
+def _fits_the_patch(network: NetworkSpec, info: ValidationInfo) -> NetworkSpec:
+    stride = 2 ** (network.levels - 1)
+    recipe = info.data.get("preprocessing")  # absent when it is wrong itself
+    if recipe is not None and any(side % stride for side in recipe.patch_yx):
+        raise ValueError(
+            f"{network.levels} levels need preprocessing.patch_yx in multiples of {stride}"
+        )
+    return network
+
+
+Network = Annotated[NetworkSpec, AfterValidator(_fits_the_patch)]  # after `preprocessing`
+
+
 class StudyPlan(_Noun):
     """What the study lead asks of the source hospital; all of it ends up in the signed manifest."""
 
     model_version: str = Field(default="1.0.0", pattern=r"^[a-z0-9][a-z0-9.+-]{0,39}$")
-    roi_name: str = Field(default="GTVp", pattern=r"^[A-Za-z0-9_^~+-]{1,16}$")
+    roi_name: RoiName = "GTVp"
     modality: str = Field(default="MR", pattern=r"^[A-Z]{2,4}$")
     preprocessing: PreprocessingRecipe = PreprocessingRecipe()
-    network: NetworkSpec = Field(default=NetworkSpec(), validate_default=True)
+    network: Network = Field(default=NetworkSpec(), validate_default=True)
     source_training: TrainingSchedule
     adaptation: AdaptationPlan
     reference_points: int = Field(default=10, gt=0)
-
-    @field_validator("network")
-    @classmethod
-    def _halves_the_patch(cls, network: NetworkSpec, info: ValidationInfo) -> NetworkSpec:
-        stride = 2 ** (network.levels - 1)
-        recipe = info.data.get("preprocessing")  # absent when it is wrong itself
-        if recipe is not None and any(side % stride for side in recipe.patch_yx):
-            raise ValueError(
-                f"{network.levels} levels need preprocessing.patch_yx in multiples of {stride}"
-            )
-        return network
 
 
 class FileEntry(_Noun):
@@ -145,10 +158,10 @@ class Manifest(_Noun):
     study: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
     model_version: str = Field(pattern=r"^[a-z0-9][a-z0-9.+-]{0,39}$")
     parent_version: str | None = None
-    roi_name: str = Field(default="GTVp", pattern=r"^[A-Za-z0-9_^~+-]{1,16}$")
+    roi_name: RoiName = "GTVp"
     modality: str = Field(default="MR", pattern=r"^[A-Z]{2,4}$")
     preprocessing: PreprocessingRecipe
-    network: NetworkSpec
+    network: Network
     adaptation: AdaptationPlan
     reference_point_count: int = Field(gt=0)
     reference_point_dimension: int = Field(gt=0)

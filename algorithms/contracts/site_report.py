@@ -1,10 +1,15 @@
-"""What one hospital says about its results: aggregates over patients, never a patient."""
+"""What one hospital says about its results: aggregates over patients, never a patient.
 
-from typing import Annotated, Literal
+Every figure has bounds: a report that no hospital can have measured is refused where it arrives,
+and does not stand in the way of the study's report later.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Annotated, Literal, Self
 
-Count = Annotated[int, Field(ge=0)]
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+_MOST = 10**9  # of anything that is counted
+Count = Annotated[int, Field(ge=0, le=_MOST)]
 
 # Vendor names come from free-text DICOM tags; only these may be said outside the hospital.
 Vendor = Literal["ge", "siemens", "philips", "canon", "hitachi", "united_imaging", "other"]
@@ -51,6 +56,28 @@ class Distribution(_Noun):
     q1: float | None = None
     q3: float | None = None
 
+    def check_values_up_to(self, highest: float) -> Self:
+        """Check that every value lies in [0, highest], the SD too: values there have no larger one.
+
+        Raises:
+            ValueError: when one does not.
+        """
+        values = (self.mean, self.sd, self.median, self.q1, self.q3)
+        if any(value is not None and not 0 <= value <= highest for value in values):
+            raise ValueError(f"every value must be from 0 to {highest:g}")
+        return self
+
+
+def _check_patients(patients: int, figures: tuple[Distribution, ...]) -> None:
+    if any(figure.n + figure.undefined > patients for figure in figures):
+        raise ValueError("a figure is about more patients than there are")
+
+
+Fractions = Annotated[Distribution, AfterValidator(lambda d: d.check_values_up_to(1))]
+Percents = Annotated[Distribution, AfterValidator(lambda d: d.check_values_up_to(100))]
+Millimetres = Annotated[Distribution, AfterValidator(lambda d: d.check_values_up_to(1e6))]
+Seconds = Annotated[Distribution, AfterValidator(lambda d: d.check_values_up_to(1e9))]
+
 
 class ArmSummary(_Noun):
     """One way of segmenting the test patients: "direct", "adapted" or "target_trained".
@@ -65,11 +92,19 @@ class ArmSummary(_Noun):
     arm: str = Field(pattern=r"^[a-z0-9_]{1,32}$")
     patients: Count
     failures: Count | None
-    dsc: Distribution
-    hd95_mm: Distribution
-    assd_mm: Distribution
-    asd_predicted_to_reference_mm: Distribution
-    nsd_at_1mm: Distribution
+    dsc: Fractions
+    hd95_mm: Millimetres
+    assd_mm: Millimetres
+    asd_predicted_to_reference_mm: Millimetres
+    nsd_at_1mm: Fractions
+
+    @model_validator(mode="after")
+    def _is_about_its_patients(self) -> Self:
+        distances = (self.hd95_mm, self.assd_mm, self.asd_predicted_to_reference_mm)
+        _check_patients(self.patients, (self.dsc, self.nsd_at_1mm, *distances))
+        if self.failures is not None and self.failures > self.patients:
+            raise ValueError("more failures than patients")
+        return self
 
 
 class RevisionSummary(_Noun):
@@ -82,10 +117,17 @@ class RevisionSummary(_Noun):
     """
 
     patients: Count
-    degree_percent: Distribution
+    degree_percent: Percents
     bins: tuple[Count, Count, Count, Count] | None
-    active_s: Distribution
+    active_s: Seconds
     simulated: bool
+
+    @model_validator(mode="after")
+    def _is_about_its_patients(self) -> Self:
+        _check_patients(self.patients, (self.degree_percent, self.active_s))
+        if self.bins is not None and sum(self.bins) > self.patients:
+            raise ValueError("more patients in the bins than there are")
+        return self
 
 
 class AnnotationSummary(_Noun):
@@ -99,12 +141,29 @@ class AnnotationSummary(_Noun):
     simulated: bool
 
 
+class YardstickSummary(_Noun):
+    """What the arms were measured against, as numbers of test patients.
+
+    Both are None where one of them would be about a group that is too small: beside the number of
+    test patients, either gives the other away.
+
+    Attributes:
+        reference_contour: patients whose contours came in with the images.
+        reviewed_contour: patients measured, in one case at least, against the contour that a
+            reviewer left. It was edited from the adapted model's, which it therefore favours.
+    """
+
+    reference_contour: Count | None
+    reviewed_contour: Count | None
+
+
 class SiteReport(_Noun):
     """Everything a hospital reports about one package: the only result that leaves it.
 
     Attributes:
         adapted_share: how far the adapted weights went from the source model (0) to the end of
             stage 3 (1).
+        yardstick: None in reports of versions that did not say it.
     """
 
     study: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
@@ -113,10 +172,21 @@ class SiteReport(_Noun):
     model_version: str = Field(pattern=r"^[a-z0-9][a-z0-9.+-]{0,39}$")
     adapted_model_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     code_version: str = Field(pattern=r"^[0-9A-Za-z.+-]{1,40}$")
-    seed: int
+    seed: int = Field(ge=0, lt=2**63)
     vendors: tuple[Vendor, ...] = ()
-    minimum_group_size: int = Field(ge=1)
+    minimum_group_size: int = Field(ge=1, le=_MOST)
     adapted_share: float | None = Field(default=None, ge=0, le=1)
     annotation: AnnotationSummary
     arms: tuple[ArmSummary, ...]
+    yardstick: YardstickSummary | None = None
     revision: RevisionSummary | None
+
+    @model_validator(mode="after")
+    def _tells_no_small_group_by_its_yardstick(self) -> Self:
+        if self.yardstick is None:
+            return self
+        counts = (self.yardstick.reference_contour, self.yardstick.reviewed_contour)
+        given = [count for count in counts if count is not None]
+        if len(given) == 1 or any(0 < count < self.minimum_group_size for count in given):
+            raise ValueError("a yardstick tells of fewer patients than the minimum group size")
+        return self

@@ -143,13 +143,13 @@ def _schedule(iterations: int, learning_rate: float, *, batch_size: int = 16) ->
 
 _PHANTOM_PLANS: dict[Preset, StudyPlan] = {
     "cpu": StudyPlan(
-        preprocessing=PreprocessingRecipe(in_plane_spacing_mm=2.0, patch_yx=(80, 80)),
+        preprocessing=PreprocessingRecipe(in_plane_spacing_mm=2.5, patch_yx=(64, 64)),
         network=NetworkSpec(base_channels=8),
-        source_training=_schedule(600, 0.03, batch_size=8),
+        source_training=_schedule(600, 0.03),
         adaptation=AdaptationPlan(
-            stage1=_schedule(150, 0.02, batch_size=8),
-            stage3=_schedule(90, 0.003, batch_size=8),
-            target_trained=_schedule(240, 0.02, batch_size=8),
+            stage1=_schedule(150, 0.02),
+            stage3=_schedule(75, 0.003),
+            target_trained=_schedule(200, 0.02),
         ),
     ),
     "full": StudyPlan(

@@ -1,7 +1,10 @@
 """The study page: state, package, counts, and what left."""
 
+import re
+
 from algorithms.contracts.messages import RoundState
 from clinical_ui.study_page import step_rows
+from site_agent.cli import ledger_app
 from tests.clinical_ui.synthetic_site import MODEL_VERSION, PACKAGE_ID
 
 
@@ -25,6 +28,13 @@ def test_it_lists_what_left_the_hospital(site, run_page):
     assert ledger["What"].tolist() == ["Status: how far the round is"]
     assert ledger["State"].tolist() == ["↗ left the hospital"]
     assert ledger["Time"].tolist()[0].endswith("UTC")
+
+
+def test_it_names_only_what_hospital_it_can_do(site, run_page):
+    (caption,) = [c.value for c in run_page(site, "study").caption if "Entries" in c.value]
+    (named,) = re.findall(r"`fedgtv-site ledger (\w+)`", caption)
+    assert named in {command.name for command in ledger_app.registered_commands}
+    assert "hold" not in caption
 
 
 def test_a_finished_round_has_no_step_left():

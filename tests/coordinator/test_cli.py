@@ -65,6 +65,7 @@ def test_a_study_by_command(tmp_path: Path) -> None:
         (("status",), "run 'fedgtv-coordinator init"),
         (("init", "--study", "NPC", "--source-site", "a", "--target-site", "b"), "lower-case"),
         (("init", "--study", "npc", "--source-site", "a", "--target-site", "a"), "twice"),
+        (("init", "--study", "npc", "--source-site", "a", "--target-site", 'b"'), "target_sites.0"),
     ],
 )
 def test_an_expected_error_is_one_line(
@@ -114,6 +115,30 @@ def test_a_refusal_ends_the_run_and_is_named(tmp_path: Path) -> None:
     assert ticked.returncode == 1
     assert len(ticked.stderr.splitlines()) == 1
     assert "hospital-b (unknown_key)" in ticked.stderr
+
+
+def test_a_lost_database_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    assert _run("init", "--home", tmp_path, *INIT).returncode == 0
+    (tmp_path / "study.db").unlink()
+    for command in (("status",), ("report", "--output", tmp_path / "out")):
+        done = _run(*command, "--home", tmp_path)
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1
+        assert "study.db: the study's database is missing: restore it from a backup" in done.stderr
+    assert not (tmp_path / "study.db").exists()
+
+
+def test_a_home_whose_making_was_killed_is_finished(tmp_path: Path) -> None:
+    home = tmp_path / "study"
+    (home / "study.db").mkdir(parents=True)  # no database can be made here
+    assert _run("init", "--home", home, *INIT).returncode == 2
+    assert not (home / "coordinator.toml").exists()
+    key = (home / "secrets" / "signing.key").read_bytes()
+    (home / "study.db").rmdir()
+    assert _run("init", "--home", home, *INIT).returncode == 0
+    assert (home / "secrets" / "signing.key").read_bytes() == key
+    assert _run("status", "--home", home).returncode == 0
+    assert not (home / ".draft").exists()
 
 
 def test_a_damaged_database_is_one_line_without_parameters(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from algorithms.contracts.errors import DataError
 from coordinator.config import CONFIG_FILE, open_home
@@ -26,6 +27,13 @@ def test_the_environment_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     home = make_coordinator(tmp_path / "c")
     monkeypatch.setenv("FEDGTV_COORDINATOR_MESSAGE_TTL_S", "61")
     assert open_home(home.folder).config.message_ttl_s == 61
+
+
+@pytest.mark.parametrize("name", ['hospital"b', "Hospital B", "../b", "", "b\n"])
+def test_a_site_name_that_cannot_be_used_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValidationError, match="target_sites"):
+        make_coordinator(tmp_path / "c", targets=("hospital-b", name))
+    assert not (tmp_path / "c").exists()
 
 
 def test_a_home_is_made_once_and_must_exist(tmp_path: Path) -> None:

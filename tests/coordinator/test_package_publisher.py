@@ -54,3 +54,11 @@ def test_the_key_is_private_and_made_once(tmp_path: Path) -> None:
     home.signing_key.unlink()
     with pytest.raises(DataError, match="backup"):
         public_key_hex(home)
+
+
+@pytest.mark.parametrize("damaged", [b"", b"not hexadecimal", b"ab" * 31, b"\xff" * 64])
+def test_a_damaged_key_is_an_expected_error(tmp_path: Path, damaged: bytes) -> None:
+    home = make_coordinator(tmp_path / "c")
+    home.signing_key.write_bytes(damaged)
+    with pytest.raises(DataError, match=r"signing\.key.*backup"):
+        public_key_hex(home)

@@ -29,6 +29,22 @@ def test_a_package_is_added_once(store: StudyStore) -> None:
     assert [e.event for e in store.events()] == ["package_published", "receipt_accepted"]
 
 
+def test_a_site_that_joins_after_publishing_is_owed_the_package(tmp_path: Path) -> None:
+    home = make_coordinator(tmp_path / "c")
+    with StudyStore(home.database_url, home.config) as store:
+        store.add_package(MANIFEST, from_site="hospital-a")
+        store.apply("hospital-b", PACKAGE, SiteEvent.RECEIPT_ACCEPTED)
+    joined = home.config.model_copy(update={"target_sites": ("hospital-b", "hospital-c")})
+    for _ in range(2):
+        with StudyStore(home.database_url, joined) as store:
+            assert store.progress(PACKAGE) == {
+                "hospital-b": SiteProgress.DELIVERED,
+                "hospital-c": SiteProgress.PENDING,
+            }
+            added = [e.site for e in store.events() if e.event == "delivery_added"]
+            assert added == ["hospital-c"]
+
+
 def test_a_report_is_kept_once_and_moves_the_site_on(store: StudyStore) -> None:
     store.add_package(MANIFEST, from_site="hospital-a")
     store.apply("hospital-b", PACKAGE, SiteEvent.RECEIPT_ACCEPTED)

@@ -39,6 +39,18 @@ def test_a_status_can_come_at_any_time() -> None:
         assert (progress, event) in TRANSITIONS
 
 
+@pytest.mark.parametrize("event", [SiteEvent.RECEIPT_ACCEPTED, SiteEvent.RECEIPT_REFUSED])
+@pytest.mark.parametrize("before", SiteProgress)
+def test_what_another_tick_has_heard_already_changes_nothing(
+    before: SiteProgress, event: SiteEvent
+) -> None:
+    after = next_progress(before, event)
+    assert next_progress(after, event) is after
+    if before in (SiteProgress.DELIVERED, SiteProgress.REPORTED):
+        assert after is before
+    assert next_progress(SiteProgress.REPORTED, SiteEvent.REPORT_RECEIVED) is SiteProgress.REPORTED
+
+
 @given(st.lists(st.sampled_from(SiteEvent), max_size=12))
 def test_reported_is_never_left_and_repeating_a_status_changes_nothing(
     events: list[SiteEvent],

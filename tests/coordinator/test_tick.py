@@ -19,6 +19,7 @@ from coordinator.server_app import tick
 from coordinator.sites import Answer, Question, Silence
 from coordinator.study_store import StudyStore
 from coordinator.study_workflow import SiteProgress
+from evaluation.aggregate_report import aggregate
 from tests.simulated_site import make_coordinator, tiny_package, tiny_report
 
 MANIFEST, FILES = tiny_package()
@@ -156,11 +157,24 @@ def test_a_receipt_that_got_lost_is_confirmed_by_the_next_status(
     assert sites.asked.count((Question.RECEIVE_PACKAGE, "hospital-b")) == 1
 
 
+ARM = tiny_report("hospital-b", PACKAGE).arms[0]
+IMPOSSIBLE = ARM.dsc.model_copy(update={"mean": 5.0})
+
+
 @pytest.mark.parametrize(
-    "change", [{"study": "another"}, {"site": "hospital-c"}, {"package_id": "0" * 64}]
+    ("change", "rule"),
+    [
+        ({"study": "another"}, "wrong_study"),
+        ({"site": "hospital-c"}, "wrong_site"),
+        ({"package_id": "0" * 64}, "wrong_package"),
+        ({"model_version": "9.9.9"}, "wrong_model_version"),
+        ({"arms": (ARM, ARM)}, "wrong_arms"),
+        ({"arms": (ARM.model_copy(update={"arm": "tuned"}),)}, "wrong_arms"),
+        ({"arms": (ARM.model_copy(update={"dsc": IMPOSSIBLE}),)}, "not_a_SiteReportMessage"),
+    ],
 )
-def test_a_report_about_something_else_is_not_kept(
-    home: CoordinatorHome, store: StudyStore, change: dict[str, str]
+def test_a_report_that_cannot_be_used_is_not_kept_and_asked_for_again(
+    home: CoordinatorHome, store: StudyStore, change: dict[str, object], rule: str
 ) -> None:
     sites = ScriptedSites()
     tick(home, store, sites)
@@ -169,6 +183,10 @@ def test_a_report_about_something_else_is_not_kept(
     sites.script[Question.SITE_REPORT, "hospital-b"] = _answer(SiteReportMessage(report=forged))
     tick(home, store, sites)
     assert store.reports(PACKAGE) == []
+    assert store.sites()[1].last_failure == rule
+    del sites.script[Question.SITE_REPORT, "hospital-b"]
+    tick(home, store, sites)
+    assert aggregate(store.reports(PACKAGE)).packages[0].sites[0].report.site == "hospital-b"
 
 
 def test_only_connected_sites_of_the_study_are_asked(

@@ -52,8 +52,10 @@ def annotation(*, simulated: bool = True) -> AnnotationSummary:
     )
 
 
-def rows(arm: str, dscs: list[float], hd95_mm: float = 5.0) -> list[PatientRow]:
-    return [PatientRow(arm, metrics(dsc, hd95_mm)) for dsc in dscs]
+def rows(
+    arm: str, dscs: list[float], hd95_mm: float = 5.0, *, against_reviewed: bool = False
+) -> list[PatientRow]:
+    return [PatientRow(arm, metrics(dsc, hd95_mm), against_reviewed) for dsc in dscs]
 
 
 def report(
@@ -64,12 +66,17 @@ def report(
     target_trained: list[float] | None = None,
     degrees: list[float] | None = None,
     simulated: bool = True,
+    against_reviewed: bool = False,
     minimum_group_size: int = 2,
     **changes: object,
 ) -> SiteReport:
     arms = {"direct": direct, "adapted": adapted, "target_trained": target_trained}
     return summarise_site(
-        [row for arm, dscs in arms.items() for row in rows(arm, dscs or [])],
+        [
+            row
+            for arm, dscs in arms.items()
+            for row in rows(arm, dscs or [], against_reviewed=against_reviewed)
+        ],
         subject=subject(site, **changes),
         annotation=annotation(simulated=simulated),
         revisions=[RevisionRow(d, 90.0 + d, simulated) for d in degrees or []],

@@ -122,6 +122,7 @@ def test_the_table_has_one_row_per_site_and_one_for_all():
     assert north["gap_closed"] == 0.75
     assert north["revision_degree_percent_mean"] == 5.0
     assert (north["selected_slices"], north["training_slices"]) == (80, 400)
+    assert (north["patients_against_reference"], north["patients_against_reviewed"]) == (2, 0)
     assert south["direct_dsc_mean"] is south["gap_closed"] is None
     assert south["gap_closed_reason"] == "arm_absent"
     assert everyone["adapted_dsc_mean"] == pytest.approx(0.8)

@@ -151,6 +151,29 @@ def test_figures_of_the_table_are_those_of_the_report(page):
     assert any(row[0] == "north" and "75 %" not in row[-1] and "%" in row[-1] for row in page.rows)
 
 
+def test_what_the_patients_were_measured_against_stands_beside_the_figures():
+    def text(*reports):
+        return Page(render_html(aggregate(reports), title="t", generated_at=WHEN)).text
+
+    warning = "it favours “Adapted” over the other models"
+    known = report("north", direct=[0.6, 0.7], adapted=[0.8, 0.9])
+    honest = text(known, report("empty"))
+    assert "north measured against: reference contour 2 patients, reviewed contour 0" in honest
+    assert warning not in honest
+
+    edited = report("south", direct=[0.6, 0.7], adapted=[0.8, 0.9], against_reviewed=True)
+    both = text(known, edited)
+    assert "south measured against: reference contour 0 patients, reviewed contour 2" in both
+    assert warning in both
+
+    for unsaid, words in (
+        (known.model_copy(update={"yardstick": None}), "not stated"),
+        (report("tiny", adapted=[0.8]), "reference or reviewed contours (numbers suppressed)"),
+    ):
+        assert f"measured against: {words}" in text(unsaid)
+        assert warning in text(unsaid)
+
+
 def test_a_suppressed_value_is_nowhere(study, html, page):
     assert "suppressed" in page.text
     for text in (html, render_csv(study), render_json(study)):

@@ -84,6 +84,21 @@ def test_of_too_few_patients_neither_failures_nor_vendors_are_told():
     assert enough.vendors == ("siemens",)
 
 
+@pytest.mark.parametrize(
+    ("reference", "reviewed", "told"),
+    [(4, 0, (4, 0)), (0, 4, (0, 4)), (2, 3, (2, 3)), (4, 1, (None, None)), (0, 1, (None, None))],
+)
+def test_the_report_tells_what_its_patients_were_measured_against(reference, reviewed, told):
+    flags = [False] * reference + [True] * reviewed
+    made = summarise_site(
+        [PatientRow(arm, metrics(0.8), flag) for arm in ("direct", "adapted") for flag in flags],
+        subject=subject(),
+        annotation=annotation(),
+        minimum_group_size=2,
+    )
+    assert (made.yardstick.reference_contour, made.yardstick.reviewed_contour) == told
+
+
 def test_several_cases_are_one_patient_who_failed_only_if_all_did():
     both = average_cases([metrics(0.6, hd95_mm=4.0), metrics(0.0)])
     assert (both.dsc, both.hd95_mm, both.nsd[1.0]) == (pytest.approx(0.3), 4.0, pytest.approx(0.3))

@@ -13,7 +13,7 @@ from algorithms.contracts.contour import Provenance
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.messages import RoundState
 from algorithms.contracts.model_package import TrainingSchedule
-from algorithms.contracts.site_report import SiteReport
+from algorithms.contracts.site_report import SiteReport, YardstickSummary
 from algorithms.finetuning import SHARES
 from algorithms.inference import torch_predictor
 from algorithms.networks import build_network
@@ -174,6 +174,7 @@ def test_the_report_names_what_made_it(finished, package) -> None:
     assert report.annotation.training_patients == 3
     assert report.annotation.training_slices == 24
     assert report.annotation.selected_slices == 6
+    assert report.yardstick == YardstickSummary(reference_contour=3, reviewed_contour=0)
 
 
 def test_every_arm_of_every_test_patient_is_measured_once(finished) -> None:
@@ -207,6 +208,19 @@ def test_a_round_killed_between_stages_ends_in_the_same_weights(finished, tmp_pa
             for store in (finished, again)
         )
         assert one == other
+
+
+def test_a_damaged_stage_is_trained_again_and_ends_in_the_same_weights(
+    finished, tmp_path, caplog
+) -> None:
+    again = restarted(finished, tmp_path / "home", without=())
+    folder = again.home.rounds / round_of(again).round_id
+    before = {stage: file_sha256(folder / f"{stage}.safetensors") for stage in ("stage1", "stage3")}
+    (folder / "stage1.safetensors").write_bytes(b"")  # as a power cut leaves it
+    (folder / "stage3.safetensors").write_bytes(b"\x00" * 500)
+    finetune_in_stages(open_round(again, round_of(again)))
+    assert caplog.text.count("this stage is trained again") == 2
+    assert before == {stage: file_sha256(folder / f"{stage}.safetensors") for stage in before}
 
 
 def test_a_loaded_stage_computes_what_the_one_just_trained_computed(finished) -> None:
@@ -309,6 +323,7 @@ def test_without_reference_contours_the_reviewed_contour_is_the_yardstick(packag
     assert work(home, store) is RoundState.REPORTED
     report = report_of(store)
     assert {arm.arm for arm in report.arms} == {"direct", "adapted"}
+    assert report.yardstick == YardstickSummary(reference_contour=0, reviewed_contour=3)
     assert not report.annotation.simulated
     assert report.revision is not None
     assert not report.revision.simulated
@@ -319,7 +334,7 @@ def test_the_share_is_found_by_cross_validation_and_reported(package, tmp_path) 
     plan = package.manifest.adaptation.model_copy(update={"adapted_share": None})
     manifest = package.manifest.model_copy(update={"adaptation": plan})
     _, store = make_target(tmp_path / "home", package)
-    assign_patients(store)
+    assign_patients(store, "MR")
     current = open_round(store, store.start_round(package.manifest.package_id, seed=0))
     current = replace(current, manifest=manifest)
     advance(current)

@@ -7,13 +7,15 @@ from sqlalchemy.orm import Session
 
 from algorithms.contracts.errors import ProtocolError
 from site_agent import audit_log
-from site_agent.database import AuditRow, open_database, transaction
+from site_agent.database import AuditRow, create_database, open_database, transaction
 from tests.simulated_site import AT
 
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Engine:
-    return open_database(f"sqlite:///{tmp_path / 'site.db'}")
+    url = f"sqlite:///{tmp_path / 'site.db'}"
+    create_database(url)
+    return open_database(url)
 
 
 def _append(engine: Engine, event: str) -> None:

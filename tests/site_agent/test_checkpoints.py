@@ -1,4 +1,5 @@
 import hashlib
+import os
 
 import pytest
 import torch
@@ -47,6 +48,13 @@ def test_a_state_replaces_the_one_before_and_leaves_nothing_beside_it(tmp_path) 
     assert found is not None
     assert found.iteration == 2
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_the_content_is_on_the_disk_before_the_name_is_given(tmp_path, monkeypatch) -> None:
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_ino))
+    save_weights(weights(1), tmp_path / "a")
+    assert synced == [(tmp_path / "a").stat().st_ino]
 
 
 def test_without_a_file_there_is_no_state(tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import json
 import re
 import shutil
 import sqlite3
@@ -19,8 +20,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from algorithms.contracts.canonical_json import canonical_json, sha256_hex
 from algorithms.contracts.contour import Contour, Provenance
 from algorithms.contracts.errors import failure_line
+from algorithms.contracts.messages import SiteReportMessage
 from algorithms.contracts.model_package import MANIFEST_FILE, MODEL_FILE, FileEntry
-from site_agent import cli
+from site_agent import cli, egress
 from site_agent.case_store import CaseStore
 from site_agent.config import SiteHome
 from site_agent.database import PackageRow, transaction, utc_now
@@ -36,7 +38,7 @@ from tests.phantoms import (
     tiny_volume,
     write_nifti_pair,
 )
-from tests.simulated_site import tiny_package
+from tests.simulated_site import tiny_package, tiny_report
 from tests.site_agent.test_ingest import (
     BREAKAGES,
     cut_a_file,
@@ -233,6 +235,29 @@ def test_ledger_of_a_new_site_is_empty_and_unbroken(run, home) -> None:
     assert run("ledger", "verify", "--home", home.folder)[:2] == (0, "0 entries, unbroken\n")
 
 
+def test_a_person_reads_what_waits_and_lets_it_leave(run, home) -> None:
+    engine = CaseStore(home).engine
+    message = SiteReportMessage(report=tiny_report("hospital-b", "ab" * 32))
+    with pytest.raises(egress.ReleaseHeld):
+        egress.release(home, engine, message, now=utc_now())
+    assert "waiting for a person: 1." in run("ledger", "list", "--home", home.folder)[1]
+    code, said, _ = run("ledger", "show", "--home", home.folder, 1)
+    assert code == 0
+    assert json.loads(said) == message.model_dump(mode="json")
+    assert "ledger show 1" in run("ledger", "approve", "--home", home.folder, 1)[1]
+    assert "waiting" not in run("ledger", "list", "--home", home.folder)[1]
+    assert egress.release(home, engine, message, now=utc_now())
+
+
+def test_a_lost_database_is_one_line_that_says_what_to_do(run, home) -> None:
+    (home.folder / "site.db").unlink()
+    for command in (["cases"], ["ledger", "verify"], ["ledger", "list"]):
+        code, _, errors = run(*command, "--home", home.folder)
+        assert code == 2
+        assert "site.db: the site's database is missing: restore it" in one_line(errors)
+    assert not (home.folder / "site.db").exists()
+
+
 def test_a_contour_goes_back_to_the_pacs_under_its_original_identity(run, home, tmp_path) -> None:
     write_patient(tmp_path / "export", 1)
     store = CaseStore(home)
@@ -384,6 +409,7 @@ def test_an_unknown_configuration_key_is_refused_with_the_nearest(run, home) -> 
         (["init", "--home", "HOME", "--name", "b", "--study", "s"], "exists already"),
         (["init", "--home", "new", "--name", "Großklinik", "--study", "s"], "'name'"),
         (["ledger", "approve", "--home", "HOME", "7"], "7"),
+        (["ledger", "show", "--home", "HOME", "7"], "no ledger entry 7"),
     ],
 )
 def test_a_question_out_of_turn_is_answered_in_one_line(run, home, arguments, words) -> None:
@@ -396,7 +422,9 @@ def test_a_question_out_of_turn_is_answered_in_one_line(run, home, arguments, wo
     ("change", "words"),
     [
         (None, "no such plan"),
+        (("{", "["), "plan.json: Invalid JSON"),
         (('"reference_points":3', '"reference_points":0'), "'reference_points'"),
+        (('"in_plane_spacing_mm":1.0', '"in_plane_spacing_mm":1e999'), "in_plane_spacing_mm'"),
     ],
 )
 def test_a_plan_that_cannot_be_read_is_refused(tmp_path, change, words) -> None:

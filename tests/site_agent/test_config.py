@@ -28,6 +28,13 @@ def test_another_database_can_be_named(tmp_path) -> None:
     assert str(home.database_url) == "postgresql://db.hospital.example/fedgtv"
 
 
+def test_a_database_without_its_driver_says_so(tmp_path) -> None:
+    home = make_home(tmp_path, database_url="postgresql://u:secret@db.hospital.example/fedgtv")
+    with pytest.raises(DataError, match=r"database_url.*psycopg.*not installed") as caught:
+        open_database(home.database_url)
+    assert "secret" not in str(caught.value)
+
+
 def test_the_environment_overrides_the_file(tmp_path, monkeypatch) -> None:
     make_home(tmp_path, seed=3)
     monkeypatch.setenv("FEDGTV_SITE_SEED", "8")
@@ -41,6 +48,9 @@ def test_the_environment_overrides_the_file(tmp_path, monkeypatch) -> None:
         ("minimum_group_size = 1", "minimum_group_size"),
         ("test_share = 1.0", "test_share"),
         ('trusted_keys = ["zz"]', "trusted_keys"),
+        ('database_url = "nonsense"', "key 'database_url': .*no SQLAlchemy URL"),
+        ('database_url = "nosuch://db"', "key 'database_url': .*no SQLAlchemy URL"),
+        ('database_url = "sqlite://u:secret@h:port/d"', "key 'database_url': .*no SQLAlchemy URL"),
     ],
 )
 def test_a_wrong_line_is_named_with_its_file(tmp_path, line: str, words: str) -> None:
@@ -48,6 +58,7 @@ def test_a_wrong_line_is_named_with_its_file(tmp_path, line: str, words: str) ->
     with pytest.raises(DataError, match=words) as caught:
         open_home(tmp_path)
     assert str(tmp_path / CONFIG_FILE) in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_folder_that_is_no_home_and_a_lost_secret_say_what_to_do(tmp_path) -> None:

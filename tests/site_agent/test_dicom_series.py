@@ -1,5 +1,6 @@
 """Series reading against closed forms, SimpleITK and files broken on purpose."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -162,7 +163,27 @@ def shorten_pixels(images):
     images[2].PixelData = images[2].PixelData[:-20]
 
 
+def empty_sample_count(images):
+    images[2].SamplesPerPixel = None
+
+
+def scale_by_nothing(images):
+    images[2].RescaleSlope = "nan"
+
+
+def scale_beyond_all(images):
+    images[2].RescaleSlope = "1e39"
+
+
+def move_beyond_all(images):
+    images[2].ImagePositionPatient = ["1e300", "0", "0"]
+
+
 BROKEN = {
+    empty_sample_count: r"IM\d+\.dcm is damaged",
+    scale_by_nothing: r"IM\d+\.dcm: grey values are no finite numbers",
+    scale_beyond_all: r"IM\d+\.dcm: grey values are no finite numbers",
+    move_beyond_all: "no valid ImagePositionPatient",
     drop_slice: r"misses a slice between -97\.00 and -91\.00 mm",
     shift_slice: "uneven slice spacing",
     duplicate_slice: r"two images at -94\.00 mm",
@@ -188,6 +209,38 @@ def test_a_broken_series_is_refused_by_name_without_the_patient(tmp_path: Path, 
     message = str(refusal.value)
     assert "\n" not in message
     assert not [word for word in build.PLANTED if word.lower() in message.lower()]
+    assert refusal.value.__cause__ is None  # the texts of pydicom quote the header
+
+
+@pytest.mark.parametrize(
+    ("whole", "damaged"),
+    [
+        (b"\x28\x00\x08\x00IS\x02\x001 ", b"\x28\x00\x08\x00IS\x02\x00Mu"),  # NumberOfFrames
+        (b"\x08\x00\x60\x00CS", b"\x08\x00\x60\x00FD"),  # Modality, of too few bytes then
+        (b"\x08\x00\x70\x00LO", b"\x08\x00\x70\x00FD"),  # Manufacturer
+        (b"\x20\x00\x0d\x00UI", b"\x20\x00\x0d\x00FD"),  # StudyInstanceUID
+        (b"\x20\x00\x52\x00UI", b"\x20\x00\x52\x00FD"),  # FrameOfReferenceUID
+    ],
+)
+@pytest.mark.parametrize("all_of_them", [False, True])
+def test_a_damaged_header_is_named_and_not_quoted(
+    tmp_path: Path, whole: bytes, damaged: bytes, all_of_them: bool
+) -> None:
+    images = build.slices()
+    for image in images:
+        image.NumberOfFrames = 1
+    build.save(images, tmp_path)
+    for name in [f"IM000{k}.dcm" for k in range(6)] if all_of_them else ["IM0001.dcm"]:
+        content = (tmp_path / name).read_bytes()
+        assert content.count(whole) == 1
+        (tmp_path / name).write_bytes(content.replace(whole, damaged))
+    try:
+        read_series(tmp_path)
+    except DataError as error:
+        assert re.search(r"IM000\d\.dcm is damaged", str(error))
+        assert error.__cause__ is None
+    else:
+        assert not all_of_them  # nobody asks that slice for its manufacturer or study
 
 
 @pytest.mark.parametrize("kept", [0.95, 0.75, 0.5, 0.3, 0.1])

@@ -12,11 +12,11 @@ from algorithms.contracts.messages import (
     SiteStatus,
     SourcePackageOffer,
 )
-from algorithms.contracts.model_package import MODEL_FILE
-from algorithms.contracts.site_report import Distribution
+from algorithms.contracts.model_package import MODEL_FILE, SourceValidation
+from algorithms.contracts.site_report import Distribution, YardstickSummary
 from site_agent import egress
 from site_agent.config import SiteHome
-from site_agent.database import LedgerRow, open_database, transaction
+from site_agent.database import LedgerRow, create_database, open_database, transaction
 from tests.simulated_site import (
     AT,
     PLANTED_CASE,
@@ -132,9 +132,22 @@ def test_the_rule_holds_in_revisions_and_for_the_stated_minimum(
 ) -> None:
     revision = tiny_report("hospital-b", PACKAGE).revision
     assert revision is not None
-    few = revision.model_copy(update={"patients": 3})  # bins about three patients
+    hidden = Distribution(n=3)
+    few = revision.model_copy(  # bins about three patients
+        update={"patients": 3, "bins": (2, 1, 0, 0), "degree_percent": hidden, "active_s": hidden}
+    )
     assert _refusal(home, engine, _report(revision=few)) == "minimum_group_size"
     assert _refusal(home, engine, _report(minimum_group_size=2)) == "minimum_group_size"
+
+
+def test_what_few_patients_were_measured_against_does_not_leave(
+    home: SiteHome, engine: Engine
+) -> None:
+    few = YardstickSummary.model_construct(reference_contour=2, reviewed_contour=4)
+    message = SiteReportMessage.model_construct(
+        report=_report().report.model_copy(update={"yardstick": few})
+    )
+    assert _refusal(home, engine, message) == "wrong_schema"
 
 
 def test_failures_and_vendors_of_few_patients_do_not_leave(home: SiteHome, engine: Engine) -> None:
@@ -202,19 +215,92 @@ def test_results_wait_for_a_person_where_the_site_says_so(tmp_path: Path) -> Non
     assert egress.verify_ledger(home, engine) == 5
 
 
-def test_a_copy_that_a_kill_left_half_written_is_replaced(home: SiteHome, engine: Engine) -> None:
+@pytest.mark.parametrize("what", ["validation", "test"])
+def test_a_package_with_a_figure_about_few_patients_does_not_leave(
+    home: SiteHome, engine: Engine, what: str
+) -> None:
+    manifest = tiny_package()[0]
+    hidden = SourceValidation(
+        validation_patients=4, validation_dsc=None, test_patients=4, test_dsc=None
+    )
+    told = hidden.model_copy(update={f"{what}_dsc": 0.8})
+
+    def offer(validation: SourceValidation) -> SourcePackageOffer:
+        changed = manifest.model_copy(update={"source_validation": validation})
+        return SourcePackageOffer(site="hospital-b", manifest=changed)
+
+    assert _refusal(home, engine, offer(told)) == "minimum_group_size"
+    egress.release(home, engine, offer(hidden), now=AT)
+
+
+def test_a_person_can_read_what_waits(tmp_path: Path) -> None:
+    home = make_site(tmp_path / "site", "hospital-b", auto_approve=False)
+    engine = open_database(home.database_url)
+    with pytest.raises(egress.ReleaseHeld, match="ledger show"):
+        egress.release(home, engine, _report(), now=AT)
+    body = canonical_json(_report().model_dump(mode="json"))
+    held = home.ledger / "held" / "000001-site_report.json"
+    assert egress.read_message(home, engine, 1) == held.read_bytes() == body
+    egress.approve_release(engine, 1, actor="it", now=AT)
+    assert egress.release(home, engine, _report(), now=AT) == body
+    for number in (1, 2, 3):  # held, approved, released
+        assert egress.read_message(home, engine, number) == body
+    assert egress.verify_ledger(home, engine) == 3
+    held.write_bytes(body + b" ")
+    with pytest.raises(ProtocolError, match=r"000001-site_report\.json"):
+        egress.read_message(home, engine, 1)
+    with pytest.raises(ProtocolError, match=r"000001-site_report\.json"):
+        egress.verify_ledger(home, engine)
+
+
+def test_what_is_not_kept_cannot_be_read(home: SiteHome, engine: Engine) -> None:
+    assert _refusal(home, engine, _offer("1970-01-31")) == "residue_date"
+    with pytest.raises(DataError, match="entry 1 was refused"):
+        egress.read_message(home, engine, 1)
+    with pytest.raises(DataError, match="no ledger entry 2"):
+        egress.read_message(home, engine, 2)
+
+
+def test_what_a_kill_left_of_a_release_that_never_was_is_no_copy(
+    home: SiteHome, engine: Engine
+) -> None:
     manifest, files = tiny_package()
     offer = SourcePackageOffer(site="hospital-b", manifest=manifest)
     halves = {
-        home.ledger / "000001-source_package_offer.json": b"{",
-        home.ledger / "files" / manifest.files[MODEL_FILE].sha256: files[MODEL_FILE][:10],
+        home.ledger / ".000001-site_status.json.part": b"{}",
+        home.ledger / ".000001-source_package_offer.json.part": b"{",
+        home.ledger / "files" / f".{manifest.files[MODEL_FILE].sha256}.part": b"\0",
     }
     (home.ledger / "files").mkdir(parents=True)
     for file, half in halves.items():
         file.write_bytes(half)
     egress.release(home, engine, offer, files=files, now=AT)
     assert egress.verify_ledger(home, engine) == 1
-    assert all(file.read_bytes() != half for file, half in halves.items())
+
+
+def test_a_copy_that_a_kill_left_unnamed_is_finished(home: SiteHome, engine: Engine) -> None:
+    body = egress.release(home, engine, STATUS, now=AT)
+    copy = home.ledger / "000001-site_status.json"
+    copy.rename(home.ledger / f".{copy.name}.part")  # killed after the commit
+    assert egress.verify_ledger(home, engine) == 1
+    assert copy.read_bytes() == body
+
+
+def test_a_lost_ledger_is_noticed_and_its_copies_stay(home: SiteHome, engine: Engine) -> None:
+    body = egress.release(home, engine, STATUS, now=AT)
+    engine.dispose()
+    for file in home.folder.glob("site.db*"):
+        file.unlink()
+    with pytest.raises(DataError, match=r"site\.db: .* missing: restore it from a backup"):
+        open_database(home.database_url)
+    create_database(home.database_url)  # somebody makes an empty one in its place
+    with pytest.raises(ProtocolError, match=r"no entry names the copy 000001-site_status\.json"):
+        egress.verify_ledger(home, engine)
+    with pytest.raises(ProtocolError, match="another copy 000001-site_status"):
+        later = STATUS.model_copy(update={"open_annotation_tasks": 3})
+        egress.release(home, engine, later, now=AT)
+    assert (home.ledger / "000001-site_status.json").read_bytes() == body
+    assert egress.list_entries(engine) == []
 
 
 def test_a_changed_ledger_or_copy_is_noticed(home: SiteHome, engine: Engine) -> None:

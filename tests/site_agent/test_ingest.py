@@ -362,7 +362,41 @@ def make_it_ultrasound(export: Path) -> None:
         file.unlink()
 
 
+def change_a_series(export: Path, **values: str) -> None:
+    for file in (export / "P2").glob("MR.*"):
+        dataset = pydicom.dcmread(file)
+        for keyword, value in values.items():
+            setattr(dataset, keyword, value)
+        dataset.save_as(file)
+
+
+def take_the_patient_id(export: Path) -> None:
+    change_a_series(export, PatientID="")
+
+
+def burn_in(export: Path) -> None:
+    change_a_series(export, BurnedInAnnotation="YES")
+
+
+def rename_in_one_slice(export: Path) -> None:
+    file = sorted((export / "P2").glob("MR.*"))[0]
+    dataset = pydicom.dcmread(file)
+    dataset.PatientName = "Other^Name"
+    dataset.save_as(file)
+
+
+def damage_a_field(export: Path) -> None:
+    """Say in one slice that the PatientSex is a number, for which it has too few bytes."""
+    file = sorted((export / "P2").glob("MR.*"))[0]
+    sex = b"\x10\x00\x40\x00"
+    file.write_bytes(file.read_bytes().replace(sex + b"CS", sex + b"FD"))
+
+
 BREAKAGES = {
+    take_the_patient_id: ["the series of ", "P2/MR.", "PatientID"],
+    burn_in: ["the series of ", "P2/MR.", "burned"],
+    rename_in_one_slice: ["the series of ", "P2/MR.", "PatientName"],
+    damage_a_field: ["the series of ", "P2/MR.", "damaged"],
     remove_a_slice: ["P2", "slice"],
     cut_a_file: ["MR.", "export"],
     add_a_text_file: ["notes.txt", "move it away"],

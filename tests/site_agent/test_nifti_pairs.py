@@ -60,6 +60,10 @@ def test_a_folder_without_nifti_has_no_pairs(tmp_path: Path) -> None:
 
 
 def test_ambiguous_names_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "_image.nii").touch()
+    with pytest.raises(DataError, match=r"_image\.nii has no NAME"):
+        find_pairs(tmp_path)
+    (tmp_path / "_image.nii").unlink()
     (tmp_path / "a_mask.nii").touch()
     with pytest.raises(DataError, match="no image beside it"):
         find_pairs(tmp_path)
@@ -99,6 +103,14 @@ def test_what_cannot_be_a_pair_is_refused(tmp_path: Path) -> None:
         read_pair(find_pairs(tmp_path)[0])
     mask.write_bytes(b"not an image")
     with pytest.raises(DataError, match=r"a_mask\.nii cannot be read"):
+        read_pair(find_pairs(tmp_path)[0])
+
+
+def test_grey_values_beyond_single_precision_are_refused(tmp_path: Path) -> None:
+    voxels = grey().astype(np.float64)
+    voxels[1, 2, 3] = 1e300
+    write(tmp_path / "a.nii", voxels)
+    with pytest.raises(DataError, match=r"a\.nii: grey values are no finite numbers"):
         read_pair(find_pairs(tmp_path)[0])
 
 

@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
@@ -167,10 +167,10 @@ def test_even_a_signed_manifest_may_not_name_a_path() -> None:
 @pytest.mark.parametrize(
     "array",
     [
-        np.zeros((4, 5), np.float32),
-        np.zeros((4, 6), np.float64),
-        np.full((4, 6), np.nan, np.float32),
-        np.array([[{}] * 6] * 4, dtype=object),  # a pickle in disguise
+        np.zeros((4, 255), np.float32),
+        np.zeros((4, 256), np.float64),
+        np.full((4, 256), np.nan, np.float32),
+        np.array([[{}] * 256] * 4, dtype=object),  # a pickle in disguise
     ],
 )
 def test_reference_points_are_finite_float32_of_the_named_shape(array: np.ndarray) -> None:
@@ -181,6 +181,51 @@ def test_reference_points_are_finite_float32_of_the_named_shape(array: np.ndarra
 def test_reference_points_that_are_no_array_are_refused() -> None:
     assert _refusal(*_with_file(REFERENCE_POINTS_FILE, b"")) == "bad_reference_points"
     assert _refusal(*_with_file(REFERENCE_POINTS_FILE, b"\x80\x04.")) == "bad_reference_points"
+
+
+def test_reference_points_that_no_latent_vector_is_like_are_refused() -> None:
+    manifest, files = _with_file(REFERENCE_POINTS_FILE, _points(np.ones((3, 7), np.float32)))
+    shape = {"reference_point_count": 3, "reference_point_dimension": 7}
+    assert _refusal(manifest.model_copy(update=shape), files) == "bad_reference_points"
+
+
+def test_reference_points_that_claim_more_than_the_file_holds_take_no_memory() -> None:
+    count = 10**12
+    data = io.BytesIO()
+    fields = {"descr": "<f4", "fortran_order": False, "shape": (count, 256)}
+    np.lib.format.write_array_header_1_0(data, fields)
+    manifest, files = _with_file(REFERENCE_POINTS_FILE, data.getvalue())
+    claimed = manifest.model_copy(update={"reference_point_count": count})
+    assert _refusal(claimed, files) == "bad_reference_points"
+
+
+def test_an_unknown_selection_strategy_is_refused() -> None:
+    adaptation = MANIFEST.adaptation.model_copy(update={"selection_strategy": "nonsense"})
+    other = MANIFEST.model_copy(update={"adaptation": adaptation})
+    assert _refusal(other, FILES) == "unknown_strategy"
+
+
+def _with_weights(**changes: np.ndarray) -> bytes:
+    return save(load(FILES[MODEL_FILE]) | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"extra": np.zeros(3, np.float32)}, "wrong_network"),
+        ({"head.bias": np.zeros(3, np.float32)}, "wrong_network"),
+        ({"head.bias": np.zeros(2, np.float64)}, "wrong_network"),
+        ({"head.bias": np.array([0, np.nan], np.float32)}, "bad_weights"),
+        ({"head.bias": np.array([0, np.inf], np.float32)}, "bad_weights"),
+    ],
+)
+def test_weights_are_finite_and_those_of_the_named_network(changes, rule) -> None:
+    assert _refusal(*_with_file(MODEL_FILE, _with_weights(**changes))) == rule
+
+
+def test_a_network_of_another_size_than_the_weights_is_refused() -> None:
+    wider = MANIFEST.network.model_copy(update={"base_channels": 4})
+    assert _refusal(MANIFEST.model_copy(update={"network": wider}), FILES) == "wrong_network"
 
 
 def _safetensors(header: object, payload: bytes = b"") -> bytes:
@@ -194,6 +239,7 @@ def _safetensors(header: object, payload: bytes = b"") -> bytes:
         b"",
         b"\x80\x04K\x01.",  # a pickle
         struct.pack("<Q", 1 << 62) + b"{}",
+        struct.pack("<Q", 200_000) + b"[" * 200_000,
         _safetensors([]),
         _safetensors({}),
         _safetensors({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"123"),

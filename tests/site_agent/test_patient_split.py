@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given
@@ -6,7 +7,9 @@ from hypothesis import strategies as st
 
 from algorithms.contracts.case import Split
 from algorithms.contracts.errors import DataError
-from site_agent.patient_split import split_patients
+from site_agent.case_store import CaseStore
+from site_agent.patient_split import assign_patients, split_patients
+from tests.phantoms import make_home, tiny_case
 
 
 def patients(count: int) -> list[str]:
@@ -79,3 +82,39 @@ def test_too_few_patients_are_refused_with_what_to_do(count, test, words) -> Non
     with pytest.raises(DataError, match=words) as caught:
         split(count, test=test)
     assert "ingest at least 3" in str(caught.value) or "lower test_share" in str(caught.value)
+
+
+# -- which modality ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mixed(tmp_path) -> CaseStore:
+    """Make a site of four patients with MR and CT each, and one more with CT alone."""
+    store = CaseStore(make_home(tmp_path))
+    mr = [tiny_case(number) for number in range(4)]
+    ct = [
+        replace(
+            case, case_id=f"{case.case_id[:-2]}c{i}", volume=replace(case.volume, modality="CT")
+        )
+        for i, case in enumerate([*mr, tiny_case(9)])
+    ]
+    store.add_cases([*mr, *ct], actor="test")
+    return store
+
+
+def test_only_cases_of_the_model_s_modality_take_part(mixed) -> None:
+    assign_patients(mixed, "MR")
+    taking_part = [case for case in mixed.cases() if case.split is not Split.UNASSIGNED]
+    assert len(taking_part) == 4
+    assert {case.modality for case in taking_part} == {"MR"}
+    before = mixed.cases()
+    assign_patients(mixed, "MR")
+    assert mixed.cases() == before
+
+
+def test_a_site_without_the_model_s_modality_says_so(mixed) -> None:
+    with pytest.raises(DataError, match=r"for PT, and no case here is: ingest PT"):
+        assign_patients(mixed, "PT")
+    assign_patients(mixed, "MR")
+    with pytest.raises(DataError, match=r"for CT, but this site takes part with MR"):
+        assign_patients(mixed, "CT")

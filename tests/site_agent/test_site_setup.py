@@ -94,6 +94,32 @@ def test_a_wrong_value_is_named_and_leaves_no_home(tmp_path, change, key) -> Non
     assert not (tmp_path / "home" / "site.toml").exists()
 
 
+@pytest.mark.parametrize("key", ["name", "study"])
+@pytest.mark.parametrize(
+    ("value", "looks_like"),
+    [("site-20240115", "date"), ("patient-0123456789ab", "pseudonym")],
+)
+def test_a_name_that_the_door_would_stop_is_refused(tmp_path, key, value, looks_like) -> None:
+    with pytest.raises(DataError, match=f"key '{key}': looks like a {looks_like}"):
+        make(tmp_path / "home", **{key: value})
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_database_is_made_here_and_nowhere_else(tmp_path) -> None:
+    make(tmp_path)
+    (tmp_path / "site.db").unlink()
+    with pytest.raises(DataError, match=r"site\.db: the site's database is missing"):
+        CaseStore(open_home(tmp_path))
+    assert not (tmp_path / "site.db").exists()
+
+
+def test_another_database_is_made_where_the_environment_says(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("FEDGTV_SITE_DATABASE_URL", f"sqlite:///{tmp_path / 'other.db'}")
+    make(tmp_path / "home")
+    assert CaseStore(open_home(tmp_path / "home")).cases() == []
+    assert not (tmp_path / "home" / "site.db").exists()
+
+
 def test_quotes_in_a_value_stay_inside_it(tmp_path) -> None:
     with pytest.raises(DataError):
         make(tmp_path, name='x"\nauto_approve = true\nstudy = "y')

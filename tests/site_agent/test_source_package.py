@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from algorithms.contracts.errors import DataError
 from algorithms.contracts.model_package import MANIFEST_FILE, Manifest
 from algorithms.contracts.volume import Mask
 from site_agent.case_store import CaseStore
+from site_agent.config import open_home
 from site_agent.patient_split import assign_patients
 from site_agent.source_package import train_source
 from tests.phantoms import filled_store, make_home, tiny_case, tiny_plan
@@ -27,11 +29,11 @@ def package(tmp_path_factory) -> TinyPackage:
 def test_patients_are_split_once_and_later_ones_are_only_segmented(tmp_path) -> None:
     home = make_home(tmp_path, **SHARES)
     store = filled_store(home)
-    assign_patients(store)
+    assign_patients(store, "MR")
     splits = {case.case_id: case.split for case in store.cases()}
     assert Split.UNASSIGNED not in splits.values()
     store.add_cases([tiny_case(50)], actor="test")
-    assign_patients(store)
+    assign_patients(store, "MR")
     assert {case.case_id: case.split for case in store.cases()} == splits | {
         tiny_case(50).case_id: Split.UNASSIGNED
     }
@@ -40,14 +42,14 @@ def test_patients_are_split_once_and_later_ones_are_only_segmented(tmp_path) -> 
 def test_only_patients_with_contours_take_part_where_there_are_any(tmp_path) -> None:
     store = filled_store(make_home(tmp_path, **SHARES))
     store.add_cases([tiny_case(60, has_reference=False)], actor="test")
-    assign_patients(store)
+    assign_patients(store, "MR")
     assert store.counts() == {"test": 3, "training": 2, "unassigned": 1, "validation": 1}
 
 
 def test_without_any_contour_everybody_takes_part(tmp_path) -> None:
     store = CaseStore(make_home(tmp_path, **SHARES))
     store.add_cases([tiny_case(i, has_reference=False) for i in range(6)], actor="test")
-    assign_patients(store)
+    assign_patients(store, "MR")
     assert "unassigned" not in store.counts()
 
 
@@ -75,6 +77,7 @@ def test_the_manifest_names_the_plan_and_what_was_measured_at_home(package) -> N
     assert manifest.source_training_slices == 2 * 8
     validation = manifest.source_validation
     assert (validation.validation_patients, validation.test_patients) == (1, 3)
+    assert validation.validation_dsc is None  # one patient, and at least two are asked for
     assert validation.test_dsc is not None
     assert validation.test_dsc > 0.8
 
@@ -89,6 +92,31 @@ def test_a_finished_package_is_returned_as_it_is(package) -> None:
     before = file.stat().st_mtime_ns
     assert train_source(package.source, CaseStore(package.source), package.plan) == package.manifest
     assert file.stat().st_mtime_ns == before
+
+
+def test_figures_about_few_patients_stay_at_home_even_when_the_minimum_is_raised_later(
+    package, tmp_path
+) -> None:
+    shutil.copytree(package.source.folder, tmp_path / "copy")
+    settings = tmp_path / "copy" / "site.toml"
+    text = settings.read_text("utf-8")
+    assert "minimum_group_size = 2" in text
+    settings.write_text(text.replace("minimum_group_size = 2", "minimum_group_size = 4"), "utf-8")
+    home = open_home(tmp_path / "copy")
+    manifest = train_source(home, CaseStore(home), package.plan)
+    validation = manifest.source_validation
+    assert (validation.test_patients, validation.test_dsc) == (3, None)
+    assert manifest.files == package.manifest.files  # nothing was trained anew
+
+
+def test_two_series_of_a_patient_count_once(tmp_path) -> None:
+    home = make_home(tmp_path, role="source", **SHARES | {"minimum_group_size": 4})
+    store = filled_store(home)
+    twice = [replace(tiny_case(70 + i), patient_id=tiny_case(i).patient_id) for i in range(6)]
+    store.add_cases(twice, actor="test")
+    validation = train_source(home, store, tiny_plan()).source_validation
+    assert (validation.validation_patients, validation.test_patients) == (1, 3)
+    assert (validation.validation_dsc, validation.test_dsc) == (None, None)
 
 
 def test_a_damaged_package_is_made_whole(tmp_path) -> None:
@@ -191,7 +219,7 @@ def test_a_source_model_that_finds_nothing_is_no_package(tmp_path) -> None:
 def test_test_patients_without_any_target_leave_their_dice_open(tmp_path) -> None:
     home = make_home(tmp_path, role="source", **SHARES)
     probe = filled_store(make_home(tmp_path / "probe", role="source", **SHARES))
-    assign_patients(probe)
+    assign_patients(probe, "MR")
     tests = {case.case_id for case in probe.cases(Split.TEST)}
     store = CaseStore(home)
     store.add_cases(

@@ -3,18 +3,20 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.messages import RoundState
+from algorithms.contracts.model_package import MANIFEST_FILE
 from site_agent.case_store import CaseStore
 from site_agent.config import open_home
 from site_agent.simulated_annotator import annotate_open_tasks
 from site_agent.site_lock import only_worker
 from site_agent.worker import work
-from tests.phantoms import filled_store, make_home, tiny_plan
+from tests.phantoms import filled_store, make_home, sign_folder, tiny_plan
 from tests.site_agent.tiny_road import SHARES, make_package, make_target
 
 COMMAND = Path(sys.executable).with_name("fedgtv-site")
@@ -41,6 +43,19 @@ def test_a_worker_that_failed_lets_the_next_one_in(tmp_path) -> None:
     with pytest.raises(OSError, match="full"), only_worker(home):
         raise OSError("the disk is full")
     assert work(home, CaseStore(home)) is RoundState.NONE
+
+
+def test_a_model_for_another_modality_gets_no_case(tmp_path) -> None:
+    plan = tiny_plan(target_trained=False)
+    package = make_package(tmp_path, plan)
+    manifest = package.manifest.model_copy(update={"modality": "CT"})
+    (package.source.source_package / MANIFEST_FILE).write_bytes(manifest.signed_bytes())
+    signed = sign_folder(package.source.source_package, tmp_path / "for_ct", package.key)
+    home, store = make_target(tmp_path / "home", replace(package, folder=signed))
+    with pytest.raises(DataError, match="for CT, and no case here is"):
+        work(home, store)
+    assert store.latest_round() is None
+    assert store.counts() == {"unassigned": 6}
 
 
 # -- killed for real --------------------------------------------------------------------------

@@ -15,6 +15,8 @@ ONE_VALUE_ONLY = {
 OTHER_VALUES = {  # where the rule below gives no permitted value
     ("modality",): "CT",
     ("preprocessing", "normalisation"): "percentile_range",
+    ("preprocessing", "patch_yx", 0): 64,
+    ("preprocessing", "patch_yx", 1): 64,
 }
 
 
@@ -88,6 +90,8 @@ def test_the_intended_use_is_research() -> None:
         (("source_training", "learning_rate"), 1.5),
         (("source_training", "momentum"), 1.0),
         (("adaptation", "stage1", "learning_rate"), 30.0),
+        (("preprocessing", "in_plane_spacing_mm"), float("inf")),
+        (("roi_name",), "GTVp_fourteen_"),  # "^AI" would not fit behind it
         (("network", "in_channels"), 3),
         (("network", "out_channels"), 3),
     ],
@@ -108,3 +112,16 @@ def test_a_patch_that_the_network_cannot_halve_is_no_plan(patch_yx) -> None:
     del plan["network"]  # the default network has 5 levels
     with pytest.raises(ValidationError, match="multiples of 16"):
         StudyPlan.model_validate(replaced(plan, ("preprocessing", "patch_yx"), [40, 48]))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("preprocessing", "patch_yx"), [30, 32]),
+        (("preprocessing", "in_plane_spacing_mm"), float("inf")),
+        (("roi_name",), "GTVp_fourteen_"),
+    ],
+)
+def test_nor_is_such_a_plan_a_manifest(path, value) -> None:
+    with pytest.raises(ValidationError):
+        Manifest.model_validate(replaced(DOCUMENT, path, value))
