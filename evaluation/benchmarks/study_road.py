@@ -264,8 +264,8 @@ def _once(road: Road, step: str, action: Callable[[], None]) -> None:
 def _each(road: Road, hospitals: Sequence[Hospital], steps: Sequence[Steps]) -> None:
     """Take every hospital through its own steps, all side by side.
 
-    Each keeps one core busy at most, and the system shares the cores among them: so all end at
-    about the same time, and no core waits for the last.
+    Each keeps one core busy at most, and the system shares the cores among them: hospitals with the
+    same steps end at about the same time, and no core waits for the last.
     """
 
     def go(hospital: Hospital, steps: Steps) -> None:
