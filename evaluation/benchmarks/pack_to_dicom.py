@@ -55,7 +55,9 @@ STS_SOURCE_MODEL = "SIGNA EXCITE"
 
 
 @dataclass(frozen=True)
-class _PackCase:
+class PackCase:
+    """One `.npz` of a pack, and the stand-in hospital and scanner it comes from."""
+
     file: Path
     site: str
     scanner: ScannerTags
@@ -101,31 +103,41 @@ def convert_pack(
             missing or superfluous.
     """
     name = pack or pack_folder.name
-    if name not in PACKS:
-        known = ", ".join(sorted(PACKS))
-        raise DataError(f"pack '{name}': no recipe for it: name one of {known}")
-    if not pack_folder.is_dir():
-        raise DataError(f"pack '{name}': its folder is missing: fetch the pack or correct the path")
-    recipe = PACKS[name]
-    cases = [
-        case for case in _list_cases(pack_folder, recipe) if sites is None or case.site in sites
-    ]
-    if not cases:
-        raise DataError(
-            f"pack '{name}': no cases for the wanted sites: fetch it whole or ask others"
-        )
+    cases = list_cases(pack_folder, pack=name, sites=sites)
     for done, case in enumerate(cases, start=1):
-        _write_case(case, out, recipe, name, spacing_zyx_mm)
+        write_case(case, out, pack=name, spacing_zyx_mm=spacing_zyx_mm)
         if on_progress is not None:
             on_progress(done, len(cases), case.site)
     return dict(Counter(case.site for case in cases))
 
 
-def _list_cases(pack_folder: Path, recipe: PackRecipe) -> list[_PackCase]:
+def list_cases(
+    pack_folder: Path, *, pack: str, sites: frozenset[str] | None = None
+) -> list[PackCase]:
+    """List the cases of a pack, of all sites or of these only.
+
+    Raises:
+        DataError: for an unknown pack, a missing folder or table, or when nothing is found.
+    """
+    if pack not in PACKS:
+        known = ", ".join(sorted(PACKS))
+        raise DataError(f"pack '{pack}': no recipe for it: name one of {known}")
+    if not pack_folder.is_dir():
+        raise DataError(f"pack '{pack}': its folder is missing: fetch the pack or correct the path")
+    every = _all_cases(pack_folder, PACKS[pack])
+    cases = [case for case in every if sites is None or case.site in sites]
+    if not cases:
+        raise DataError(
+            f"pack '{pack}': no cases for the wanted sites: fetch it whole or ask others"
+        )
+    return cases
+
+
+def _all_cases(pack_folder: Path, recipe: PackRecipe) -> list[PackCase]:
     if recipe.site:
         scanner = ScannerTags(recipe.manufacturer, "unknown", 1.5, "cine short axis", "GR", 40, 1.5)
         files = sorted(pack_folder.glob("*.npz"))
-        return [_PackCase(file, recipe.site, scanner) for file in files]
+        return [PackCase(file, recipe.site, scanner) for file in files]
     table = pack_folder / "cases.csv"
     if not table.is_file():
         raise DataError("cases.csv: missing in the pack: it names every case's scanner; fetch it")
@@ -138,13 +150,15 @@ def _list_cases(pack_folder: Path, recipe: PackRecipe) -> list[_PackCase]:
         except KeyError as error:
             raise DataError(f"cases.csv: no column {error}: restore the pack's table") from error
         scanner = ScannerTags(MANUFACTURERS.get(vendor, vendor), model, 1.5, "T1 axial")
-        cases.append(_PackCase(pack_folder / f"{case}.npz", sts_site(vendor, model), scanner))
+        cases.append(PackCase(pack_folder / f"{case}.npz", sts_site(vendor, model), scanner))
     return cases
 
 
-def _write_case(
-    case: _PackCase, out: Path, recipe: PackRecipe, pack: str, spacing_zyx_mm: Triple | None
+def write_case(
+    case: PackCase, out: Path, *, pack: str, spacing_zyx_mm: Triple | None = None
 ) -> None:
+    """Write one case as `convert_pack` writes all of them."""
+    recipe = PACKS[pack]
     image, mask, geometry, rescale = _read_case(case.file, recipe, spacing_zyx_mm)
     name = case.file.stem
     folder = out / case.site

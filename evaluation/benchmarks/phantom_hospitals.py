@@ -221,30 +221,27 @@ def generate_patient(
     return image, mask, geometry
 
 
-def write_hospital(
-    profile: HospitalProfile, folder: Path, *, seed: int, patients: int | None = None
-) -> None:
-    """Write a hospital's patients as DICOM: `folder/<PatientID>/` with MR slices and an RTSTRUCT.
+def write_patient(profile: HospitalProfile, patient_index: int, folder: Path, seed: int) -> None:
+    """Write one patient as DICOM: `folder/<PatientID>/` with MR slices and an RTSTRUCT.
 
     Args:
         profile: the hospital.
-        folder: where the patients' folders go; created when absent.
+        patient_index: 0 to `profile.patients` - 1.
+        folder: where the patient's folder goes; created when absent.
         seed: same seed, same bytes.
-        patients: how many; the profile's own number when None.
     """
-    for index in range(profile.patients if patients is None else patients):
-        image, mask, geometry = generate_patient(profile, index, seed)
-        tags = patient_tags(profile, index, seed)
-        write_study(
-            folder / tags.patient_id,
-            image,
-            mask,
-            geometry,
-            roi_name=profile.roi_name,
-            patient=tags,
-            scanner=profile.scanner,
-            entropy=f"phantom {profile.name} {seed} {index}",
-        )
+    image, mask, geometry = generate_patient(profile, patient_index, seed)
+    tags = patient_tags(profile, patient_index, seed)
+    write_study(
+        folder / tags.patient_id,
+        image,
+        mask,
+        geometry,
+        roi_name=profile.roi_name,
+        patient=tags,
+        scanner=profile.scanner,
+        entropy=f"phantom {profile.name} {seed} {patient_index}",
+    )
 
 
 def patient_tags(profile: HospitalProfile, patient_index: int, seed: int) -> PatientTags:

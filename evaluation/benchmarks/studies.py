@@ -1,9 +1,8 @@
 """The studies that the demo and the benchmarks run: which hospitals, which data, which plan."""
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,11 +15,13 @@ from algorithms.contracts.model_package import (
     StudyPlan,
     TrainingSchedule,
 )
-from evaluation.benchmarks.pack_to_dicom import convert_pack
-from evaluation.benchmarks.phantom_hospitals import HOSPITALS, write_hospital
+from evaluation.benchmarks.pack_to_dicom import list_cases, write_case
+from evaluation.benchmarks.phantom_hospitals import HOSPITALS, write_patient
 
 Preset = Literal["cpu", "full"]
-Progress = Callable[[int, int, str], None]
+# hospital, folder, seed -> a call for every patient, which writes `folder/<hospital>/...` as DICOM.
+# Another process makes the call, so it can be pickled.
+ImageWriters = Callable[[str, Path, int], Sequence[Callable[[], None]]]
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Study:
 
     Attributes:
         name: of the study.
-        write_inputs: writes every hospital's DICOM below a folder, `folder/<hospital>/...`.
+        image_writers: write the patients of one hospital.
         inputs_digest: changes when what the inputs are made from changes.
         test_share, validation_share: parts of each hospital's patients. No validation patients in
             these studies: a choice of weights by one or two patients was worse than none.
@@ -53,7 +54,7 @@ class Study:
     source: Hospital
     targets: tuple[Hospital, ...]
     plan: StudyPlan
-    write_inputs: Callable[[Path, int, Progress], None]
+    image_writers: ImageWriters
     inputs_digest: str
     test_share: float
     validation_share: float
@@ -67,16 +68,14 @@ class Study:
 
 def phantom_study(preset: Preset) -> Study:
     """Return the study on phantom hospitals: nothing but a seed is needed."""
+    profiles = {profile.name: profile for profile in HOSPITALS}
 
-    def write_inputs(folder: Path, seed: int, progress: Progress) -> None:
-        with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
-            written = {
-                pool.submit(write_hospital, profile, folder / profile.name, seed=seed): profile
-                for profile in HOSPITALS
-            }
-            for done, future in enumerate(as_completed(written), start=1):
-                future.result()
-                progress(done, len(HOSPITALS), written[future].name)
+    def image_writers(hospital: str, folder: Path, seed: int) -> list[Callable[[], None]]:
+        profile = profiles[hospital]
+        return [
+            partial(write_patient, profile, index, folder / hospital, seed)
+            for index in range(profile.patients)
+        ]
 
     hospitals = [Hospital(profile.name, (profile.roi_name,)) for profile in HOSPITALS]
     return Study(
@@ -84,7 +83,7 @@ def phantom_study(preset: Preset) -> Study:
         source=hospitals[0],
         targets=tuple(hospitals[1:]),
         plan=_PHANTOM_PLANS[preset],
-        write_inputs=write_inputs,
+        image_writers=image_writers,
         inputs_digest=sha256_hex(repr(HOSPITALS).encode()),
         test_share=0.3,
         validation_share=0.0,
@@ -106,8 +105,9 @@ def sts_study(pack: Path, preset: Preset) -> Study:
         DataError: when the pack has no `cases.csv`.
     """
 
-    def write_inputs(folder: Path, _seed: int, progress: Progress) -> None:
-        convert_pack(pack, folder, pack="sts", on_progress=progress)
+    def image_writers(hospital: str, folder: Path, _seed: int) -> list[Callable[[], None]]:
+        cases = list_cases(pack, pack="sts", sites=frozenset([hospital]))
+        return [partial(write_case, case, folder, pack="sts") for case in cases]
 
     roi_names = ("GTV_Mass", "GTVp")
     return Study(
@@ -115,7 +115,7 @@ def sts_study(pack: Path, preset: Preset) -> Study:
         source=Hospital("ge-signa-excite", roi_names),
         targets=(Hospital("ge-other", roi_names), Hospital("siemens", roi_names)),
         plan=_STS_PLANS[preset],
-        write_inputs=write_inputs,
+        image_writers=image_writers,
         inputs_digest=_pack_digest(pack),
         test_share=1 / 3,
         validation_share=0.0,

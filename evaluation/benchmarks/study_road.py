@@ -12,10 +12,11 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,14 +79,17 @@ def run_study(road: Road) -> dict[str, Any]:
     _claim(road)
     began = time.monotonic()
     study, targets = road.study, road.study.targets
-    _once(road, "write images", lambda: _write_inputs(road))
     _once(road, "set up the coordinator", lambda: _init_coordinator(road))
     key = _run(road, "public key", ["fedgtv-coordinator", "public-key", "--home", road.coordinator])
     for hospital in study.hospitals:
         _once(road, f"set up {hospital.name}", partial(_init_site, road, hospital, key.strip()))
-    _each(road, study.hospitals, [_SOURCE_STEPS] + [_INTAKE] * len(targets))
+    # The source is longest under way: it starts first and keeps a core of its own, while the
+    # targets take turns on the others.
+    steps = [_SOURCE_STEPS] + [_INTAKE] * len(targets)
+    _each(road, study.hospitals, steps, at_once=max(2, os.cpu_count() or 2))
     _once(road, "sign and deliver the package", lambda: _tick(road, "delivered"))
-    _each(road, targets, [_ADAPTATION_STEPS] * len(targets))
+    # Each with the same work and at most one core: all end at about the same time, none waits.
+    _each(road, targets, [_ADAPTATION_STEPS] * len(targets), at_once=len(targets))
     _once(road, "collect the reports", lambda: _tick(road, "reported"))
     _once(road, "write the study report", lambda: _write_report(road))
     console.print(f"[dim]{time.monotonic() - began:.0f} s[/dim]")
@@ -126,14 +130,6 @@ def _claim(road: Road) -> None:
                 "another --output"
             )
     _write_whole(mark, canonical_json(identity))
-
-
-def _write_inputs(road: Road) -> None:
-    def progress(done: int, total: int, what: str) -> None:
-        if done == total or done % 5 == 0:
-            console.print(f"  {what}: {done}/{total}")
-
-    road.study.write_inputs(road.folder / "input", road.seed, progress)
 
 
 def _init_coordinator(road: Road) -> None:
@@ -195,6 +191,16 @@ def _write_whole(file: Path, content: bytes) -> None:
     temporary.replace(file)
 
 
+def _write_images(road: Road, hospital: Hospital) -> None:
+    """Write a hospital's images in a process of its own, beside what other hospitals do."""
+    writers = road.study.image_writers(hospital.name, road.folder / "input", road.seed)
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
+        for done, writer in enumerate(writers, start=1):
+            pool.submit(writer).result()
+            if done == len(writers) or done % 5 == 0:
+                console.print(f"  [dim]{hospital.name}: {done} of {len(writers)} patients[/dim]")
+
+
 def _ingest(road: Road, hospital: Hospital) -> None:
     images = road.folder / "input" / hospital.name
     _site(road, hospital, "ingest", images)
@@ -214,7 +220,7 @@ def _simulate(road: Road, hospital: Hospital) -> None:
     _site(road, hospital, "simulate-doctors")
 
 
-_INTAKE: Steps = (("ingest and de-identify", _ingest),)
+_INTAKE: Steps = (("write images", _write_images), ("ingest and de-identify", _ingest))
 _SOURCE_STEPS: Steps = (*_INTAKE, ("train the source model", _train_source))
 _ADAPTATION_STEPS: Steps = (
     ("select slices", _work),
@@ -261,18 +267,24 @@ def _once(road: Road, step: str, action: Callable[[], None]) -> None:
     mark.write_text(f"{time.monotonic() - began:.1f} s\n", "utf-8")
 
 
-def _each(road: Road, hospitals: Sequence[Hospital], steps: Sequence[Steps]) -> None:
-    """Take every hospital through its own steps, all side by side.
+def _each(
+    road: Road, hospitals: Sequence[Hospital], steps: Sequence[Steps], *, at_once: int
+) -> None:
+    """Take every hospital through its own steps, `at_once` of them side by side.
 
-    Each keeps one core busy at most, and the system shares the cores among them: hospitals with the
-    same steps end at about the same time, and no core waits for the last.
+    A failure is shown when it happens. The other hospitals come to the end of their steps, which a
+    second run need not repeat.
     """
 
     def go(hospital: Hospital, steps: Steps) -> None:
         for step, action in steps:
-            _once(road, f"{hospital.name}: {step}", partial(action, road, hospital))
+            try:
+                _once(road, f"{hospital.name}: {step}", partial(action, road, hospital))
+            except DataError as error:
+                console.print(f"{hospital.name}: {error}; the others go on", markup=False)
+                raise
 
-    with ThreadPoolExecutor(max_workers=len(hospitals)) as pool:
+    with ThreadPoolExecutor(max_workers=at_once) as pool:
         for future in [pool.submit(go, *pair) for pair in zip(hospitals, steps, strict=True)]:
             future.result()
 

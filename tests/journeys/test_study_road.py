@@ -12,8 +12,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,8 @@ from algorithms.contracts.model_package import (
     StudyPlan,
     TrainingSchedule,
 )
-from evaluation.benchmarks.phantom_hospitals import HOSPITALS, write_hospital
-from evaluation.benchmarks.studies import Hospital, Progress, Study
+from evaluation.benchmarks.phantom_hospitals import HOSPITALS, write_patient
+from evaluation.benchmarks.studies import Hospital, Study
 from evaluation.benchmarks.study_road import Road, TransportName, run_study
 from evaluation.benchmarks.study_table import site_rows
 
@@ -40,10 +41,12 @@ PROFILES = [
 ]
 
 
-def _write_inputs(folder: Path, seed: int, progress: Progress) -> None:
-    for done, profile in enumerate(PROFILES, start=1):
-        write_hospital(profile, folder / profile.name, seed=seed)
-        progress(done, len(PROFILES), profile.name)
+def _image_writers(hospital: str, folder: Path, seed: int) -> list[Callable[[], None]]:
+    (profile,) = (profile for profile in PROFILES if profile.name == hospital)
+    return [
+        partial(write_patient, profile, index, folder / hospital, seed)
+        for index in range(profile.patients)
+    ]
 
 
 def _schedule(iterations: int) -> TrainingSchedule:
@@ -70,7 +73,7 @@ def tiny_study(stage1_iterations: int = 10) -> Study:
             ),
             reference_points=4,
         ),
-        write_inputs=_write_inputs,
+        image_writers=_image_writers,
         inputs_digest="tiny",
         test_share=0.3,
         validation_share=0.1,

@@ -6,7 +6,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 
 from algorithms.contracts.errors import DataError
-from evaluation.benchmarks.pack_to_dicom import convert_pack
+from evaluation.benchmarks.pack_to_dicom import convert_pack, list_cases
 from tests.evaluation.benchmarks.reading_back import (
     dice,
     fill_contours,
@@ -81,9 +81,7 @@ def test_a_real_case_survives(data_packs: Path, tmp_path: Path) -> None:
 
 
 def test_every_case_of_the_real_table_has_a_site(data_packs: Path) -> None:
-    from evaluation.benchmarks.pack_to_dicom import PACKS, _list_cases
-
-    sites = [case.site for case in _list_cases(data_packs / "sts", PACKS["sts"])]
+    sites = [case.site for case in list_cases(data_packs / "sts", pack="sts")]
     assert {site: sites.count(site) for site in set(sites)} == {
         "ge-signa-excite": 13,
         "ge-other": 7,

@@ -14,7 +14,7 @@ from evaluation.benchmarks.phantom_hospitals import (
     HospitalProfile,
     generate_patient,
     patient_tags,
-    write_hospital,
+    write_patient,
 )
 from tests.evaluation.benchmarks.reading_back import (
     dice,
@@ -107,7 +107,7 @@ def test_hospitals_differ_more_than_patients_do() -> None:
 
 def test_written_files_say_what_was_generated(tmp_path: Path) -> None:
     profile = HOSPITALS[3]  # the tilted one
-    write_hospital(profile, tmp_path, seed=9, patients=1)
+    write_patient(profile, 0, tmp_path, seed=9)
     image, mask, geometry = generate_patient(profile, 0, seed=9)
     folder = tmp_path / patient_tags(profile, 0, 9).patient_id
     read = read_with_simpleitk(folder)
@@ -122,7 +122,7 @@ def test_written_files_say_what_was_generated(tmp_path: Path) -> None:
 
 def test_same_seed_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        write_hospital(HOSPITALS[3], tmp_path / name, seed=9, patients=1)
+        write_patient(HOSPITALS[3], 0, tmp_path / name, seed=9)
     one, two = (
         {f.relative_to(tmp_path / name): f.read_bytes() for f in (tmp_path / name).rglob("*.dcm")}
         for name in ("one", "two")

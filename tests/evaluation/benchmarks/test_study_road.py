@@ -6,6 +6,7 @@ import sys
 import time
 import tomllib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,50 @@ def test_a_site_without_the_drivers_settings_gets_them(road: Road) -> None:
     assert config.threads == 1
 
 
+# -- hospitals side by side -------------------------------------------------------------------
+
+
+def test_images_come_from_another_process_with_the_same_bytes(road: Road, tmp_path: Path) -> None:
+    hospital, writers = road.study.targets[0], road.study.image_writers
+    writers(hospital.name, tmp_path / "here", road.seed)[0]()
+    one_patient = replace(road.study, image_writers=lambda *where: writers(*where)[:1])
+    study_road._write_images(replace(road, study=one_patient), hospital)
+    here, there = (
+        {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*.dcm")}
+        for folder in (tmp_path / "here", road.folder / "input")
+    )
+    assert len(here) > 20
+    assert here == there
+
+
+def test_a_writer_that_fails_is_told_as_it_failed(tmp_path: Path) -> None:
+    (tmp_path / "cases.csv").write_text("case,vendor_site,model\nSTS_103,siemens,Avanto\n")
+    road = Road(sts_study(tmp_path, "cpu"), tmp_path / "road", 0, "embedded")
+    siemens = road.study.targets[1]
+    with pytest.raises(DataError, match=r"STS_103\.npz: missing in the pack"):
+        study_road._write_images(road, siemens)
+
+
+def test_a_failing_hospital_is_shown_at_once_and_the_others_finish(
+    road: Road, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, third = road.study.targets
+    shown_before_the_last = []
+
+    def work(_: Road, hospital: Hospital) -> None:
+        if hospital == first:
+            raise DataError("disk is full: make room")
+        if hospital == third:
+            shown_before_the_last.append(capsys.readouterr().err)
+
+    steps = [[("work", work)]] * 3
+    with pytest.raises(DataError, match="disk is full"):
+        study_road._each(road, (first, second, third), steps, at_once=1)
+    assert f"{first.name}: disk is full: make room" in shown_before_the_last[0]
+    marks = {mark.name for mark in (road.folder / "steps").iterdir()}
+    assert marks == {f"{hospital.name}:-work" for hospital in (second, third)}
+
+
 # -- a killed driver --------------------------------------------------------------------------
 
 
@@ -150,7 +195,7 @@ def test_commands_end_with_their_driver(tmp_path: Path) -> None:
         "program = Path(sys.executable).name;"
         "command = [program, '-c', sys.argv[2], str(Path(sys.argv[1]) / 'pid')];"
         "steps = [('work', lambda *_: _run(road, 'work', command))];"
-        "_each(road, road.study.targets[:1], [steps])"
+        "_each(road, road.study.targets[:1], [steps], at_once=1)"
     )
     driver = subprocess.Popen([sys.executable, "-c", drive, str(tmp_path), work])
     worker = int(_wait_for_text(tmp_path / "pid"))
