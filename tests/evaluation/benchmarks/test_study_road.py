@@ -6,7 +6,6 @@ import sys
 import time
 import tomllib
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
