@@ -42,7 +42,7 @@ unit: $(STAMP) ## unit tests
 	$(BIN)/python -m pytest -q -m "not journey" -n 2
 
 journey: $(STAMP) ## whole paths with real components
-	$(BIN)/python -m pytest -q -m journey
+	$(BIN)/python -m pytest -q -m journey -n 2 --dist loadgroup
 
 bench: $(STAMP) ## the benchmarks that need no data, over SEEDS seeds
 	$(BIN)/fedgtv-evaluate benchmark phantom-study --seeds $(SEEDS) --json benchmark-output/phantom-study.json

@@ -80,6 +80,8 @@ def mirror_outwards(
 
 
 def _working_size(geometry: Geometry, recipe: PreprocessingRecipe) -> tuple[int, int]:
+    if recipe.in_plane_spacing_mm is None:
+        return recipe.patch_yx
     _, *spacing_yx = geometry.spacing_zyx_mm
     _, *shape_yx = geometry.shape_zyx
     rows, columns = (

@@ -52,6 +52,7 @@ def select(
     *,
     strategy: str = "stdr",
     ids: Sequence[int] | None = None,
+    patients: Sequence[str] | None = None,
     rng: np.random.Generator | None = None,
 ) -> Selection:
     """Choose `budget` slices to annotate.
@@ -63,16 +64,22 @@ def select(
     occur, evenly spaced in order of id, so that every patient has its turn. Ties go to the lowest
     id, and no slice is chosen twice.
 
+    Printed, all slices of a site are ranked together. Where patients are few, one of them may then
+    fill a whole half with nearly equal neighbours. Given `patients`, the budget is shared out among
+    them in proportion to their slices, and each patient's slices are ranked by themselves.
+
     Args:
         features: `[n, d]` of `features.latent_features`.
         reference_points: `[k, d]` of the package.
         budget: number of slices, at most `n`.
         strategy: a name in `STRATEGIES`.
         ids: names of the rows, all different; default 0..n-1.
+        patients: whose slice each row is; None ranks all together.
         rng: for strategies that draw.
 
     Raises:
-        ValueError: for an impossible budget, repeated ids or an unknown strategy.
+        ValueError: for an impossible budget, repeated ids, an unknown strategy, or `patients` of
+            another length.
     """
     names = np.arange(len(features)) if ids is None else np.asarray(ids)
     if not 0 <= budget <= len(features):
@@ -81,10 +88,19 @@ def select(
         raise ValueError("ids must name every row once")
     if strategy not in STRATEGIES:
         raise ValueError(f"unknown strategy '{strategy}': one of {', '.join(sorted(STRATEGIES))}")
+    if patients is not None and len(patients) != len(features):
+        raise ValueError(f"{len(patients)} patients for {len(features)} slices")
+    rng = rng or np.random.default_rng(0)
     # Working in order of id makes the choice independent of the order of the rows.
     by_id = np.argsort(names, kind="stable")
     distances = distances_to_reference_points(features, reference_points)[by_id]
-    chosen = STRATEGIES[strategy](distances, budget, rng or np.random.default_rng(0))
+    whose = np.zeros(len(names), dtype=int) if patients is None else np.asarray(patients)[by_id]
+    groups = [np.flatnonzero(whose == patient) for patient in dict.fromkeys(whose.tolist())]
+    chosen: Choice = []
+    for group, part in zip(groups, _share_out(budget, [len(g) for g in groups]), strict=True):
+        chosen += [
+            (int(group[i]), role) for i, role in STRATEGIES[strategy](distances[group], part, rng)
+        ]
     return Selection(
         ids=tuple(int(names[by_id[index]]) for index, _ in chosen),
         roles=tuple(role for _, role in chosen),
@@ -94,6 +110,20 @@ def select(
 
 Choice = list[tuple[int, str]]
 Strategy = Callable[[Vector, int, np.random.Generator], Choice]
+
+
+def _share_out(budget: int, sizes: Sequence[int]) -> list[int]:
+    """Share a budget out in proportion to `sizes`; what rounding leaves goes to the largest rests.
+
+    >>> _share_out(5, [10, 10, 6])
+    [2, 2, 1]
+    """
+    exact = [budget * size / max(sum(sizes), 1) for size in sizes]
+    parts = [int(part) for part in exact]
+    rests = sorted(range(len(sizes)), key=lambda i: (parts[i] - exact[i], i))
+    for i in rests[: budget - sum(parts)]:
+        parts[i] += 1
+    return parts
 
 
 def _nearest(distances: Vector, count: int) -> list[int]:

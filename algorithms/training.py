@@ -6,6 +6,7 @@ killed and continued from a checkpoint sees the same batches and ends in the sam
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -32,6 +33,11 @@ class LabelledSlice:
     image: NDArray[np.float32]
     label: NDArray[np.uint8]
     weight: NDArray[np.float32] | None = None
+
+    @cached_property
+    def has_target(self) -> bool:
+        """Tell whether the label marks anything."""
+        return bool(self.label.any())
 
 
 @dataclass(eq=False)
@@ -72,19 +78,40 @@ def draw_batch(
     size: int,
     patch_yx: tuple[int, int],
     rng: np.random.Generator,
+    target_share: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw slices without replacement (as far as they last), cut random patches and augment them.
+
+    Most slices of a patient show no target. Drawn evenly, a batch would teach little about it.
+
+    Args:
+        slices: what to draw from.
+        size: of the batch, B.
+        patch_yx: size of the patches.
+        rng: what is drawn with.
+        target_share: so much of the batch comes from slices with target, the rest from all; 0
+            where no slice has one.
 
     Returns:
         Images `[B, 1, Y, X]`, labels `[B, Y, X]` (int64) and loss weights `[B, Y, X]`.
     """
-    repeats = -(-size // len(slices))
-    order = np.concatenate([rng.permutation(len(slices)) for _ in range(repeats)])[:size]
-    patches = [_patch(slices[index], patch_yx, rng) for index in order]
+    with_target = [item for item in slices if item.has_target]
+    certain = round(size * target_share) if with_target else 0
+    drawn = [*_draw(with_target, certain, rng), *_draw(slices, size - certain, rng)]
+    patches = [_patch(item, patch_yx, rng) for item in drawn]
     images, labels, weights = (
         torch.from_numpy(np.stack(part)) for part in zip(*patches, strict=True)
     )
     return augment(images[:, None], labels, weights, rng)
+
+
+def _draw(
+    slices: Sequence[LabelledSlice], count: int, rng: np.random.Generator
+) -> list[LabelledSlice]:
+    order: list[int] = []
+    while len(order) < count:
+        order.extend(rng.permutation(len(slices)))
+    return [slices[index] for index in order[:count]]
 
 
 def _patch(
@@ -162,7 +189,13 @@ def train(
     losses: list[float] = []
     while state.iteration < schedule.iterations:
         rng = np.random.default_rng([seed, state.iteration])
-        batch = draw_batch(slices, size=schedule.batch_size, patch_yx=patch_yx, rng=rng)
+        batch = draw_batch(
+            slices,
+            size=schedule.batch_size,
+            patch_yx=patch_yx,
+            rng=rng,
+            target_share=schedule.target_share,
+        )
         losses.append(_step(network, optimiser, batch, learning_rate(schedule, state.iteration)))
         state.iteration += 1
         if state.iteration % schedule.validate_every and state.iteration < schedule.iterations:

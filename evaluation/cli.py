@@ -111,6 +111,7 @@ def benchmark(
             "seeds": list(range(seeds)),
             "split": {
                 "by": "patient",
+                "source_test_share": study.source_test_share,
                 "test_share": study.test_share,
                 "validation_share": study.validation_share,
             },

@@ -143,6 +143,7 @@ def _choose(
 ) -> list[SliceChoice]:
     plan = current.manifest.adaptation
     places = [(case.case_id, z) for case in cases for z in range(len(case.slices))]
+    patient_of = {case.case_id: case.patient_id for case in current.store.cases()}
     images = [image for case in cases for image in case.slices]
     patch_yx = current.manifest.preprocessing.patch_yx
     features = latent_features(network, images, patch_yx=patch_yx)
@@ -151,6 +152,9 @@ def _choose(
         reference_points,
         round(plan.annotation_budget * len(places)),
         strategy=plan.selection_strategy,
+        patients=[patient_of[case_id] for case_id, _ in places]
+        if plan.budget_per_patient
+        else None,
         rng=np.random.default_rng(current.seed),
     )
     return [
@@ -191,9 +195,9 @@ def finetune_in_stages(current: Round) -> None:
 
 
 def adapted_share(current: Round) -> float:
-    """Return the plan's share, or find it by two-fold cross-validation over annotated patients.
+    """Return the plan's share, or find it by cross-validation over annotated patients.
 
-    Each half of the training patients is held out once from a stage-1 run of half the length.
+    Each part of the training patients is held out once from a stage-1 run of half the length.
     """
     plan, recipe = current.manifest.adaptation, current.manifest.preprocessing
     if plan.adapted_share is not None:
@@ -202,8 +206,9 @@ def adapted_share(current: Round) -> float:
     patients = sorted({case.patient_id for case in current.store.cases(Split.TRAINING)})
     of_case = {case.case_id: case.patient_id for case in current.store.cases(Split.TRAINING)}
     folds = []
-    for number in range(2):
-        held_out = set(patients[number::2])
+    count = min(plan.share_folds, len(patients))
+    for number in range(count):
+        held_out = set(patients[number::count])
         seen = [case for case in training if of_case[case.case_id] not in held_out]
         annotated, _ = _annotated_slices(current, seen)
         if not annotated:

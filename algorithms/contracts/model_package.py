@@ -43,7 +43,9 @@ class PreprocessingRecipe(_Noun):
     """How an image becomes network input (6.2.3: axial slices, zero mean, unit variance).
 
     Attributes:
-        in_plane_spacing_mm: pixel size after resampling; slices are not resampled along z.
+        in_plane_spacing_mm: pixel size after resampling; slices are not resampled along z. None
+            resizes every whole slice to `patch_yx` pixels (6.2.3: 256 x 256), so that the network
+            always sees all of it and where in the field of view it is.
         patch_yx: size of a training patch in pixels; whole slices are used for inference, mirrored
             outwards where they are smaller.
         normalisation: "z_score" gives the body zero mean and unit variance (6.2.3);
@@ -54,7 +56,7 @@ class PreprocessingRecipe(_Noun):
         clip_percentiles: grey values outside are clipped first.
     """
 
-    in_plane_spacing_mm: float = Field(default=2.0, gt=0)
+    in_plane_spacing_mm: Annotated[float, Field(gt=0)] | None = 2.0
     patch_yx: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (96, 96)
     foreground_percentile: float = Field(default=20.0, ge=0, lt=100)
     clip_percentiles: tuple[float, float] = (0.5, 99.5)
@@ -69,7 +71,13 @@ class PreprocessingRecipe(_Noun):
 
 
 class TrainingSchedule(_Noun):
-    """One training run (6.2.3: SGD, momentum, decaying rate; best validation model is kept)."""
+    """One training run (6.2.3: SGD, momentum, decaying rate; best validation model is kept).
+
+    Attributes:
+        target_share: so much of every batch is drawn from slices with target, the rest from all.
+            Where a third of the slices show the target, one half learns as much in half the time
+            as drawing evenly (0).
+    """
 
     iterations: int = Field(gt=0)
     batch_size: int = Field(default=16, gt=0)
@@ -77,6 +85,7 @@ class TrainingSchedule(_Noun):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0, le=1)
     poly_power: float = Field(default=0.9, ge=0, le=10)
+    target_share: float = Field(default=0.5, ge=0, le=1)
     validate_every: int = Field(default=50, gt=0)
 
 
@@ -86,6 +95,9 @@ class AdaptationPlan(_Noun):
     Attributes:
         annotation_budget: share of a site's training slices that doctors are asked for.
         selection_strategy: a name in the registry of `algorithms.sample_selection`.
+        budget_per_patient: every patient is asked for the budget's share of their own slices. False
+            ranks all slices of the site together, as printed (6-6); with few patients one of them
+            then fills a whole half.
         stage1: supervised fine-tuning on the annotated slices (6-7).
         stage3: fine-tuning on annotated and pseudo-labelled slices.
         target_trained: comparator "trained on all target labels", for studies that hold all
@@ -93,15 +105,19 @@ class AdaptationPlan(_Noun):
         adapted_share: how far the delivered weights go from the source model (0) to the end of
             stage 3 (1); None lets the site find it by cross-validation over its own annotated
             patients (`algorithms.finetuning.choose_share`).
+        share_folds: into how many parts the annotated patients are put for it; at most one per
+            patient.
         pseudo_label_min_confidence: pixels whose probability is nearer to one half carry no loss.
     """
 
     annotation_budget: float = Field(default=0.2, gt=0, le=1)
     selection_strategy: str = Field(default="stdr", pattern=r"^[a-z0-9_]{1,32}$")
+    budget_per_patient: bool = True
     stage1: TrainingSchedule
     stage3: TrainingSchedule
     target_trained: TrainingSchedule | None = None
     adapted_share: float | None = Field(default=None, ge=0, le=1)
+    share_folds: int = Field(default=2, ge=2)
     pseudo_label_min_confidence: float = Field(default=0.0, ge=0, lt=1)
 
 

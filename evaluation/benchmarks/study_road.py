@@ -113,7 +113,7 @@ def _claim(road: Road) -> None:
         "study": study.name,
         "hospitals": [[hospital.name, *hospital.roi_names] for hospital in study.hospitals],
         "inputs": study.inputs_digest,
-        "shares": [study.test_share, study.validation_share],
+        "shares": [study.source_test_share, study.test_share, study.validation_share],
         "minimum group size": study.minimum_group_size,
         "plan": study.plan.model_dump(mode="json"),
         "seed": road.seed,
@@ -153,7 +153,7 @@ def _init_site(road: Road, hospital: Hospital, public_key: str) -> None:
     settings = {
         "roi_names": list(hospital.roi_names),
         "minimum_group_size": road.study.minimum_group_size,
-        "test_share": road.study.test_share,
+        "test_share": road.study.source_test_share if role == "source" else road.study.test_share,
         "validation_share": road.study.validation_share,
         "seed": road.seed,
         "auto_approve": True,

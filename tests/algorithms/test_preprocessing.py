@@ -54,6 +54,21 @@ def test_pixels_have_the_recipes_size_and_slices_stay(spacing) -> None:
     assert np.abs(np.array(slices.shape[1:]) - sides_mm / 1.5).max() <= 0.5
 
 
+def test_without_a_spacing_whole_slices_get_the_patchs_size() -> None:
+    """A region in the middle third of a slice fills the middle third of it, there and back."""
+    recipe = PreprocessingRecipe(in_plane_spacing_mm=None, patch_yx=(48, 30))
+    region = np.zeros((3, 30, 90), dtype=bool)
+    region[1, 10:20, 30:60] = True
+    geometry = Geometry(region.shape, (4.0, 2.0, 0.7), (0.0, 0.0, 0.0))
+    prepared = preprocess(Volume(region.astype(np.float32), geometry), recipe)
+    label = preprocess_mask(region, geometry, recipe)
+    assert prepared.slices.shape == label.shape == (3, 48, 30)
+    assert not label[[0, 2]].any()
+    rows, columns = np.nonzero(label[1])
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (16, 31, 10, 19)
+    np.testing.assert_array_equal(restore(label.astype(np.float32), geometry) > 0.5, region)
+
+
 @pytest.mark.parametrize("spacing", SPACINGS_MM)
 @pytest.mark.parametrize("working_mm", [0.8, 2.0])
 def test_a_mask_there_and_back_keeps_its_centre_within_half_a_voxel(spacing, working_mm) -> None:

@@ -144,6 +144,53 @@ def test_no_slice_left_out_is_nearer_or_farther_than_a_chosen_one(problem) -> No
         assert np.nanmin([*by_role[DOMAIN_SPECIFIC], np.inf]) >= left_out.max()
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@settings(max_examples=60, deadline=None)
+@given(problem=problems(), data=st.data())
+def test_with_patients_each_is_asked_for_their_share(strategy, problem, data) -> None:
+    features, points, budget = problem
+    whose = np.array(data.draw(st.lists(st.sampled_from("abc"), **_exactly(len(features)))))
+    seed = data.draw(st.integers(0, 99))
+    chosen = select(
+        features,
+        points,
+        budget,
+        strategy=strategy,
+        patients=list(whose),
+        rng=np.random.default_rng(seed),
+    )
+    assert len(set(chosen.ids)) == len(chosen.ids) == budget
+    for patient in set(whose):
+        exact = budget * (whose == patient).mean()
+        assert abs((whose[list(chosen.ids)] == patient).sum() - exact) < 1
+    # the order of the rows does not matter here either
+    order = np.random.default_rng(seed).permutation(len(features))
+    again = select(
+        features[order],
+        points,
+        budget,
+        strategy=strategy,
+        ids=list(order),
+        patients=list(whose[order]),
+        rng=np.random.default_rng(seed),
+    )
+    assert (chosen.ids, chosen.roles) == (again.ids, again.roles)
+
+
+def _exactly(length: int) -> dict[str, int]:
+    return {"min_size": length, "max_size": length}
+
+
+def test_one_patient_cannot_fill_a_half() -> None:
+    """b's slices are all nearer than any of a's; ranked together they are the whole half."""
+    features = rows(10, 11, 12, 13, 1, 2, 3, 4)
+    together = select(features, POINTS, 4)
+    assert together.ids == (4, 5, 3, 2)
+    apart = select(features, POINTS, 4, patients=["a"] * 4 + ["b"] * 4)
+    assert apart.ids == (0, 3, 4, 7)
+    assert apart.roles == (DOMAIN_INVARIANT, DOMAIN_SPECIFIC) * 2
+
+
 def test_random_choice_comes_from_the_generator_alone() -> None:
     features = rows(*range(1, 30))
     draws = [
@@ -164,6 +211,7 @@ def test_random_choice_comes_from_the_generator_alone() -> None:
         ({"ids": [1, 1, 2]}, "ids"),
         ({"ids": [1, 2]}, "ids"),
         ({"strategy": "best"}, "stdr"),
+        ({"patients": ["a", "b"]}, "2 patients for 3 slices"),
     ],
 )
 def test_an_impossible_question_is_refused(change, words) -> None:

@@ -186,6 +186,34 @@ def test_slices_are_drawn_without_replacement_as_far_as_they_last(count: int, si
         assert drawn.max() - drawn.min() <= 1
 
 
+@pytest.mark.parametrize(("share", "least"), [(0.0, 0), (0.5, 4), (1.0, 8)])
+def test_a_share_of_a_batch_shows_the_target(share: float, least: int) -> None:
+    """One slice in ten shows it: drawn evenly, 0.8 of a batch of eight would."""
+    with_target, without = toy_slices(2, side=24), marked_slices(18)
+    shown = []
+    for seed in range(40):
+        images, labels, _ = draw_batch(
+            [*without, *with_target],
+            size=8,
+            patch_yx=PATCH_YX,
+            rng=np.random.default_rng(seed),
+            target_share=share,
+        )
+        assert len(images) == 8
+        shown.append(int((labels.amax(dim=(1, 2)) > 0).sum()))
+    assert min(shown) >= least
+    assert np.mean(shown) == pytest.approx(least + 0.1 * (8 - least), abs=0.25)
+
+
+def test_where_no_slice_shows_the_target_all_are_drawn() -> None:
+    rng = np.random.default_rng(0)
+    _, labels, weights = draw_batch(
+        marked_slices(5), size=5, patch_yx=PATCH_YX, rng=rng, target_share=0.5
+    )
+    assert labels.sum() == 0
+    assert sorted(weights.amax(dim=(1, 2)).tolist()) == [1, 2, 3, 4, 5]
+
+
 def test_a_batch_has_the_patches_shape_and_types() -> None:
     images, labels, weights = draw_batch(
         toy_slices(), size=3, patch_yx=(16, 20), rng=np.random.default_rng(0)

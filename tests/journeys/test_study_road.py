@@ -55,8 +55,11 @@ def _schedule(iterations: int) -> TrainingSchedule:
     )
 
 
-def tiny_study(stage1_iterations: int = 10) -> Study:
-    """Three hospitals with eight coarse patients each, and a network that trains in seconds."""
+def tiny_study() -> Study:
+    """Three hospitals with eight coarse patients each, and a network that trains in seconds.
+
+    Stage 1 is long enough to be killed in.
+    """
     hospitals = [Hospital(profile.name, (profile.roi_name,)) for profile in PROFILES]
     return Study(
         name="tiny",
@@ -67,7 +70,7 @@ def tiny_study(stage1_iterations: int = 10) -> Study:
             network=NetworkSpec(base_channels=8, levels=3),
             source_training=_schedule(500),
             adaptation=AdaptationPlan(
-                stage1=_schedule(stage1_iterations),
+                stage1=_schedule(60),
                 stage3=_schedule(10),
                 target_trained=_schedule(10),
             ),
@@ -75,6 +78,7 @@ def tiny_study(stage1_iterations: int = 10) -> Study:
         ),
         image_writers=_image_writers,
         inputs_digest="tiny",
+        source_test_share=0.3,
         test_share=0.3,
         validation_share=0.1,
         minimum_group_size=2,
@@ -132,15 +136,45 @@ def _assert_nothing_private(road: Road) -> None:
         assert not re.search(rb"(case|patient)-[0-9a-f]{12}", data), file.name
 
 
-@pytest.mark.parametrize("transport", ["embedded", "flower"])
+def _finished_road(folder: Path, transport: TransportName) -> Road:
+    road = Road(tiny_study(), folder, seed=0, transport=transport)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDGTV_COORDINATOR_RECORD_RECEIVED", "true")
+        run_study(road)
+    return road
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Road:
+    return _finished_road(tmp_path_factory.mktemp("embedded") / "study", "embedded")
+
+
+@pytest.fixture(scope="module")
+def flower(tmp_path_factory: pytest.TempPathFactory) -> Road:
+    return _finished_road(tmp_path_factory.mktemp("flower") / "study", "flower")
+
+
+# Tests of one group run in one worker, so that they share its finished study.
+in_embedded_group = pytest.mark.xdist_group("embedded study")
+in_flower_group = pytest.mark.xdist_group("flower study")
+
+
+@pytest.mark.parametrize(
+    "transport",
+    [
+        pytest.param("embedded", marks=in_embedded_group),
+        pytest.param("flower", marks=in_flower_group),
+    ],
+)
 def test_whole_study_ends_in_a_report_and_nothing_private_leaves(
-    tmp_path: Path, transport: TransportName, monkeypatch: pytest.MonkeyPatch
+    transport: str, request: pytest.FixtureRequest
 ) -> None:
-    monkeypatch.setenv("FEDGTV_COORDINATOR_RECORD_RECEIVED", "true")
-    road = Road(tiny_study(), tmp_path / "study", seed=0, transport=transport)
+    road: Road = request.getfixturevalue(transport)
+    done = _times(road)
 
-    report = run_study(road)
+    report = run_study(road)  # finished by the fixture: it is shown again, nothing is done again
 
+    assert _times(road) == done
     rows = site_rows(report)
     assert [row["site"] for row in rows] == ["hospital-b", "hospital-c"]
     for row in rows:
@@ -153,16 +187,12 @@ def test_whole_study_ends_in_a_report_and_nothing_private_leaves(
     assert "simulated" in page.casefold()
     _assert_nothing_private(road)
 
-    # A finished study is shown again without doing anything again.
-    assert run_study(road) == report
 
-
-def test_a_site_killed_in_stage_1_resumes_and_ends_in_the_same_weights(tmp_path: Path) -> None:
-    study = tiny_study(stage1_iterations=60)
-    whole = Road(study, tmp_path / "whole", seed=0, transport="embedded")
-    run_study(whole)
-
-    killed = Road(study, tmp_path / "killed", seed=0, transport="embedded")
+@in_embedded_group
+def test_a_site_killed_in_stage_1_resumes_and_ends_in_the_same_weights(
+    embedded: Road, tmp_path: Path
+) -> None:
+    killed = Road(tiny_study(), tmp_path / "killed", seed=0, transport="embedded")
     driver = _start_driver(killed)
     checkpoint = _wait_for_checkpoint(killed.folder / "sites" / "hospital-b" / "rounds")
     os.killpg(driver.pid, signal.SIGKILL)
@@ -174,10 +204,10 @@ def test_a_site_killed_in_stage_1_resumes_and_ends_in_the_same_weights(tmp_path:
         for name in ("stage3.safetensors", "adapted.safetensors"):
             first, second = (
                 next((road.folder / "sites" / site / "rounds").rglob(name))
-                for road in (whole, killed)
+                for road in (embedded, killed)
             )
             assert first.read_bytes() == second.read_bytes(), (site, name)
-    assert _figures(whole) == _figures(killed)
+    assert _figures(embedded) == _figures(killed)
 
 
 def _start_driver(road: Road) -> "subprocess.Popen[bytes]":
@@ -186,7 +216,7 @@ def _start_driver(road: Road) -> "subprocess.Popen[bytes]":
         "import sys; from pathlib import Path;"
         "from tests.journeys.test_study_road import tiny_study;"
         "from evaluation.benchmarks.study_road import Road, run_study;"
-        "run_study(Road(tiny_study(60), Path(sys.argv[1]), 0, 'embedded'))"
+        "run_study(Road(tiny_study(), Path(sys.argv[1]), 0, 'embedded'))"
     )
     root = Path(__file__).resolve().parents[2]
     return subprocess.Popen(
@@ -202,6 +232,12 @@ def _wait_for_checkpoint(rounds: Path) -> Path:
             return found[0]
         time.sleep(0.02)
     raise AssertionError("no checkpoint of stage 1 appeared")
+
+
+def _times(road: Road) -> dict[str, int]:
+    """When each step ended, the report among them, in ns."""
+    marks = [*(road.folder / "steps").iterdir(), road.report / "study.json"]
+    return {mark.name: mark.stat().st_mtime_ns for mark in marks}
 
 
 def _figures(road: Road) -> list[object]:

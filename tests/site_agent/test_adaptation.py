@@ -330,8 +330,12 @@ def test_without_reference_contours_the_reviewed_contour_is_the_yardstick(packag
     assert report.revision.active_s.mean == pytest.approx(30.0)
 
 
-def test_the_share_is_found_by_cross_validation_and_reported(package, tmp_path) -> None:
-    plan = package.manifest.adaptation.model_copy(update={"adapted_share": None})
+@pytest.mark.parametrize(("share_folds", "folds"), [(2, 2), (9, 2)])  # two patients are learnt from
+def test_the_share_is_found_by_cross_validation_and_reported(
+    package, tmp_path, share_folds, folds
+) -> None:
+    changes = {"adapted_share": None, "share_folds": share_folds}
+    plan = package.manifest.adaptation.model_copy(update=changes)
     manifest = package.manifest.model_copy(update={"adaptation": plan})
     _, store = make_target(tmp_path / "home", package)
     assign_patients(store, "MR")
@@ -342,8 +346,8 @@ def test_the_share_is_found_by_cross_validation_and_reported(package, tmp_path) 
     advance(current)
     review_cases(store)
     assert advance(current) is RoundState.REPORTED
-    names = {file.name for file in current.folder.iterdir()}
-    assert {"held_out_1.safetensors", "held_out_2.safetensors"} <= names
+    held_out = {file.name for file in current.folder.glob("held_out_*")}
+    assert held_out == {f"held_out_{number + 1}.safetensors" for number in range(folds)}
     report = store.round(current.round_id).report
     assert report is not None
     assert report["adapted_share"] in SHARES

@@ -45,6 +45,8 @@ def replaced(document, path, value):
 
 
 def another(value):
+    if isinstance(value, bool):
+        return not value
     if isinstance(value, str):
         return ("0" if value[0] != "0" else "1") + value[1:]
     return value + 1 if isinstance(value, int) else value / 2 + 0.01

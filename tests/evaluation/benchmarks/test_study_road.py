@@ -35,6 +35,7 @@ def road(tmp_path: Path) -> Road:
         ({"source": Hospital("hospital-z", ("GTV",))}, "hospitals"),
         ({"targets": (Hospital("hospital-b", ("another name",)),)}, "hospitals"),
         ({"inputs_digest": "other"}, "inputs"),
+        ({"source_test_share": 0.4}, "shares"),
         ({"test_share": 0.4}, "shares"),
         ({"validation_share": 0.1}, "shares"),
         ({"minimum_group_size": 3}, "minimum group size"),
