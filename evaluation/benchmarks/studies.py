@@ -156,7 +156,7 @@ _PHANTOM_PLANS: dict[Preset, StudyPlan] = {
         adaptation=AdaptationPlan(
             stage1=_schedule(150, 0.02),
             stage3=_schedule(75, 0.003),
-            target_trained=_schedule(200, 0.02),
+            target_trained=_schedule(300, 0.02),
         ),
     ),
     "full": StudyPlan(
