@@ -66,7 +66,8 @@ def select(
 
     Printed, all slices of a site are ranked together. Where patients are few, one of them may then
     fill a whole half with nearly equal neighbours. Given `patients`, the budget is shared out among
-    them in proportion to their slices, and each patient's slices are ranked by themselves.
+    them in proportion to their slices, and each patient's slices are ranked by themselves. Both
+    halves stay halves of the whole budget.
 
     Args:
         features: `[n, d]` of `features.latent_features`.
@@ -96,11 +97,12 @@ def select(
     distances = distances_to_reference_points(features, reference_points)[by_id]
     whose = np.zeros(len(names), dtype=int) if patients is None else np.asarray(patients)[by_id]
     groups = [np.flatnonzero(whose == patient) for patient in dict.fromkeys(whose.tolist())]
+    parts = _share_out(budget, [len(group) for group in groups])
+    halves = _share_out(budget - budget // 2, parts)  # an odd slice is domain-invariant
     chosen: Choice = []
-    for group, part in zip(groups, _share_out(budget, [len(g) for g in groups]), strict=True):
-        chosen += [
-            (int(group[i]), role) for i, role in STRATEGIES[strategy](distances[group], part, rng)
-        ]
+    for group, part, half in zip(groups, parts, halves, strict=True):
+        choice = STRATEGIES[strategy](distances[group], half, part - half, rng)
+        chosen += [(int(group[i]), role) for i, role in choice]
     return Selection(
         ids=tuple(int(names[by_id[index]]) for index, _ in chosen),
         roles=tuple(role for _, role in chosen),
@@ -109,7 +111,9 @@ def select(
 
 
 Choice = list[tuple[int, str]]
-Strategy = Callable[[Vector, int, np.random.Generator], Choice]
+# distances, number of domain-invariant and of domain-specific slices, generator. Strategies that
+# know no halves choose the sum.
+Strategy = Callable[[Vector, int, int, np.random.Generator], Choice]
 
 
 def _share_out(budget: int, sizes: Sequence[int]) -> list[int]:
@@ -143,26 +147,26 @@ def _farthest(distances: Vector, count: int, taken: Sequence[int] = ()) -> list[
     return [int(i) for i in (*farthest, *empty[places])]
 
 
-def _stdr(distances: Vector, budget: int, _rng: np.random.Generator) -> Choice:
-    """(6-6): half of the budget nearest to the source, half farthest; an odd one is the nearest."""
-    invariant = _nearest(distances, budget - budget // 2)
-    specific = _farthest(distances, budget // 2, invariant)
+def _stdr(distances: Vector, near: int, far: int, _rng: np.random.Generator) -> Choice:
+    """(6-6): half of the budget nearest to the source, half farthest."""
+    invariant = _nearest(distances, near)
+    specific = _farthest(distances, far, invariant)
     return [(i, DOMAIN_INVARIANT) for i in invariant] + [(i, DOMAIN_SPECIFIC) for i in specific]
 
 
-def _stdr_invariant(distances: Vector, budget: int, _rng: np.random.Generator) -> Choice:
+def _stdr_invariant(distances: Vector, near: int, far: int, _rng: np.random.Generator) -> Choice:
     """Ablation: only domain-invariant slices."""
-    return [(i, DOMAIN_INVARIANT) for i in _nearest(distances, budget)]
+    return [(i, DOMAIN_INVARIANT) for i in _nearest(distances, near + far)]
 
 
-def _stdr_specific(distances: Vector, budget: int, _rng: np.random.Generator) -> Choice:
+def _stdr_specific(distances: Vector, near: int, far: int, _rng: np.random.Generator) -> Choice:
     """Ablation: only domain-specific slices."""
-    return [(i, DOMAIN_SPECIFIC) for i in _farthest(distances, budget)]
+    return [(i, DOMAIN_SPECIFIC) for i in _farthest(distances, near + far)]
 
 
-def _random(distances: Vector, budget: int, rng: np.random.Generator) -> Choice:
+def _random(distances: Vector, near: int, far: int, rng: np.random.Generator) -> Choice:
     """Draw slices at random."""
-    return [(int(i), CHOSEN) for i in rng.permutation(len(distances))[:budget]]
+    return [(int(i), CHOSEN) for i in rng.permutation(len(distances))[: near + far]]
 
 
 STRATEGIES: dict[str, Strategy] = {

@@ -80,17 +80,18 @@ def draw_batch(
     rng: np.random.Generator,
     target_share: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw slices without replacement (as far as they last), cut random patches and augment them.
+    """Draw slices, cut random patches and augment them.
 
-    Most slices of a patient show no target. Drawn evenly, a batch would teach little about it.
+    Each of the two parts of a batch is drawn without replacement as far as its slices last. Most
+    slices of a patient show no target: drawn evenly, a batch would teach little about it.
 
     Args:
         slices: what to draw from.
         size: of the batch, B.
         patch_yx: size of the patches.
         rng: what is drawn with.
-        target_share: so much of the batch comes from slices with target, the rest from all; 0
-            where no slice has one.
+        target_share: so much of the batch comes from slices with target, the rest from all, those
+            with target among them; 0 where no slice has one.
 
     Returns:
         Images `[B, 1, Y, X]`, labels `[B, Y, X]` (int64) and loss weights `[B, Y, X]`.

@@ -75,8 +75,8 @@ class TrainingSchedule(_Noun):
 
     Attributes:
         target_share: so much of every batch is drawn from slices with target, the rest from all.
-            Where a third of the slices show the target, one half learns as much in half the time
-            as drawing evenly (0).
+            0 draws evenly, as printed; most slices show no target, and short trainings then learn
+            little about it.
     """
 
     iterations: int = Field(gt=0)
@@ -139,7 +139,10 @@ Network = Annotated[NetworkSpec, AfterValidator(_fits_the_patch)]  # after `prep
 
 
 class StudyPlan(_Noun):
-    """What the study lead asks of the source hospital; all of it ends up in the signed manifest."""
+    """What the study lead asks of the source hospital.
+
+    All but `source_training` ends up in the signed manifest: what a target site has to follow.
+    """
 
     model_version: str = Field(default="1.0.0", pattern=r"^[a-z0-9][a-z0-9.+-]{0,39}$")
     roi_name: RoiName = "GTVp"

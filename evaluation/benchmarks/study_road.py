@@ -5,14 +5,17 @@ only calls commands and keeps a mark for each that has ended, so that a second r
 a killed one stopped.
 """
 
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -194,11 +197,25 @@ def _write_whole(file: Path, content: bytes) -> None:
 def _write_images(road: Road, hospital: Hospital) -> None:
     """Write a hospital's images in a process of its own, beside what other hospitals do."""
     writers = road.study.image_writers(hospital.name, road.folder / "input", road.seed)
-    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
-        for done, writer in enumerate(writers, start=1):
-            pool.submit(writer).result()
-            if done == len(writers) or done % 5 == 0:
-                console.print(f"  [dim]{hospital.name}: {done} of {len(writers)} patients[/dim]")
+    context, parent = get_context("spawn"), os.getpid()
+    try:
+        with ProcessPoolExecutor(1, context, _end_with_parent, (parent,)) as pool:
+            for done, writer in enumerate(writers, start=1):
+                pool.submit(writer).result()
+                if done == len(writers) or done % 5 == 0:
+                    console.print(
+                        f"  [dim]{hospital.name}: {done} of {len(writers)} patients[/dim]"
+                    )
+    except BrokenProcessPool as error:
+        raise DataError("writing images was ended from outside: run again") from error
+
+
+def _end_with_parent(parent: int) -> None:
+    """Ask the system to end this new process together with the driver, as `_run` does."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        if os.getppid() != parent:
+            sys.exit(1)
 
 
 def _ingest(road: Road, hospital: Hospital) -> None:

@@ -163,6 +163,8 @@ def test_with_patients_each_is_asked_for_their_share(strategy, problem, data) ->
     for patient in set(whose):
         exact = budget * (whose == patient).mean()
         assert abs((whose[list(chosen.ids)] == patient).sum() - exact) < 1
+    if strategy == "stdr":
+        assert chosen.roles.count(DOMAIN_INVARIANT) == budget - budget // 2
     # the order of the rows does not matter here either
     order = np.random.default_rng(seed).permutation(len(features))
     again = select(

@@ -194,9 +194,12 @@ def test_a_site_killed_in_stage_1_resumes_and_ends_in_the_same_weights(
 ) -> None:
     killed = Road(tiny_study(), tmp_path / "killed", seed=0, transport="embedded")
     driver = _start_driver(killed)
-    checkpoint = _wait_for_checkpoint(killed.folder / "sites" / "hospital-b" / "rounds")
-    os.killpg(driver.pid, signal.SIGKILL)
-    driver.wait()
+    try:
+        rounds = killed.folder / "sites" / "hospital-b" / "rounds"
+        checkpoint = _wait_for_checkpoint(rounds, driver)
+    finally:
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
     assert checkpoint.is_file()
     run_study(killed)
 
@@ -224,9 +227,9 @@ def _start_driver(road: Road) -> "subprocess.Popen[bytes]":
     )
 
 
-def _wait_for_checkpoint(rounds: Path) -> Path:
-    end = time.monotonic() + 300
-    while time.monotonic() < end:
+def _wait_for_checkpoint(rounds: Path, driver: "subprocess.Popen[bytes]") -> Path:
+    end = time.monotonic() + 600
+    while time.monotonic() < end and driver.poll() is None:
         found = list(rounds.rglob("stage1.checkpoint.safetensors"))
         if found:
             return found[0]

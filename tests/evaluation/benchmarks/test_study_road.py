@@ -6,6 +6,7 @@ import sys
 import time
 import tomllib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,39 @@ def test_commands_end_with_their_driver(tmp_path: Path) -> None:
     while _alive(worker) and time.monotonic() < end:
         time.sleep(0.02)
     assert not _alive(worker)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel")
+def test_writing_images_ends_with_its_driver(tmp_path: Path) -> None:
+    drive = (
+        "import sys; from dataclasses import replace; from pathlib import Path;"
+        "from evaluation.benchmarks.studies import phantom_study;"
+        "from evaluation.benchmarks.study_road import Road, _write_images;"
+        "from tests.evaluation.benchmarks.test_study_road import slow_writers;"
+        "study = replace(phantom_study('cpu'), image_writers=slow_writers);"
+        "_write_images(Road(study, Path(sys.argv[1]), 0, 'embedded'), study.source)"
+    )
+    root = Path(__file__).resolve().parents[3]
+    driver = subprocess.Popen([sys.executable, "-c", drive, str(tmp_path)], cwd=root)
+    worker = int(_wait_for_text(tmp_path / "input" / "pid"))
+    assert _alive(worker)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    end = time.monotonic() + 30
+    while _alive(worker) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not _alive(worker)
+
+
+def slow_writers(_hospital: str, folder: Path, _seed: int) -> list[partial[None]]:
+    """One patient who takes five minutes."""
+    return [partial(_write_slowly, folder)]
+
+
+def _write_slowly(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "pid").write_text(str(os.getpid()))
+    time.sleep(300)
 
 
 def _wait_for_text(file: Path) -> str:
