@@ -200,13 +200,7 @@ def test_commands_end_with_their_driver(tmp_path: Path) -> None:
     )
     driver = subprocess.Popen([sys.executable, "-c", drive, str(tmp_path), work])
     worker = int(_wait_for_text(tmp_path / "pid"))
-    assert _alive(worker)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
-    end = time.monotonic() + 30
-    while _alive(worker) and time.monotonic() < end:
-        time.sleep(0.02)
-    assert not _alive(worker)
+    _assert_ends_with(driver, worker)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel")
@@ -222,13 +216,7 @@ def test_writing_images_ends_with_its_driver(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[3]
     driver = subprocess.Popen([sys.executable, "-c", drive, str(tmp_path)], cwd=root)
     worker = int(_wait_for_text(tmp_path / "input" / "pid"))
-    assert _alive(worker)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
-    end = time.monotonic() + 30
-    while _alive(worker) and time.monotonic() < end:
-        time.sleep(0.02)
-    assert not _alive(worker)
+    _assert_ends_with(driver, worker)
 
 
 def slow_writers(_hospital: str, folder: Path, _seed: int) -> list[partial[None]]:
@@ -240,6 +228,16 @@ def _write_slowly(folder: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "pid").write_text(str(os.getpid()))
     time.sleep(300)
+
+
+def _assert_ends_with(driver: "subprocess.Popen[bytes]", worker: int) -> None:
+    assert _alive(worker)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    end = time.monotonic() + 30
+    while _alive(worker) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not _alive(worker)
 
 
 def _wait_for_text(file: Path) -> str:
