@@ -167,6 +167,19 @@ def test_the_learning_rate_follows_its_formula() -> None:
     assert all(a > b > 0 for a, b in itertools.pairwise(rates))
 
 
+def test_the_schedules_target_share_rules_the_batches() -> None:
+    """At share 1 slices without target are never seen: leaving them out changes nothing."""
+    blank = np.zeros((28, 28), np.float32)
+    both = [*toy_slices(4), *[LabelledSlice(blank, blank.astype(np.uint8))] * 4]
+    ends = {}
+    for name, slices, share in (("only", both[:4], 1.0), ("all", both, 1.0), ("even", both, 0.0)):
+        trained = network()
+        train(trained, slices, schedule(target_share=share), patch_yx=PATCH_YX, seed=0)
+        ends[name] = trained.state_dict()
+    assert_same(ends["only"], ends["all"])
+    assert not torch.equal(ends["only"]["head.weight"], ends["even"]["head.weight"])
+
+
 # -- batches ----------------------------------------------------------------------------------
 
 
