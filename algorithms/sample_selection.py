@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 DOMAIN_INVARIANT = "domain_invariant"
 DOMAIN_SPECIFIC = "domain_specific"
 CHOSEN = "chosen"
+REPRESENTATIVE = "representative"
 
 Vector = NDArray[np.float64]
 
@@ -19,7 +20,7 @@ class Selection:
 
     Attributes:
         ids: as given to `select`, or positions.
-        roles: "domain_invariant", "domain_specific" or "chosen".
+        roles: "domain_invariant", "domain_specific", "chosen" or "representative".
         scores: distance to the nearest reference point (6-5); NaN for slices without
             predicted foreground, which have no place among the reference points.
     """
@@ -53,6 +54,7 @@ def select(
     strategy: str = "stdr",
     ids: Sequence[int] | None = None,
     patients: Sequence[str] | None = None,
+    representative: int = 0,
     rng: np.random.Generator | None = None,
 ) -> Selection:
     """Choose `budget` slices to annotate.
@@ -69,6 +71,10 @@ def select(
     them in proportion to their slices, and each patient's slices are ranked by themselves. Both
     halves stay halves of the whole budget.
 
+    What a strategy chooses is no sample: STDR takes the slices on which the source model is most
+    and least at home, and what is measured on them is biased (Kossen et al., Active testing, ICML
+    2021). So a part of the budget can be spaced evenly instead, to measure on and to learn from.
+
     Args:
         features: `[n, d]` of `features.latent_features`.
         reference_points: `[k, d]` of the package.
@@ -76,6 +82,8 @@ def select(
         strategy: a name in `STRATEGIES`.
         ids: names of the rows, all different; default 0..n-1.
         patients: whose slice each row is; None ranks all together.
+        representative: so many of the budget are spaced evenly in order of id, the strategy chooses
+            the others among what is left.
         rng: for strategies that draw.
 
     Raises:
@@ -85,6 +93,8 @@ def select(
     names = np.arange(len(features)) if ids is None else np.asarray(ids)
     if not 0 <= budget <= len(features):
         raise ValueError(f"a budget of {budget} for {len(features)} slices")
+    if not 0 <= representative <= budget:
+        raise ValueError(f"{representative} representative slices in a budget of {budget}")
     if len(np.unique(names)) != len(features):
         raise ValueError("ids must name every row once")
     if strategy not in STRATEGIES:
@@ -98,11 +108,17 @@ def select(
     whose = np.zeros(len(names), dtype=int) if patients is None else np.asarray(patients)[by_id]
     groups = [np.flatnonzero(whose == patient) for patient in dict.fromkeys(whose.tolist())]
     parts = _share_out(budget, [len(group) for group in groups])
-    halves = _share_out(budget - budget // 2, parts)  # an odd slice is domain-invariant
+    even = _share_out(representative, parts)
+    ranked = [part - count for part, count in zip(parts, even, strict=True)]
+    total = budget - representative
+    halves = _share_out(total - total // 2, ranked)  # an odd slice is domain-invariant
     chosen: Choice = []
-    for group, part, half in zip(groups, parts, halves, strict=True):
-        choice = STRATEGIES[strategy](distances[group], half, part - half, rng)
-        chosen += [(int(group[i]), role) for i, role in choice]
+    for group, count, rest, half in zip(groups, even, ranked, halves, strict=True):
+        evenly = group[_evenly(count, len(group))]
+        others = np.setdiff1d(group, evenly)
+        choice = STRATEGIES[strategy](distances[others], half, rest - half, rng)
+        chosen += [(int(others[i]), role) for i, role in choice]
+        chosen += [(int(i), REPRESENTATIVE) for i in evenly]
     return Selection(
         ids=tuple(int(names[by_id[index]]) for index, _ in chosen),
         roles=tuple(role for _, role in chosen),
@@ -130,6 +146,15 @@ def _share_out(budget: int, sizes: Sequence[int]) -> list[int]:
     return parts
 
 
+def _evenly(count: int, length: int) -> NDArray[np.int64]:
+    """Return the middles of `count` equal parts of `range(length)`.
+
+    >>> _evenly(3, 12).tolist()
+    [2, 6, 10]
+    """
+    return ((np.arange(count) + 0.5) * length / max(count, 1)).astype(np.int64)
+
+
 def _nearest(distances: Vector, count: int) -> list[int]:
     """Take the `count` nearest; slices with empty predictions only when the others are used up."""
     return [int(i) for i in np.argsort(np.nan_to_num(distances, nan=np.inf), kind="stable")[:count]]
@@ -142,9 +167,8 @@ def _farthest(distances: Vector, count: int, taken: Sequence[int] = ()) -> list[
     found = free[~np.isnan(distances[free])]
     quota = round(count * len(empty) / len(free)) if len(free) else 0
     quota = min(max(quota, count - len(found)), len(empty))
-    places = ((np.arange(quota) + 0.5) * len(empty) / max(quota, 1)).astype(int)
     farthest = found[np.argsort(-distances[found], kind="stable")][: count - quota]
-    return [int(i) for i in (*farthest, *empty[places])]
+    return [int(i) for i in (*farthest, *empty[_evenly(quota, len(empty))])]
 
 
 def _stdr(distances: Vector, near: int, far: int, _rng: np.random.Generator) -> Choice:

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from algorithms.contracts.contour import Provenance
 from algorithms.contracts.messages import RoundState
-from algorithms.sample_selection import DOMAIN_INVARIANT, DOMAIN_SPECIFIC
+from algorithms.sample_selection import DOMAIN_INVARIANT, DOMAIN_SPECIFIC, REPRESENTATIVE
 from evaluation.revision import REVISION_BIN_LABELS, revision_bin
 
 RESEARCH_ONLY = "Research use only, not a medical device"
@@ -58,6 +58,7 @@ ROUND_STEPS = (
 _REASONS = {
     DOMAIN_INVARIANT: "domain-invariant: typical of the source",
     DOMAIN_SPECIFIC: "domain-specific: new at this hospital",
+    REPRESENTATIVE: "representative: one of evenly spaced slices, to measure on",
 }
 _LEDGER_KINDS = {
     "site_status": "Status: how far the round is",

@@ -39,7 +39,7 @@ from algorithms.finetuning import ValidationCase, choose_share, interpolate_weig
 from algorithms.inference import torch_predictor
 from algorithms.networks import UNet2d, build_network
 from algorithms.pseudo_labels import pseudo_label
-from algorithms.sample_selection import select
+from algorithms.sample_selection import REPRESENTATIVE, select
 from algorithms.training import LabelledSlice, device, train
 from evaluation.case_metrics import CaseMetrics, measure_case
 from evaluation.site_summary import (
@@ -123,14 +123,17 @@ def select_slices(current: Round) -> RoundState:
     """Choose the slices doctors are asked for: the budget's share of each split's slices.
 
     Slices of training patients are learnt from; those of validation patients choose the best
-    weights. Both count towards the budget: no other label of the site is used.
+    weights and are all spaced evenly. Both count towards the budget: no other label of the site is
+    used.
     """
     choices: list[SliceChoice] = []
     if not current.store.tasks(current.round_id):  # a round that is tried again has its tasks
         network = current.source_network()
         points = np.load(current.package / REFERENCE_POINTS_FILE, allow_pickle=False)
-        for split in (Split.TRAINING, Split.VALIDATION):
-            choices += _choose(current, network, points, _prepared(current, split))
+        plan = current.manifest.adaptation
+        parts = {Split.TRAINING: plan.representative_share, Split.VALIDATION: 1.0}
+        for split, representative in parts.items():
+            choices += _choose(current, network, points, _prepared(current, split), representative)
     current.store.open_tasks(current.round_id, choices, actor=ACTOR)
     return RoundState(current.store.round(current.round_id).state)
 
@@ -140,6 +143,7 @@ def _choose(
     network: UNet2d,
     reference_points: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
     cases: Sequence[PreparedCase],
+    representative_share: float,
 ) -> list[SliceChoice]:
     plan = current.manifest.adaptation
     places = [(case.case_id, z) for case in cases for z in range(len(case.slices))]
@@ -147,14 +151,16 @@ def _choose(
     images = [image for case in cases for image in case.slices]
     patch_yx = current.manifest.preprocessing.patch_yx
     features = latent_features(network, images, patch_yx=patch_yx)
+    budget = round(plan.annotation_budget * len(places))
     selection = select(
         features,
         reference_points,
-        round(plan.annotation_budget * len(places)),
+        budget,
         strategy=plan.selection_strategy,
         patients=[patient_of[case_id] for case_id, _ in places]
         if plan.budget_per_patient
         else None,
+        representative=round(representative_share * budget),
         rng=np.random.default_rng(current.seed),
     )
     return [
@@ -197,7 +203,9 @@ def finetune_in_stages(current: Round) -> None:
 def adapted_share(current: Round) -> float:
     """Return the plan's share, or find it by cross-validation over annotated patients.
 
-    Each part of the training patients is held out once from a stage-1 run of half the length.
+    Each part of the training patients is held out once from a stage-1 run of half the length, and
+    is measured on its representative slices: those that a strategy chose are where the source model
+    does worst (or best) by design, and would favour whatever differs from it.
     """
     plan, recipe = current.manifest.adaptation, current.manifest.preprocessing
     if plan.adapted_share is not None:
@@ -206,6 +214,7 @@ def adapted_share(current: Round) -> float:
     patients = sorted({case.patient_id for case in current.store.cases(Split.TRAINING)})
     of_case = {case.case_id: case.patient_id for case in current.store.cases(Split.TRAINING)}
     folds = []
+    fair = REPRESENTATIVE if plan.representative_share else None
     count = min(plan.share_folds, len(patients))
     for number in range(count):
         held_out = set(patients[number::count])
@@ -218,7 +227,7 @@ def adapted_share(current: Round) -> float:
         _stage(current, f"held_out_{number + 1}", network, annotated, half)
         unseen = [case for case in training if of_case[case.case_id] in held_out]
         weights = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
-        folds.append((weights, _known_cases(current, unseen)))
+        folds.append((weights, _known_cases(current, unseen, role=fair)))
     source = load_weights(current.package / MODEL_FILE)
     return choose_share(current.source_network(), source, folds, patch_yx=recipe.patch_yx)
 
@@ -279,9 +288,11 @@ def _validation_cases(current: Round) -> list[ValidationCase]:
     return _known_cases(current, _prepared(current, Split.VALIDATION))
 
 
-def _known_cases(current: Round, cases: Sequence[PreparedCase]) -> list[ValidationCase]:
-    """Return the cases that have annotated slices, with those slices known."""
-    masks = _annotations(current)
+def _known_cases(
+    current: Round, cases: Sequence[PreparedCase], *, role: str | None = None
+) -> list[ValidationCase]:
+    """Return the cases that have annotated slices (of this role), with those slices known."""
+    masks = _annotations(current, role=role)
     found = []
     for case in cases:
         label = np.zeros(case.slices.shape, dtype=np.uint8)
@@ -297,11 +308,12 @@ def _known_cases(current: Round, cases: Sequence[PreparedCase]) -> list[Validati
 
 
 def _annotations(
-    current: Round,
+    current: Round, *, role: str | None = None
 ) -> dict[tuple[str, int], np.ndarray[tuple[int, ...], np.dtype[np.bool_]]]:
     return {
         (task.case_id, task.slice_z): current.store.task_mask(task)
         for task in current.store.tasks(current.round_id, state="done")
+        if role in (None, task.role)
     }
 
 

@@ -99,7 +99,7 @@ class AnnotationTaskRow(Base):
     case_id: Mapped[str] = mapped_column(ForeignKey("cases.case_id"))
     slice_z: Mapped[int]
     rank: Mapped[int]
-    role: Mapped[str]  # domain_invariant | domain_specific | chosen
+    role: Mapped[str]  # domain_invariant | domain_specific | chosen | representative
     score: Mapped[float]
     state: Mapped[str]  # open | done
     file: Mapped[str | None]

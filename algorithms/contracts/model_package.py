@@ -98,6 +98,9 @@ class AdaptationPlan(_Noun):
         budget_per_patient: every patient is asked for the budget's share of their own slices. False
             ranks all slices of the site together, as printed (6-6); with few patients one of them
             then fills a whole half.
+        representative_share: part of the budget that is spaced evenly through each patient instead,
+            so that there is a fair sample to find `adapted_share` on; the strategy chooses the rest.
+            0 as printed.
         stage1: supervised fine-tuning on the annotated slices (6-7).
         stage3: fine-tuning on annotated and pseudo-labelled slices.
         target_trained: comparator "trained on all target labels", for studies that hold all
@@ -113,6 +116,7 @@ class AdaptationPlan(_Noun):
     annotation_budget: float = Field(default=0.2, gt=0, le=1)
     selection_strategy: str = Field(default="stdr", pattern=r"^[a-z0-9_]{1,32}$")
     budget_per_patient: bool = True
+    representative_share: float = Field(default=0.5, ge=0, le=1)
     stage1: TrainingSchedule
     stage3: TrainingSchedule
     target_trained: TrainingSchedule | None = None

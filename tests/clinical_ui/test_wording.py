@@ -5,7 +5,7 @@ import doctest
 import pytest
 
 from algorithms.contracts.messages import LEAVING, RoundState
-from algorithms.sample_selection import CHOSEN, DOMAIN_INVARIANT, DOMAIN_SPECIFIC
+from algorithms.sample_selection import CHOSEN, DOMAIN_INVARIANT, DOMAIN_SPECIFIC, REPRESENTATIVE
 from clinical_ui import wording
 
 
@@ -30,4 +30,5 @@ def test_every_message_that_can_leave_has_a_name():
 
 
 def test_every_role_of_a_slice_has_a_reason():
-    assert len({wording.reason(r) for r in (DOMAIN_INVARIANT, DOMAIN_SPECIFIC, CHOSEN)}) == 3
+    roles = (DOMAIN_INVARIANT, DOMAIN_SPECIFIC, REPRESENTATIVE, CHOSEN)
+    assert len({wording.reason(role) for role in roles}) == len(roles)
