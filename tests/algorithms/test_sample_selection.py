@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from algorithms.sample_selection import (
     DOMAIN_INVARIANT,
     DOMAIN_SPECIFIC,
+    REPRESENTATIVE,
     STRATEGIES,
     distances_to_reference_points,
     select,
@@ -193,6 +194,52 @@ def test_one_patient_cannot_fill_a_half() -> None:
     assert apart.roles == (DOMAIN_INVARIANT, DOMAIN_SPECIFIC) * 2
 
 
+def test_representative_slices_are_spaced_evenly_whatever_they_show() -> None:
+    """Of 12 slices the middles of three parts; the strategy has only the others to choose from."""
+    features = rows(9, 9, 0.1, 9, 9, 9, 90, 9, 8, 9, None, 9)
+    chosen = select(features, POINTS, 5, representative=3)
+    assert chosen.ids == (8, 0, 2, 6, 10)
+    assert chosen.roles == (DOMAIN_INVARIANT, DOMAIN_SPECIFIC) + (REPRESENTATIVE,) * 3
+    alone = select(features, POINTS, 3, representative=3, strategy="random")
+    assert alone.ids == (2, 6, 10)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@settings(max_examples=60, deadline=None)
+@given(problem=problems(), data=st.data())
+def test_every_patient_has_their_part_of_the_representative_slices(strategy, problem, data) -> None:
+    features, points, budget = problem
+    whose = np.array(data.draw(st.lists(st.sampled_from("abc"), **_exactly(len(features)))))
+    representative = data.draw(st.integers(0, budget))
+    chosen = select(
+        features,
+        points,
+        budget,
+        strategy=strategy,
+        patients=list(whose),
+        representative=representative,
+    )
+    assert len(set(chosen.ids)) == len(chosen.ids) == budget
+    even = [i for i, role in zip(chosen.ids, chosen.roles, strict=True) if role == REPRESENTATIVE]
+    assert len(even) == representative
+    # Which slices are representative does not depend on what the model makes of them.
+    blind = select(
+        np.ones_like(features),
+        points,
+        budget,
+        strategy=strategy,
+        patients=list(whose),
+        representative=representative,
+    )
+    assert even == [
+        i for i, role in zip(blind.ids, blind.roles, strict=True) if role == REPRESENTATIVE
+    ]
+    for patient in set(whose):
+        asked = int((whose[list(chosen.ids)] == patient).sum())
+        exact = representative * asked / max(budget, 1)
+        assert abs(sum(whose[i] == patient for i in even) - exact) < 1
+
+
 def test_random_choice_comes_from_the_generator_alone() -> None:
     features = rows(*range(1, 30))
     draws = [
@@ -210,6 +257,7 @@ def test_random_choice_comes_from_the_generator_alone() -> None:
     [
         ({"budget": 4}, "budget of 4"),
         ({"budget": -1}, "budget of -1"),
+        ({"representative": 2}, "2 representative slices in a budget of 1"),
         ({"ids": [1, 1, 2]}, "ids"),
         ({"ids": [1, 2]}, "ids"),
         ({"strategy": "best"}, "stdr"),

@@ -14,9 +14,10 @@ from algorithms.contracts.errors import DataError
 from algorithms.contracts.messages import RoundState
 from algorithms.contracts.model_package import TrainingSchedule
 from algorithms.contracts.site_report import SiteReport, YardstickSummary
-from algorithms.finetuning import SHARES
+from algorithms.finetuning import SHARES, choose_share
 from algorithms.inference import torch_predictor
 from algorithms.networks import build_network
+from algorithms.sample_selection import REPRESENTATIVE
 from algorithms.training import LabelledSlice, train
 from evaluation.overlap import dice
 from site_agent import audit_log
@@ -108,6 +109,11 @@ def test_the_budget_is_kept_in_training_and_validation_and_tests_stay_untouched(
         asked = [task for task in tasks if task.case_id in by_split[split]]
         assert len(asked) == round(0.25 * sum(by_split[split].values()))
     assert not {task.case_id for task in tasks} & set(by_split[Split.TEST])
+    # Half of the training slices, and everything that chooses weights, is a fair sample.
+    fair = [task.case_id for task in tasks if task.role == REPRESENTATIVE]
+    trained = [task for task in tasks if task.case_id in by_split[Split.TRAINING]]
+    assert len([c for c in fair if c in by_split[Split.TRAINING]]) == round(0.5 * len(trained))
+    assert len(fair) - round(0.5 * len(trained)) == len(tasks) - len(trained)
     assert len({(task.case_id, task.slice_z) for task in tasks}) == len(tasks)
 
 
@@ -331,10 +337,22 @@ def test_without_reference_contours_the_reviewed_contour_is_the_yardstick(packag
 
 
 @pytest.mark.parametrize(("share_folds", "folds"), [(2, 2), (9, 2)])  # two patients are learnt from
+@pytest.mark.parametrize("representative_share", [0.0, 0.5])
 def test_the_share_is_found_by_cross_validation_and_reported(
-    package, tmp_path, share_folds, folds
+    package, tmp_path, monkeypatch, share_folds, folds, representative_share
 ) -> None:
-    changes = {"adapted_share": None, "share_folds": share_folds}
+    measured_on: list[int] = []
+
+    def spying_choose_share(network, source, folds, **options):
+        measured_on.extend(int(case.known.sum()) for _, cases in folds for case in cases)
+        return choose_share(network, source, folds, **options)
+
+    monkeypatch.setattr("site_agent.adaptation.choose_share", spying_choose_share)
+    changes = {
+        "adapted_share": None,
+        "share_folds": share_folds,
+        "representative_share": representative_share,
+    }
     plan = package.manifest.adaptation.model_copy(update=changes)
     manifest = package.manifest.model_copy(update={"adaptation": plan})
     _, store = make_target(tmp_path / "home", package)
@@ -346,6 +364,11 @@ def test_the_share_is_found_by_cross_validation_and_reported(
     advance(current)
     review_cases(store)
     assert advance(current) is RoundState.REPORTED
+    training = {case.case_id for case in store.cases(Split.TRAINING)}
+    roles = [task.role for task in store.tasks(current.round_id) if task.case_id in training]
+    assert (REPRESENTATIVE in roles) is bool(representative_share)
+    fair = roles.count(REPRESENTATIVE) or len(roles)  # without a fair sample, all there is
+    assert sum(measured_on) == fair
     held_out = {file.name for file in current.folder.glob("held_out_*")}
     assert held_out == {f"held_out_{number + 1}.safetensors" for number in range(folds)}
     report = store.round(current.round_id).report
