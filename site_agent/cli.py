@@ -249,12 +249,14 @@ def package_import(
 
     Example: fedgtv-site package import --home hospital-b PACKAGE_FOLDER
     """
-    from site_agent.package_store import store_package, verify_folder
+    from site_agent.package_store import packages_held, store_package, verify_folder
 
     site, store = _open(home)
     package = verify_folder(folder, site.config.trusted_keys, study=site.config.study)
     package_id = store_package(site, store.engine, *package)
-    console.print(f"{package_id}: stored; approve it with 'fedgtv-site package approve'")
+    (state,) = (row.state for row in packages_held(store.engine) if row.package_id == package_id)
+    next_step = "; approve it with 'fedgtv-site package approve'" if state == "stored" else ""
+    console.print(f"{package_id}: {state}{next_step}")
 
 
 @package_app.command("list")

@@ -224,6 +224,12 @@ def test_a_package_is_verified_imported_and_approved(run, home, package) -> None
     active = active_package(CaseStore(home).engine)
     assert active is not None
     assert active.package_id == package_id
+    # Given again it changes nothing, and nobody is asked to approve it again.
+    assert run("package", "import", "--home", home.folder, package) == (
+        0,
+        f"{package_id}: approved\n",
+        "",
+    )
 
 
 def test_work_without_a_package_waits(home) -> None:

@@ -245,6 +245,15 @@ def test_a_structure_set_that_comes_later_is_added(home, store, export, tmp_path
     assert not store.case(intake.unchanged[0]).has_reference
 
 
+def test_structure_sets_alone_ask_for_their_images(home, store, export) -> None:
+    for file in export.rglob("MR*"):
+        file.unlink()
+    with pytest.raises(DataError, match="structure sets without images.*both") as caught:
+        ingest(home, store, export, actor="test")
+    assert "modalities" not in str(caught.value)
+    assert store.cases() == []
+
+
 def test_two_nifti_folders_with_different_patients_of_one_name(home, store, tmp_path) -> None:
     for number, folder in enumerate(("first", "second")):
         write_nifti_pair(tmp_path / folder, "P1", *tiny_volume(number))
