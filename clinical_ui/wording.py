@@ -58,7 +58,7 @@ ROUND_STEPS = (
 _REASONS = {
     DOMAIN_INVARIANT: "domain-invariant: typical of the source",
     DOMAIN_SPECIFIC: "domain-specific: new at this hospital",
-    REPRESENTATIVE: "representative: one of evenly spaced slices, to measure on",
+    REPRESENTATIVE: "representative: one of evenly spaced slices",
 }
 _LEDGER_KINDS = {
     "site_status": "Status: how far the round is",

@@ -237,7 +237,7 @@ def _parse_sites(values: Sequence[str], known: Sequence[str]) -> dict[str, Path]
     """Read NAME=HOME pairs.
 
     Raises:
-        DataError: for a value that is no pair, or a name that is not in the study.
+        DataError: for a value that is no pair, a name that is not in the study, or no home.
     """
     sites = {}
     for value in values:
@@ -247,6 +247,8 @@ def _parse_sites(values: Sequence[str], known: Sequence[str]) -> dict[str, Path]
         if name not in known:
             raise DataError(f"--site {name}: not in this study; its sites are {', '.join(known)}")
         sites[name] = Path(home).resolve()
+        if not sites[name].is_dir():
+            raise DataError(f"--site {value}: no such folder: give the home of {name}")
     return sites
 
 

@@ -205,7 +205,8 @@ def adapted_share(current: Round) -> float:
 
     Each part of the training patients is held out once from a stage-1 run of half the length, and
     is measured on its representative slices: those that a strategy chose are where the source model
-    does worst (or best) by design, and would favour whatever differs from it.
+    does worst (or best) by design, and would favour whatever differs from it. Where nobody learnt
+    from has a representative slice, all annotated ones count.
     """
     plan, recipe = current.manifest.adaptation, current.manifest.preprocessing
     if plan.adapted_share is not None:
@@ -214,7 +215,7 @@ def adapted_share(current: Round) -> float:
     patients = sorted({case.patient_id for case in current.store.cases(Split.TRAINING)})
     of_case = {case.case_id: case.patient_id for case in current.store.cases(Split.TRAINING)}
     folds = []
-    fair = REPRESENTATIVE if plan.representative_share else None
+    fair = REPRESENTATIVE if _known_cases(current, training, role=REPRESENTATIVE) else None
     count = min(plan.share_folds, len(patients))
     for number in range(count):
         held_out = set(patients[number::count])

@@ -129,11 +129,15 @@ def work(home: Home) -> None:
 
     Example: fedgtv-site work --home hospital-b
     """
+    from algorithms.contracts.messages import RoundState
     from site_agent.worker import work as run
 
     site, store = _open(home)
     state = run(site, store)
-    console.print(f"{site.config.name}: {state.value.replace('_', ' ')}")
+    said = state.value.replace("_", " ")
+    if state is RoundState.NONE and site.config.role == "target":
+        said += ": approve a model first, see 'fedgtv-site package list'"
+    console.print(f"{site.config.name}: {said}")
 
 
 @app.command("simulate-doctors")

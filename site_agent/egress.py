@@ -99,7 +99,7 @@ def approve_release(engine: Engine, sequence: int, *, actor: str, now: datetime)
     """Let a held message go: it leaves when the coordinator asks for it next.
 
     Raises:
-        DataError: when entry `sequence` is not a held message.
+        DataError: when entry `sequence` is not a held message, or is approved already.
     """
     with transaction(engine) as session:
         row = session.get(LedgerRow, sequence)
@@ -107,7 +107,10 @@ def approve_release(engine: Engine, sequence: int, *, actor: str, now: datetime)
             raise DataError(
                 f"ledger entry {sequence} is not a held message: see 'fedgtv-site ledger list'"
             )
-        link, previous = audit_log.next_link(session, LedgerRow)
+        link, previous = audit_log.next_link(session, LedgerRow)  # one writer from here on
+        for approval in session.scalars(select(LedgerRow).where(LedgerRow.state == "approved")):
+            if approval.detail["approves"] == sequence:
+                raise DataError(f"ledger entry {sequence} is approved already: nothing to do")
         _add(
             session,
             sequence=link,

@@ -64,8 +64,8 @@ def _from_dicom(home: SiteHome, folder: Path) -> list[NewCase]:
     wanted = [s for s in found.series if s.modality in home.config.modalities]
     if not found.series and found.structure_sets:
         raise DataError(
-            f"{folder}: structure sets without images: give the folder that holds both, or copy the "
-            "images into it"
+            f"{folder}: structure sets without images: give the folder that holds both, or copy "
+            "the images into it"
         )
     if not wanted:
         kinds = ", ".join(sorted({s.modality for s in found.series})) or "none"

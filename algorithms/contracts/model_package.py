@@ -98,7 +98,8 @@ class AdaptationPlan(_Noun):
         budget_per_patient: every patient is asked for the budget's share of their own slices. False
             ranks all slices of the site together, as printed (6-6); with few patients one of them
             then fills a whole half.
-        representative_share: part of the budget that is spaced evenly through each patient, a fair
+        representative_share: part of the budget of the training patients that is spaced evenly
+            through each of them (through all their slices where they are ranked together), a fair
             sample to find `adapted_share` on; the strategy chooses the rest. 0 as printed.
         stage1: supervised fine-tuning on the annotated slices (6-7).
         stage3: fine-tuning on annotated and pseudo-labelled slices.

@@ -83,6 +83,9 @@ def test_sites_are_named_as_in_the_study(tmp_path: Path) -> None:
         "hospital-a, hospital-b" in _run("tick", "--home", tmp_path / "x", "--site", "q=/").stderr
     )
     assert "NAME=HOME" in _run("tick", "--home", tmp_path / "x", "--site", "hospital-a").stderr
+    nowhere = _run("tick", "--home", tmp_path / "x", "--site", f"hospital-a={tmp_path}/no")
+    assert nowhere.returncode == 2
+    assert "no such folder: give the home of hospital-a" in " ".join(nowhere.stderr.split())
 
 
 def test_resend_after_a_refusal(tmp_path: Path) -> None:

@@ -233,7 +233,11 @@ def test_a_package_is_verified_imported_and_approved(run, home, package) -> None
 
 
 def test_work_without_a_package_waits(home) -> None:
-    assert run_apart("work", "--home", home.folder)[:2] == (0, "hospital-b: none\n")
+    code, out, _ = run_apart("work", "--home", home.folder)
+    assert code == 0
+    assert " ".join(out.split()) == (
+        "hospital-b: none: approve a model first, see 'fedgtv-site package list'"
+    )
 
 
 def test_ledger_of_a_new_site_is_empty_and_unbroken(run, home) -> None:

@@ -207,6 +207,9 @@ def test_results_wait_for_a_person_where_the_site_says_so(tmp_path: Path) -> Non
     with pytest.raises(DataError, match="not a held message"):
         egress.approve_release(engine, 1, actor="it", now=AT)
     egress.approve_release(engine, 2, actor="it", now=AT)
+    with pytest.raises(DataError, match="approved already"):
+        egress.approve_release(engine, 2, actor="it", now=AT)
+    assert len(egress.list_entries(engine)) == 3
     assert egress.release(home, engine, _report(), now=AT)
     with pytest.raises(egress.ReleaseHeld):  # the approval was for those bytes only
         egress.release(home, engine, _report(seed=1), now=AT)

@@ -248,7 +248,7 @@ def test_a_structure_set_that_comes_later_is_added(home, store, export, tmp_path
 def test_structure_sets_alone_ask_for_their_images(home, store, export) -> None:
     for file in export.rglob("MR*"):
         file.unlink()
-    with pytest.raises(DataError, match="structure sets without images.*both") as caught:
+    with pytest.raises(DataError, match=r"structure sets without images.*both") as caught:
         ingest(home, store, export, actor="test")
     assert "modalities" not in str(caught.value)
     assert store.cases() == []
