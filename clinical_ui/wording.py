@@ -99,9 +99,9 @@ def score(value: float) -> str:
     """Write the distance to the source; below zero it is undefined, as the model saw no tumour.
 
     >>> score(1.25), score(-1.0)
-    ('1.250', 'none: the model sees no tumour')
+    ('1.25', 'none: the model sees no tumour')
     """
-    return "none: the model sees no tumour" if value < 0 or math.isnan(value) else f"{value:.3f}"
+    return "none: the model sees no tumour" if value < 0 or math.isnan(value) else f"{value:.3g}"
 
 
 def author(name: str | None, *, simulated: bool) -> str:

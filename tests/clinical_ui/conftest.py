@@ -1,5 +1,6 @@
 """A site for the pages, and the pages run without a browser."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,15 @@ from site_agent.case_store import CaseStore
 from tests.clinical_ui.synthetic_site import make_site
 
 PAGES = {"worklist": "worklist_page", "case": "review_page", "study": "study_page"}
+
+
+@pytest.fixture(autouse=True)
+def keep_main_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo that Streamlit puts the page in place of `__main__`.
+
+    Processes that a later test spawns would run the page again when they start.
+    """
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 
 
 @pytest.fixture
