@@ -30,6 +30,15 @@ def problems(draw):
     return features, np.array([[1.5, 3.0], [7.0, 1.0]]), budget
 
 
+@st.composite
+def problems_of_patients(draw):
+    """Features, reference points, a budget, and whose slice each row is."""
+    features, points, budget = draw(problems())
+    count = len(features)
+    whose = draw(st.lists(st.sampled_from("abc"), min_size=count, max_size=count))
+    return features, points, budget, np.array(whose)
+
+
 # -- the reference vectors --------------------------------------------------------------------
 
 
@@ -147,11 +156,9 @@ def test_no_slice_left_out_is_nearer_or_farther_than_a_chosen_one(problem) -> No
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @settings(max_examples=60, deadline=None)
-@given(problem=problems(), data=st.data())
-def test_with_patients_each_is_asked_for_their_share(strategy, problem, data) -> None:
-    features, points, budget = problem
-    whose = np.array(data.draw(st.lists(st.sampled_from("abc"), **_exactly(len(features)))))
-    seed = data.draw(st.integers(0, 99))
+@given(problem=problems_of_patients(), seed=st.integers(0, 99))
+def test_with_patients_each_is_asked_for_their_share(strategy, problem, seed) -> None:
+    features, points, budget, whose = problem
     chosen = select(
         features,
         points,
@@ -180,10 +187,6 @@ def test_with_patients_each_is_asked_for_their_share(strategy, problem, data) ->
     assert (chosen.ids, chosen.roles) == (again.ids, again.roles)
 
 
-def _exactly(length: int) -> dict[str, int]:
-    return {"min_size": length, "max_size": length}
-
-
 def test_one_patient_cannot_fill_a_half() -> None:
     """b's slices are all nearer than any of a's; ranked together they are the whole half."""
     features = rows(10, 11, 12, 13, 1, 2, 3, 4)
@@ -206,34 +209,22 @@ def test_representative_slices_are_spaced_evenly_whatever_they_show() -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @settings(max_examples=60, deadline=None)
-@given(problem=problems(), data=st.data())
+@given(problem=problems_of_patients(), data=st.data())
 def test_every_patient_has_their_part_of_the_representative_slices(strategy, problem, data) -> None:
-    features, points, budget = problem
-    whose = np.array(data.draw(st.lists(st.sampled_from("abc"), **_exactly(len(features)))))
+    features, points, budget, whose = problem
     representative = data.draw(st.integers(0, budget))
-    chosen = select(
-        features,
-        points,
-        budget,
-        strategy=strategy,
-        patients=list(whose),
-        representative=representative,
+    # Which slices are representative does not depend on what the model makes of them.
+    chosen, blind = (
+        select(f, points, budget, strategy=strategy, patients=whose, representative=representative)
+        for f in (features, np.ones_like(features))
     )
     assert len(set(chosen.ids)) == len(chosen.ids) == budget
-    even = [i for i, role in zip(chosen.ids, chosen.roles, strict=True) if role == REPRESENTATIVE]
-    assert len(even) == representative
-    # Which slices are representative does not depend on what the model makes of them.
-    blind = select(
-        np.ones_like(features),
-        points,
-        budget,
-        strategy=strategy,
-        patients=list(whose),
-        representative=representative,
+    even, even_blind = (
+        [i for i, role in zip(choice.ids, choice.roles, strict=True) if role == REPRESENTATIVE]
+        for choice in (chosen, blind)
     )
-    assert even == [
-        i for i, role in zip(blind.ids, blind.roles, strict=True) if role == REPRESENTATIVE
-    ]
+    assert len(even) == representative
+    assert even == even_blind
     for patient in set(whose):
         asked = int((whose[list(chosen.ids)] == patient).sum())
         exact = representative * asked / max(budget, 1)
