@@ -231,7 +231,7 @@ def _step(
     network.train()
     for group in optimiser.param_groups:
         group["lr"] = rate
-    with torch.autocast(place.type, dtype=torch.bfloat16, enabled=_half_precision(place)):
+    with torch.autocast(place.type, dtype=torch.bfloat16, enabled=half_precision(place)):
         logits = network(images.contiguous(memory_format=torch.channels_last))
     loss = dice_cross_entropy_loss(logits.float(), labels, weights)
     optimiser.zero_grad(set_to_none=True)
@@ -241,7 +241,7 @@ def _step(
     return float(loss.detach())
 
 
-def _half_precision(place: torch.device) -> bool:
+def half_precision(place: torch.device) -> bool:
     """bfloat16 where the hardware computes with it; elsewhere it would only be slower."""
     if place.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())

@@ -1,0 +1,490 @@
+"""MIDeepSeg: a contour from a few clicks, and its correction by more clicks (chapter 3).
+
+Stage 1: the network turns interior margin points into a first contour (`interactive_network`).
+Stage 2, information-fusion graph cut (IF-GC): clicks on errors are fused with the probability by
+their geodesic distance (`fuse`), and a minimum cut makes the contour.
+
+What a correction may change. The pure intensity geodesic finds flat ways round every edge in 3-D,
+so that one click outvotes the network everywhere. Here a click reaches as far as it says itself:
+people click into the middle of an error, so the error reaches about as far as the contour is away.
+Way length is charged in these units (`Fusion.length_weight`), and what lies beyond
+`Fusion.reach` keeps its label. The pure formula is `Fusion(local=False)`.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from algorithms.click_simulation import Points
+from algorithms.contracts.errors import DataError
+from algorithms.contracts.volume import ImageArray, MaskArray
+from algorithms.geodesic import geodesic_distance
+from algorithms.graph_cut import minimum_cut
+from algorithms.interactive_network import Box, InteractiveNetwork
+
+_FARTHEST_VOXELS = {2: 128, 3: 40}  # a click reaches no farther along any axis, so none is slow
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """How clicks and probability are weighed against each other.
+
+    Attributes:
+        local: charge length by the distance to the contour and keep the rest; False is the pure
+            formula over the whole crop.
+        length_weight: cost of a way as long as the contour is away from the click.
+        intensity_weight: cost of a change of grey value by one standard deviation of the crop.
+        reach: what costs more keeps its label.
+        least_reach_voxels: the contour counts as this far away at least.
+        pairwise_weight: lambda of (3-8).
+        intensity_sigma: sigma of (3-10), of the crop's grey-value range.
+        engine: of the minimum cut.
+    """
+
+    local: bool = True
+    length_weight: float = 0.4
+    intensity_weight: float = 0.3
+    reach: float = 1.0
+    least_reach_voxels: float = 2.0
+    pairwise_weight: float = 1.0
+    intensity_sigma: float = 0.1
+    engine: Literal["auto", "pymaxflow", "scipy"] = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse what is no setting.
+
+        Raises:
+            ValueError: a length weight, reach or sigma that is not positive, or a negative weight.
+        """
+        positive = (self.length_weight, self.reach, self.least_reach_voxels, self.intensity_sigma)
+        if not (min(positive) > 0 and min(self.intensity_weight, self.pairwise_weight) >= 0):
+            raise ValueError(f"{self}: lengths, reach and sigma are positive, weights not negative")
+
+
+def default_fusion(dimensions: int) -> Fusion:
+    """Return the settings for 2-D or 3-D: an error in 3-D is wide for its depth."""
+    return Fusion(length_weight={2: 0.4, 3: 0.25}[dimensions])
+
+
+def fuse(
+    foreground_probability: NDArray[np.floating],
+    foreground_distance: NDArray[np.floating] | None,
+    background_distance: NDArray[np.floating] | None,
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Fuse a probability with the geodesic distances of clicks: (3-3)..(3-7).
+
+    Ef = e^-Df / (e^-Df + e^-Db), Eb = 1 - Ef, a = e^-min(Df, Db)
+    Rf = (1 - a) Pf + a Ef, Rb = (1 - a) (1 - Pf) + a Eb = 1 - Rf
+
+    Args:
+        foreground_probability: Pf in [0, 1], any shape.
+        foreground_distance: Df to the nearest foreground click, same shape; None without any,
+            which counts as infinitely far.
+        background_distance: Db, likewise.
+
+    Returns:
+        Rf and Rb.
+
+    >>> fuse(np.array([0.5]), np.array([0.0]), None)[0].tolist()
+    [1.0]
+    """
+    none = np.full_like(foreground_probability, np.inf)
+    df = none if foreground_distance is None else foreground_distance
+    db = none if background_distance is None else background_distance
+    nearer = np.minimum(df, db)
+    alpha = np.exp(-nearer)
+    # e^-Df / (e^-Df + e^-Db), without overflow and without inf - inf where no click is near.
+    with np.errstate(invalid="ignore", over="ignore"):
+        ef = np.where(np.isinf(nearer), 0.5, 1.0 / (1.0 + np.exp(df - db)))
+    rf = (1.0 - alpha) * foreground_probability + alpha * ef
+    rb = (1.0 - alpha) * (1.0 - foreground_probability) + alpha * (1.0 - ef)
+    return rf.astype(foreground_probability.dtype), rb.astype(foreground_probability.dtype)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a doctor, and what it took.
+
+    Attributes:
+        kind: "segment", "contour" (given, not made here) or "refine".
+        foreground: clicked voxels inside the target.
+        background: clicked voxels outside.
+        seconds: from the clicks to the mask on the original grid, by the segmenter's clock.
+    """
+
+    kind: Literal["segment", "contour", "refine"]
+    foreground: Points
+    background: Points
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Before:
+    """What a step changed, for the way back: copies of all layers inside a window."""
+
+    window: Box
+    layers: tuple[NDArray[np.generic], ...]
+    box: Box | None
+
+
+class InteractiveSegmenter:
+    """Segments targets in one image by clicks: set the image once, then click.
+
+    Args:
+        network: for stage 1; None when only given contours are corrected.
+        fusion: see `Fusion`; None means `default_fusion` of the image's dimensions.
+        clock: gives seconds, such as `time.perf_counter`; without it no time is known (NaN).
+    """
+
+    def __init__(
+        self,
+        network: InteractiveNetwork | None = None,
+        fusion: Fusion | None = None,
+        *,
+        clock: Callable[[], float] = lambda: math.nan,
+    ) -> None:
+        self.network = network
+        self._fusion = fusion
+        self.fusion = fusion or Fusion()
+        self._clock = clock
+        self._image: ImageArray | None = None
+        self.steps: list[Step] = []
+
+    def set_image(
+        self, image: NDArray[np.floating], spacing_mm: tuple[float, ...] | None = None
+    ) -> None:
+        """Take an image `[y, x]` or `[z, y, x]` and forget the last one.
+
+        Raises:
+            ValueError: shape or spacing that does not fit.
+            DataError: a value is not finite.
+        """
+        if image.ndim not in (2, 3) or image.size == 0:
+            raise ValueError(f"an image is [y, x] or [z, y, x] and not empty, not {image.shape}")
+        spacing = (1.0,) * image.ndim if spacing_mm is None else tuple(spacing_mm)
+        if len(spacing) != image.ndim or not all(np.isfinite(s) and s > 0 for s in spacing):
+            raise ValueError(f"spacing {spacing} for {image.ndim} axes: a positive number for each")
+        with np.errstate(over="ignore"):
+            grey = np.ascontiguousarray(image, dtype=np.float32)
+        if not np.isfinite(grey).all():
+            raise DataError(
+                "the image holds values that are not finite (NaN or infinite): export it again"
+            )
+        self._image = grey
+        self.fusion = self._fusion or default_fusion(grey.ndim)
+        self._spacing = spacing
+        self._farthest = _FARTHEST_VOXELS[image.ndim]
+        self._probability = np.zeros(image.shape, dtype=np.float32)
+        self._distances = {
+            True: np.full(image.shape, np.inf, dtype=np.float32),
+            False: np.full(image.shape, np.inf, dtype=np.float32),
+        }
+        self._clicked = {True: np.zeros(image.shape, bool), False: np.zeros(image.shape, bool)}
+        self._mask = np.zeros(image.shape, dtype=bool)
+        self._box: Box | None = None
+        self._history: list[_Before] = []
+        self.steps = []
+
+    @property
+    def mask(self) -> MaskArray:
+        """The contour so far, on the image's own grid."""
+        self._need_image()
+        return self._mask.copy()
+
+    def segment(self, points: Points) -> MaskArray:
+        """Stage 1: segment the target that these interior margin points lie in.
+
+        A second call adds a second target to the first.
+
+        Args:
+            points: voxel indices `[n, 2]` or `[n, 3]` in the array's axis order.
+
+        Returns:
+            All targets, on the image's own grid.
+
+        Raises:
+            DataError: no point, or one outside the image.
+        """
+        began = self._clock()
+        image = self._need_image()
+        if self.network is None or self.network.spec.dimensions != image.ndim:
+            raise ValueError(f"stage 1 needs a network for {image.ndim} dimensions")
+        clicks = self._points(points)
+        if not len(clicks):
+            raise DataError("click at least one point inside the target, near its edge")
+        self._refuse_contradiction(clicks, foreground=True)
+        probability, box = self.network.probability(image, clicks)
+        self._remember(box)
+        self._box = _union(self._box, box)
+        self._clicked[True][tuple(clicks.T)] = True
+        found = probability > 0.5
+        found[tuple((clicks - [side.start for side in box]).T)] = True
+        found = _pieces_with(found, clicks - [side.start for side in box])
+        # What is cut away must not come back with the first correction.
+        probability = np.where(found, np.maximum(probability, 0.5), np.minimum(probability, 0.5))
+        self._probability[box] = np.maximum(self._probability[box], probability)
+        self._mask[box] |= found & ~self._clicked[False][box]
+        return self._done("segment", clicks, clicks[:0], began)
+
+    def set_contour(self, mask: MaskArray) -> MaskArray:
+        """Start from a contour that something else made; earlier steps here are forgotten."""
+        began = self._clock()
+        image = self._need_image()
+        if mask.shape != image.shape or mask.dtype != bool:
+            raise ValueError(f"contour {mask.dtype} {mask.shape} for an image of {image.shape}")
+        self.set_image(image, self._spacing)
+        self._mask = mask.copy()
+        self._probability = mask.astype(np.float32)
+        places = np.argwhere(mask)
+        if len(places):
+            self._box = _grown(places, image.shape)
+        none = np.empty((0, image.ndim), dtype=np.int64)
+        self.steps.append(Step("contour", none, none, self._clock() - began))
+        return self.mask
+
+    def refine(
+        self, foreground: Points | None = None, background: Points | None = None
+    ) -> MaskArray:
+        """Stage 2: correct the contour by clicks on errors.
+
+        Args:
+            foreground: voxels that belong to the target and are outside the contour.
+            background: voxels that do not and are inside.
+
+        Returns:
+            All targets, on the image's own grid.
+
+        Raises:
+            DataError: no click, one outside the image, or one that contradicts another.
+        """
+        began = self._clock()
+        image = self._need_image()
+        none = np.empty((0, image.ndim), dtype=np.int64)
+        clicks = {
+            True: none if foreground is None else self._points(foreground),
+            False: none if background is None else self._points(background),
+        }
+        if not len(clicks[True]) + len(clicks[False]):
+            raise DataError("click on what is missing, or on what is too much")
+        if {*map(tuple, clicks[True])} & {*map(tuple, clicks[False])}:
+            raise DataError(
+                "one voxel was clicked as target and as background: take one click back"
+            )
+        for kind in (True, False):
+            self._refuse_contradiction(clicks[kind], foreground=kind)
+        everywhere = np.concatenate([clicks[True], clicks[False]])
+        if self.fusion.local:
+            windows = [self._window(p, self._contour_mm(p)) for p in everywhere]
+            window = windows[0]
+            for other in windows[1:]:
+                window = _union(window, other)
+        else:
+            window = _union(self._box, _grown(everywhere, image.shape))
+        self._remember(window)
+        try:
+            self._spread(clicks, window)
+            for kind in (True, False):
+                self._clicked[kind][tuple(clicks[kind].T)] = True
+            self._box = _union(self._box, _grown(everywhere, image.shape))
+            self._cut(window)
+        except BaseException:  # also when a person interrupts: half a click is none
+            self._take_back()
+            raise
+        return self._done("refine", clicks[True], clicks[False], began)
+
+    def undo(self) -> MaskArray:
+        """Take the last step back; without one, nothing happens."""
+        self._need_image()
+        if self._history:
+            self._take_back()
+            self.steps.pop()
+        return self.mask
+
+    # -- what a click does ------------------------------------------------------------------
+
+    def _spread(self, clicks: dict[bool, Points], window: Box) -> None:
+        """Bring the distances to the clicks up to date inside the window."""
+        low, deviation = self._grey_level()
+        grey = (self._need_image()[window] - low) / deviation
+        start = np.array([side.start for side in window])
+        for kind, points in clicks.items():
+            distance = self._distances[kind]
+            if not self.fusion.local:
+                seeds = self._clicked[kind][window].copy()
+                seeds[tuple((points - start).T)] = True
+                # In the same crop, what is known of earlier clicks still holds.
+                known = distance[window] if window == self._box else None
+                distance[window] = geodesic_distance(grey, seeds, initial=known)
+                continue
+            for point in points:
+                contour_mm = self._contour_mm(point)
+                own = self._window(point, contour_mm)
+                inner = tuple(
+                    slice(side.start - s, side.stop - s) for side, s in zip(own, start, strict=True)
+                )
+                seed = np.zeros([side.stop - side.start for side in own], dtype=bool)
+                seed[tuple(point - [side.start for side in own])] = True
+                nearer = geodesic_distance(
+                    grey[inner] * np.float32(self.fusion.intensity_weight),
+                    seed,
+                    spacing_mm=self._spacing,
+                    length_weight_per_mm=self.fusion.length_weight / contour_mm,
+                    maximum=self.fusion.reach,
+                )
+                distance[own] = np.minimum(distance[own], nearer)
+
+    def _cut(self, window: Box) -> None:
+        """Cut again inside a window, where a click reaches."""
+        near_foreground, near_background = (
+            self._distances[True][window],
+            self._distances[False][window],
+        )
+        fused, _ = fuse(self._probability[window], near_foreground, near_background)
+        reached = np.isfinite(near_foreground) | np.isfinite(near_background)
+        seeds = {kind: self._clicked[kind][window] for kind in (True, False)}
+        if self.fusion.local:
+            fused = np.where(reached, fused, self._mask[window].astype(np.float32))
+        low, high = self._grey_range()
+        self._mask[window] = minimum_cut(
+            np.clip(fused, 0.0, 1.0),
+            (self._need_image()[window] - low) / max(high - low, 1e-6),
+            seeds[True],
+            seeds[False],
+            spacing_mm=self._relative_spacing(),
+            pairwise_weight=self.fusion.pairwise_weight,
+            intensity_sigma=self.fusion.intensity_sigma,
+            region=reached if self.fusion.local else None,
+            engine=self.fusion.engine,
+        )
+
+    def _contour_mm(self, point: Points) -> float:
+        """Distance from a click to the nearest voxel of the other label, in mm."""
+        label = bool(self._mask[tuple(point)])
+        spacing = np.array(self._spacing)
+        least = self.fusion.least_reach_voxels * float(spacing.min())
+        reach = 4
+        while True:
+            box = _box(point - reach, point + reach, self._mask.shape)
+            others = np.argwhere(self._mask[box] != label)
+            found = np.inf
+            if len(others):
+                steps_mm = (others + [side.start for side in box] - point) * spacing
+                found = float(np.sqrt(np.square(steps_mm).sum(axis=1).min()))
+            # Nearer ones cannot lie outside the box.
+            if found <= reach * spacing.min() or reach >= self._farthest:
+                return max(min(found, self._farthest * float(spacing.min())), least)
+            reach *= 2
+
+    def _window(self, point: Points, contour_mm: float) -> Box:
+        """Return how far a click can reach along the axes."""
+        farthest_mm = self.fusion.reach / self.fusion.length_weight * contour_mm
+        reach = np.minimum(np.ceil(farthest_mm / np.array(self._spacing)), self._farthest)
+        return _box(point - reach, point + reach, self._mask.shape)
+
+    # -- bookkeeping ------------------------------------------------------------------------
+
+    def _need_image(self) -> ImageArray:
+        if self._image is None:
+            raise ValueError("set_image comes first")
+        return self._image
+
+    def _points(self, points: Points) -> Points:
+        image = self._need_image()
+        clicks = np.asarray(points)
+        if clicks.size == 0:
+            return np.empty((0, image.ndim), dtype=np.int64)
+        if clicks.ndim != 2 or clicks.shape[1] != image.ndim or clicks.dtype.kind not in "iu":
+            raise ValueError(
+                f"clicks are whole voxel indices [n, {image.ndim}], not {clicks.shape}"
+            )
+        outside = ((clicks < 0) | (clicks >= image.shape)).any(axis=1)
+        if outside.any():
+            where = tuple(int(c) for c in clicks[outside][0])
+            raise DataError(f"the click {where} lies outside the image of {image.shape} voxels")
+        return clicks.astype(np.int64)
+
+    def _refuse_contradiction(self, clicks: Points, *, foreground: bool) -> None:
+        if self._clicked[not foreground][tuple(clicks.T)].any():
+            raise DataError(
+                "this voxel was clicked the other way round before: undo that click, or click "
+                "beside it"
+            )
+
+    def _layers(self) -> tuple[NDArray[np.generic], ...]:
+        return (
+            self._mask,
+            self._probability,
+            *self._distances.values(),
+            *self._clicked.values(),
+        )
+
+    def _remember(self, window: Box) -> None:
+        layers = tuple(layer[window].copy() for layer in self._layers())
+        self._history.append(_Before(window, layers, self._box))
+
+    def _take_back(self) -> None:
+        before = self._history.pop()
+        for layer, values in zip(self._layers(), before.layers, strict=True):
+            layer[before.window] = values
+        self._box = before.box
+
+    def _done(
+        self,
+        kind: Literal["segment", "refine"],
+        foreground: Points,
+        background: Points,
+        began: float,
+    ) -> MaskArray:
+        mask = self.mask
+        self.steps.append(Step(kind, foreground, background, self._clock() - began))
+        return mask
+
+    def _grey_level(self) -> tuple[float, float]:
+        crop = self._crop()
+        return float(crop.mean()), max(float(crop.std()), 1e-6)
+
+    def _grey_range(self) -> tuple[float, float]:
+        low, high = np.percentile(self._crop().ravel()[::7], (1, 99))
+        return float(low), float(high)
+
+    def _crop(self) -> ImageArray:
+        image = self._need_image()
+        return image if self._box is None else image[self._box]
+
+    def _relative_spacing(self) -> tuple[float, ...]:
+        """Spacing by its smallest: lambda of (3-8) then means the same on fine and coarse grids."""
+        smallest = min(self._spacing)
+        return tuple(s / smallest for s in self._spacing)
+
+
+def _pieces_with(mask: MaskArray, points: Points) -> MaskArray:
+    """Keep the connected pieces that hold a point."""
+    pieces, _ = ndimage.label(mask, structure=np.ones((3,) * mask.ndim))
+    return np.isin(pieces, np.unique(pieces[tuple(points.T)]))
+
+
+def _grown(places: Points, shape: tuple[int, ...]) -> Box:
+    """Return the box of some voxels, grown by a quarter and by 3 voxels at least."""
+    low, high = places.min(axis=0), places.max(axis=0)
+    grow = np.maximum((high - low + 1) // 4, 3)
+    return _box(low - grow, high + grow, shape)
+
+
+def _box(low: NDArray[np.number], high: NDArray[np.number], shape: tuple[int, ...]) -> Box:
+    """Return the box from `low` to `high`, both inside it, cut at the image's edge."""
+    return tuple(
+        slice(max(int(a), 0), min(int(b) + 1, n)) for a, b, n in zip(low, high, shape, strict=True)
+    )
+
+
+def _union(one: Box | None, other: Box) -> Box:
+    if one is None:
+        return other
+    return tuple(
+        slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(one, other, strict=True)
+    )

@@ -1,0 +1,624 @@
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from algorithms.click_simulation import interior_margin_points, next_click
+from algorithms.contracts.errors import DataError
+from algorithms.contracts.volume import ImageArray, MaskArray
+from algorithms.graph_cut import minimum_cut
+from algorithms.interactive_network import default_network
+from algorithms.interactive_segmentation import Fusion, InteractiveSegmenter, fuse
+from evaluation.overlap import dice
+
+PROBABILITIES = st.floats(0.0, 1.0)
+DISTANCES = st.one_of(st.floats(0.0, 1e30), st.floats(0.0, 5.0), st.just(np.inf), st.just(0.0))
+REACH = Fusion.reach / Fusion.length_weight  # of a click, in distances to the contour
+
+
+def ball(
+    shape: tuple[int, ...],
+    centre: tuple[float, ...],
+    radius: float,
+    spacing: tuple[float, ...] | None = None,
+) -> MaskArray:
+    """Mark a disc or a ball; its radius is in mm where there is a spacing."""
+    steps = (
+        (axis - c) * s
+        for axis, c, s in zip(
+            np.indices(shape), centre, spacing or (1.0,) * len(shape), strict=True
+        )
+    )
+    return np.asarray(sum(np.square(step) for step in steps) <= radius**2)
+
+
+def picture(*targets: MaskArray, contrast: float = 2.0, noise: float = 0.3) -> ImageArray:
+    """Draw targets brighter (or darker) than the noise around them."""
+    grey = np.random.default_rng(0).normal(0.0, noise, targets[0].shape)
+    return (grey + contrast * np.any(targets, axis=0)).astype(np.float32)
+
+
+DISC = ball((64, 64), (30, 34), 14)
+DISC_IMAGE = picture(DISC)
+BALL = ball((24, 40, 40), (12, 20, 19), 8)
+BALL_IMAGE = picture(BALL)
+
+
+def margin_points(target: MaskArray, seed: int = 0) -> np.ndarray:
+    """Click into the target near its edge, as a doctor would."""
+    return interior_margin_points(target, rng=np.random.default_rng(seed))
+
+
+def opened(
+    image: ImageArray = DISC_IMAGE,
+    spacing: tuple[float, ...] | None = None,
+    fusion: Fusion | None = None,
+) -> InteractiveSegmenter:
+    """Return a segmenter with the package's own network, at the start of an image."""
+    network = default_network(2 if image.ndim == 2 else 3)
+    segmenter = InteractiveSegmenter(network, fusion, clock=time.perf_counter)
+    segmenter.set_image(image, spacing)
+    return segmenter
+
+
+def corrected(
+    contour: MaskArray, image: ImageArray = DISC_IMAGE, fusion: Fusion | None = None
+) -> InteractiveSegmenter:
+    """Return a segmenter that starts from a contour and needs no network."""
+    segmenter = InteractiveSegmenter(fusion=fusion)
+    segmenter.set_image(image)
+    segmenter.set_contour(contour)
+    return segmenter
+
+
+def at(*point: int) -> np.ndarray:
+    return np.array([point])
+
+
+@contextmanager
+def nothing_changes(segmenter: InteractiveSegmenter) -> Iterator[None]:
+    mask, steps = segmenter.mask, list(map(id, segmenter.steps))
+    yield
+    np.testing.assert_array_equal(segmenter.mask, mask)
+    assert list(map(id, segmenter.steps)) == steps
+
+
+# -- fusion: the reference vectors and closed forms -------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("case", "foreground", "background"),
+    [("both", True, True), ("fgonly_Cinf", True, False), ("bgonly_Cinf", False, True)],
+)
+def test_fusion_agrees_with_the_reference_vectors(vectors, case, foreground, background) -> None:
+    with np.load(vectors / "fusion.npz") as data:
+        df, db = data["Df"] if foreground else None, data["Db"] if background else None
+        rf, rb = fuse(data["Pf"], df, db)
+        np.testing.assert_allclose(rf, data[f"{case}_Rf"], atol=1e-5)
+        np.testing.assert_allclose(rb, data[f"{case}_Rb"], atol=1e-5)
+
+
+def test_without_clicks_the_probability_stays(vectors) -> None:
+    with np.load(vectors / "fusion.npz") as data:
+        rf, _ = fuse(data["Pf"], None, None)
+        np.testing.assert_allclose(rf, data["none_Cinf_Rf"], atol=1e-5)
+        np.testing.assert_array_equal(rf, data["Pf"])
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
+def test_a_click_alone_gets_exactly_its_label(probability) -> None:
+    p, zero = np.array([probability]), np.array([0.0])
+    assert fuse(p, zero, None)[0].tolist() == [1.0]
+    assert fuse(p, None, zero)[0].tolist() == [0.0]
+    assert fuse(p, zero, np.array([np.inf]))[1].tolist() == [0.0]
+    assert fuse(p, np.array([1e30]), zero)[1].tolist() == [1.0]
+
+
+def test_a_click_with_another_kind_near_by_follows_the_formula() -> None:
+    rf, rb = fuse(np.array([0.1]), np.array([0.0]), np.array([np.log(3.0)]))
+    assert rf == pytest.approx([0.75])  # 1 / (1 + 1/3), and nothing of the probability
+    assert rb == pytest.approx([0.25])
+
+
+def test_halfway_between_two_clicks_distance_says_nothing() -> None:
+    d = np.array([np.log(2.0)])
+    assert fuse(np.array([0.9]), d, d)[0] == pytest.approx([0.5 * 0.9 + 0.5 * 0.5])
+
+
+@settings(max_examples=200, deadline=None)
+@given(p=PROBABILITIES, df=DISTANCES, db=DISTANCES, single=st.booleans())
+def test_fused_values_are_probabilities_that_add_up_to_one(p, df, db, single) -> None:
+    dtype = np.float32 if single else np.float64
+    rf, rb = fuse(*(np.array([v], dtype=dtype) for v in (p, df, db)))
+    assert rf.dtype == rb.dtype == dtype
+    assert 0.0 <= rf[0] <= 1.0  # which NaN is not
+    assert 0.0 <= rb[0] <= 1.0
+    assert rf[0] + rb[0] == pytest.approx(1.0, abs=1e-6)
+
+
+@settings(max_examples=100, deadline=None)
+@given(p=PROBABILITIES, d=DISTANCES)
+def test_none_is_infinitely_far_and_kinds_are_symmetric(p, d) -> None:
+    p, d, far = np.array([p]), np.array([d]), np.array([np.inf])
+    np.testing.assert_array_equal(fuse(p, d, None), fuse(p, d, far))
+    np.testing.assert_array_equal(fuse(p, None, d), fuse(p, far, d))
+    np.testing.assert_allclose(fuse(p, d, None), fuse(1.0 - p, None, d)[::-1], atol=1e-12)
+
+
+@settings(max_examples=100, deadline=None)
+@given(p=PROBABILITIES, df=st.floats(0, 9), db=st.floats(0, 9), nearer=st.floats(0, 1))
+def test_a_nearer_lone_click_pulls_more(p, df, db, nearer) -> None:
+    p, near, far = np.array([p]), np.array([df * nearer]), np.array([df])
+    assert fuse(p, near, None)[0] >= fuse(p, far, None)[0] - 1e-12
+    assert fuse(p, None, near)[0] <= fuse(p, None, far)[0] + 1e-12
+    # Where no network speaks, the nearer kind of click wins.
+    rf, _ = fuse(np.array([0.5]), near, np.array([db]))
+    assert (rf[0] - 0.5) * (db - near[0]) >= -1e-12
+
+
+# -- stage 1 ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("contrast", [2.0, -2.0], ids=["bright", "dark"])
+@pytest.mark.parametrize("target", [DISC, BALL], ids=["2d", "3d"])
+def test_a_few_clicks_find_the_target(target, contrast) -> None:
+    image, found_well = picture(target, contrast=contrast), []
+    for seed in range(6):  # where a click near an outermost point is missing, the crop is short
+        points = margin_points(target, seed)
+        found = opened(image).segment(points)
+        assert found.dtype == bool
+        assert found[tuple(points.T)].all()
+        found_well.append(dice(target, found))
+    assert np.mean(found_well) > 0.8
+    assert min(found_well) > 0.7
+
+
+def test_a_target_with_thick_slices_is_found_and_corrected() -> None:
+    spacing = (5.0, 0.5, 0.5)
+    target = ball((8, 48, 48), (4, 24, 24), 9.0, spacing)
+    segmenter = opened(picture(target), spacing)
+    found = segmenter.segment(margin_points(target))
+    before = dice(target, found)
+    assert before > 0.7
+    click = next_click(found, target, spacing_mm=spacing)
+    assert click is not None
+    kind = "foreground" if click.foreground else "background"
+    refined = segmenter.refine(**{kind: at(*click.point)})
+    assert refined[click.point] == click.foreground
+    assert dice(target, refined) >= before - 0.01
+
+
+def test_a_volume_of_one_slice_is_a_volume() -> None:
+    target = DISC[None]
+    segmenter = opened(picture(target), (3.0, 1.0, 1.0))
+    points = margin_points(target)
+    found = segmenter.segment(points)
+    assert found.shape == target.shape
+    assert found[tuple(points.T)].all()
+    contour = segmenter.set_contour(target & (np.arange(64) < 38))
+    assert dice(target, segmenter.refine(foreground=at(0, 30, 43))) > dice(target, contour)
+
+
+def test_two_targets_are_segmented_one_after_the_other() -> None:
+    one, two = ball((64, 64), (18, 17), 10), ball((64, 64), (45, 44), 11)
+    segmenter = opened(picture(one, two))
+    first = segmenter.segment(margin_points(one))
+    both = segmenter.segment(margin_points(two))
+    assert (both & first == first).all()
+    assert dice(one | two, both) > 0.8
+    corner = segmenter.refine(foreground=at(45, 44))
+    assert (corner & one == first & one).all()
+    segmenter.undo()
+    np.testing.assert_array_equal(segmenter.undo(), first)
+
+
+def test_all_points_in_one_place_are_one_point() -> None:
+    one, many = opened(), opened()
+    found = one.segment(at(30, 34))
+    assert found[30, 34]
+    np.testing.assert_array_equal(found, many.segment(np.repeat(at(30, 34), 5, axis=0)))
+
+
+@pytest.mark.parametrize("point", [(0, 0), (63, 63), (0, 40)])
+def test_a_click_at_the_edge_of_the_image_counts(point) -> None:
+    assert opened().segment(at(*point))[point]
+    assert corrected(np.zeros_like(DISC)).refine(foreground=at(*point))[point]
+    assert not corrected(np.ones_like(DISC)).refine(background=at(*point))[point]
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.float64])
+def test_a_constant_image_and_any_type_of_numbers_have_a_result(dtype) -> None:
+    segmenter = opened(np.full((40, 40), 7, dtype=dtype))
+    assert segmenter.segment(at(20, 20))[20, 20]
+    assert segmenter.refine(foreground=at(28, 28), background=at(2, 2))[28, 28]
+    assert not segmenter.mask[2, 2]
+
+
+# -- stage 2 ----------------------------------------------------------------------------------
+
+LEFT_PART = DISC & (np.arange(64) < 38)
+TOO_MUCH = DISC | ball((64, 64), (30, 54), 6)
+BALL_PART = BALL & (np.arange(40) < 22)
+BALL_TOO_MUCH = BALL | ball(BALL.shape, (12, 20, 31), 5)
+
+
+@pytest.mark.parametrize("local", [True, False], ids=["local", "pure"])
+@pytest.mark.parametrize(
+    ("target", "contour"),
+    [
+        (DISC, LEFT_PART),
+        (DISC, TOO_MUCH),
+        (BALL, BALL_PART),
+        (BALL, BALL_TOO_MUCH),
+    ],
+    ids=["2d-missing", "2d-surplus", "3d-missing", "3d-surplus"],
+)
+def test_a_click_on_an_error_makes_it_smaller(target, contour, local) -> None:
+    segmenter = corrected(contour, picture(target), Fusion(local=local))
+    click = next_click(contour, target)
+    assert click is not None
+    kind = "foreground" if click.foreground else "background"
+    refined = segmenter.refine(**{kind: at(*click.point)})
+    assert refined[click.point] == click.foreground
+    assert dice(target, refined) > dice(target, contour)
+
+
+@pytest.mark.parametrize("local", [True, False], ids=["local", "pure"])
+def test_without_any_contour_a_click_is_at_least_its_own_voxel(local) -> None:
+    segmenter = InteractiveSegmenter(fusion=Fusion(local=local))
+    segmenter.set_image(DISC_IMAGE)
+    refined = segmenter.refine(foreground=at(30, 34))
+    assert refined[30, 34]
+    assert not segmenter.refine(background=at(30, 36))[30, 36]
+    assert not segmenter.undo()[DISC == 0].all()
+    assert not segmenter.undo().any()
+    assert not corrected(np.zeros_like(DISC)).refine(background=at(5, 5)).any()
+
+
+def test_on_a_constant_image_a_correction_is_what_the_formulas_say() -> None:
+    shape, click = (41, 41), (20, 26)
+    contour = np.broadcast_to(np.arange(41) < 21, shape).copy()
+    segmenter = corrected(contour, np.full(shape, 3.0, dtype=np.float32))
+    dy, dx = (np.abs(axis - c) for axis, c in zip(np.indices(shape), click, strict=True))
+    # The shortest way over 8 neighbours; the contour, column 20, is 6 away.
+    way = np.maximum(dy, dx) + (np.sqrt(2.0) - 1.0) * np.minimum(dy, dx)
+    distance = Fusion.length_weight * way / 6.0
+    near = distance <= Fusion.reach
+    pulled = (1.0 - np.exp(-distance)) * contour + np.exp(-distance)
+    seeds = (dy == 0) & (dx == 0)
+    expected = minimum_cut(
+        np.where(near, pulled, contour),
+        np.zeros(shape),
+        seeds,
+        None,
+        pairwise_weight=Fusion.pairwise_weight,
+        region=near,
+        engine="scipy",
+    )
+    np.testing.assert_array_equal(segmenter.refine(foreground=at(*click)), expected)
+
+
+POINTS = st.tuples(st.integers(0, 63), st.integers(0, 63))
+
+
+@settings(max_examples=25, deadline=None)
+@given(clicks=st.lists(st.tuples(POINTS, st.booleans()), min_size=1, max_size=5))
+def test_clicked_voxels_keep_their_label_whatever_follows(clicks) -> None:
+    segmenter, said = corrected(TOO_MUCH), {}
+    for point, foreground in clicks:
+        if point in said:
+            continue
+        said[point] = foreground
+        mask = segmenter.refine(**{"foreground" if foreground else "background": at(*point)})
+        assert {p: bool(mask[p]) for p in said} == said
+    while len(segmenter.steps) > 1:
+        segmenter.undo()
+    np.testing.assert_array_equal(segmenter.mask, TOO_MUCH)
+
+
+@settings(max_examples=25, deadline=None)
+@given(point=POINTS)
+def test_what_a_click_does_not_reach_keeps_its_label(point) -> None:
+    inside = bool(LEFT_PART[point])
+    refined = corrected(LEFT_PART).refine(**{"background" if inside else "foreground": at(*point)})
+    distance = np.linalg.norm(np.argwhere(np.ones_like(DISC)) - point, axis=1).reshape(64, 64)
+    reach = REACH * max(distance[inside != LEFT_PART].min(), Fusion.least_reach_voxels)
+    assert not (refined ^ LEFT_PART)[distance > reach + 1e-4].any()
+
+
+def test_what_a_click_does_not_reach_keeps_its_label_in_mm() -> None:
+    spacing, shape, point = (5.0, 0.5, 0.5), (7, 40, 40), (3, 20, 24)
+    contour = np.broadcast_to(np.arange(40) < 20, shape).copy()
+    segmenter = opened(np.zeros(shape, dtype=np.float32), spacing)
+    segmenter.set_contour(contour)
+    changed = segmenter.refine(foreground=at(*point)) ^ contour
+    # The contour is 5 * 0.5 mm away, so the click reaches 6.25 mm: one slice up and down.
+    steps_mm = (np.argwhere(changed) - point) * spacing
+    assert changed[point]
+    assert np.linalg.norm(steps_mm, axis=1).max() <= REACH * 2.5 + 1e-6
+    assert not changed[[0, 1, 5, 6]].any()
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    points=st.lists(POINTS, min_size=2, max_size=5, unique=True),
+    kinds=st.lists(st.booleans(), min_size=5, max_size=5),
+    seed=st.integers(0, 99),
+)
+def test_order_and_repetition_of_clicks_in_one_call_do_not_matter(points, kinds, seed) -> None:
+    kind = np.array(kinds[: len(points)])
+    one = corrected(LEFT_PART).refine(np.array(points)[kind], np.array(points)[~kind])
+    order = np.random.default_rng(seed).permutation(len(points))
+    order = np.concatenate([order, order[:1]])
+    points, kind = np.array(points)[order], kind[order]
+    other = corrected(LEFT_PART).refine(points[kind], points[~kind])
+    np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("local", [True, False], ids=["local", "pure"])
+def test_the_unit_of_grey_values_and_of_length_does_not_matter(local) -> None:
+    masks = []
+    for grey, mm in ((1.0, 1.0), (64.0, 1.0), (1.0, 0.25)):
+        segmenter = opened(DISC_IMAGE * np.float32(grey), (mm, mm), Fusion(local=local))
+        segmenter.segment(margin_points(DISC))
+        masks.append(segmenter.refine(foreground=at(30, 50), background=at(30, 24)))
+    np.testing.assert_array_equal(masks[0], masks[1])
+    np.testing.assert_array_equal(masks[0], masks[2])
+
+
+def test_both_engines_give_the_same_mask() -> None:
+    pytest.importorskip("maxflow")
+    masks = [
+        corrected(LEFT_PART, fusion=Fusion(engine=engine)).refine(foreground=at(30, 43))
+        for engine in ("pymaxflow", "scipy")
+    ]
+    np.testing.assert_array_equal(*masks)
+
+
+# -- steps and undo ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("local", [True, False], ids=["local", "pure"])
+@pytest.mark.parametrize("target", [DISC, BALL], ids=["2d", "3d"])
+def test_undo_restores_everything(target, local) -> None:
+    image, points, fusion = picture(target), margin_points(target), Fusion(local=local)
+    middle = tuple(np.argwhere(target).mean(axis=0).astype(int))
+    here, there = at(*middle), at(*(m + 4 for m in middle))
+    straight, detour = opened(image, fusion=fusion), opened(image, fusion=fusion)
+    first = straight.segment(points)
+    np.testing.assert_array_equal(detour.segment(points), first)
+    detour.refine(background=here)
+    detour.refine(foreground=there)
+    detour.undo()
+    np.testing.assert_array_equal(detour.undo(), first)
+    # The contrary click shows that the undone one is forgotten.
+    expected = straight.refine(foreground=here)
+    np.testing.assert_array_equal(detour.refine(foreground=here), expected)
+    expected = straight.refine(background=there)
+    np.testing.assert_array_equal(detour.refine(background=there), expected)
+    for segmenter in (straight, detour):
+        for _ in range(5):
+            segmenter.undo()
+        assert not segmenter.mask.any()
+        assert segmenter.steps == []
+    np.testing.assert_array_equal(detour.segment(points), first)
+
+
+def test_undo_without_steps_is_harmless() -> None:
+    segmenter = opened()
+    assert not segmenter.undo().any()
+    segmenter.set_contour(LEFT_PART)
+    np.testing.assert_array_equal(segmenter.undo(), LEFT_PART)
+    assert [step.kind for step in segmenter.steps] == ["contour"]
+
+
+def test_steps_say_what_was_done_and_how_long_it_took() -> None:
+    segmenter, points = opened(), margin_points(DISC)
+    segmenter.segment(points)
+    segmenter.refine(foreground=at(30, 50), background=np.array([[30, 24], [1, 1]]))
+    segmenter.refine(background=at(2, 2))
+    assert [step.kind for step in segmenter.steps] == ["segment", "refine", "refine"]
+    first, second, third = segmenter.steps
+    np.testing.assert_array_equal(first.foreground, points)
+    assert first.background.shape == third.foreground.shape == (0, 2)
+    np.testing.assert_array_equal(second.foreground, [[30, 50]])
+    np.testing.assert_array_equal(second.background, [[30, 24], [1, 1]])
+    np.testing.assert_array_equal(third.background, [[2, 2]])
+    segmenter.undo()
+    assert segmenter.steps == [first, second]
+    segmenter.set_contour(DISC)
+    assert [step.kind for step in segmenter.steps] == ["contour"]
+    assert all(step.seconds > 0 for step in (first, second, third, *segmenter.steps))
+
+
+def test_without_a_clock_no_time_is_claimed() -> None:
+    segmenter = InteractiveSegmenter()
+    assert segmenter.steps == []
+    segmenter.set_image(DISC_IMAGE)
+    segmenter.set_contour(DISC)
+    assert np.isnan(segmenter.steps[0].seconds)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"length_weight": 0.0}, {"reach": -1.0}, {"intensity_sigma": 0.0}, {"pairwise_weight": -1.0}],
+)
+def test_settings_that_make_no_sense_are_refused(setting) -> None:
+    with pytest.raises(ValueError, match="positive"):
+        Fusion(**setting)
+
+
+def test_another_image_forgets_the_last_one() -> None:
+    used, fresh = opened(picture(BALL[12])), opened()
+    used.segment(margin_points(BALL[12]))
+    used.refine(background=at(20, 20))
+    used.set_image(DISC_IMAGE)
+    assert used.steps == []
+    assert not used.mask.any()
+    assert used.mask.shape == DISC.shape
+    for points in (margin_points(DISC), at(20, 20)):  # (20, 20) was clicked the other way round
+        np.testing.assert_array_equal(used.segment(points), fresh.segment(points))
+    np.testing.assert_array_equal(
+        used.refine(foreground=at(30, 50)), fresh.refine(foreground=at(30, 50))
+    )
+    used.undo()
+    used.undo()
+    used.undo()
+    assert not used.undo().any()
+
+
+def test_masks_belong_to_the_caller() -> None:
+    contour = LEFT_PART.copy()
+    segmenter = corrected(contour)
+    contour[:] = True
+    segmenter.mask[:] = True
+    segmenter.undo()[:] = True
+    np.testing.assert_array_equal(segmenter.mask, LEFT_PART)
+
+
+# -- bad input --------------------------------------------------------------------------------
+
+
+def started() -> InteractiveSegmenter:
+    """Return a segmenter in the middle of its work, with a background click at (30, 24)."""
+    segmenter = opened()
+    segmenter.segment(np.array([[30, 22], [18, 34], [42, 34], [30, 46]]))
+    segmenter.refine(background=at(30, 24))
+    return segmenter
+
+
+@pytest.mark.parametrize("point", [(-1, 5), (64, 5), (5, 64), (5, -64), (10**9, 0)])
+def test_a_click_outside_the_image_is_refused(point) -> None:
+    segmenter = started()
+    for act in (segmenter.segment, segmenter.refine, lambda p: segmenter.refine(background=p)):
+        with nothing_changes(segmenter), pytest.raises(DataError, match="outside the image"):
+            act(np.array([[30, 40], point]))
+
+
+def test_contradictory_clicks_are_refused() -> None:
+    segmenter = started()
+    with nothing_changes(segmenter), pytest.raises(DataError, match="take one click back"):
+        segmenter.refine(np.array([[9, 9], [8, 8]]), at(8, 8))
+    with nothing_changes(segmenter), pytest.raises(DataError, match="undo that click"):
+        segmenter.refine(foreground=at(30, 24))
+    with nothing_changes(segmenter), pytest.raises(DataError, match="undo that click"):
+        segmenter.segment(np.array([[30, 30], [30, 24]]))
+    with nothing_changes(segmenter), pytest.raises(DataError, match="undo that click"):
+        segmenter.refine(background=at(18, 34))  # a point of stage 1
+    segmenter.undo()
+    assert segmenter.refine(foreground=at(30, 24))[30, 24]
+
+
+@pytest.mark.parametrize("points", [[], np.empty((0, 2)), np.empty((0, 2), dtype=int)])
+def test_no_click_is_refused(points) -> None:
+    segmenter = started()
+    with nothing_changes(segmenter), pytest.raises(DataError, match="click at least one point"):
+        segmenter.segment(points)
+    with nothing_changes(segmenter), pytest.raises(DataError, match="click on what is missing"):
+        segmenter.refine(points, points)
+    with nothing_changes(segmenter), pytest.raises(DataError, match="click on what is missing"):
+        segmenter.refine()
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        np.array([[3.0, 4.0]]),
+        np.array([[np.nan, 4.0]]),
+        np.array([[True, False]]),
+        np.array([[1, 2, 3]]),
+        np.array([[1]]),
+        np.array([1, 2]),
+        np.array([["1", "2"]]),
+    ],
+    ids=["float", "nan", "bool", "3d", "1d", "flat", "text"],
+)
+def test_points_that_are_no_voxel_indices_are_a_mistake(points) -> None:
+    segmenter = started()
+    for act in (segmenter.segment, segmenter.refine):
+        with nothing_changes(segmenter), pytest.raises(ValueError, match="whole voxel indices"):
+            act(points)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39], ids=str)
+def test_an_image_with_values_that_are_not_finite_is_refused(value) -> None:
+    image = DISC_IMAGE.astype(np.float64)
+    image[3, 4] = value  # 1e39 is infinite in float32, which images are stored in
+    segmenter = started()
+    with nothing_changes(segmenter), pytest.raises(DataError, match="export it again"):
+        segmenter.set_image(image)
+    assert segmenter.undo().any()
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 2, 2, 2), (0, 5)])
+def test_an_image_of_another_shape_is_a_mistake(shape) -> None:
+    segmenter = started()
+    with nothing_changes(segmenter), pytest.raises(ValueError, match="an image is"):
+        segmenter.set_image(np.zeros(shape))
+
+
+@pytest.mark.parametrize("spacing", [(1.0,), (1.0, 1.0, 1.0), (1.0, 0.0), (1.0, -1.0), (1, np.nan)])
+def test_a_spacing_that_does_not_fit_is_a_mistake(spacing) -> None:
+    segmenter = started()
+    with nothing_changes(segmenter), pytest.raises(ValueError, match="spacing"):
+        segmenter.set_image(DISC_IMAGE, spacing)
+
+
+@pytest.mark.parametrize(
+    "contour", [DISC[:, 1:], DISC[None], DISC.astype(np.uint8), DISC.astype(float)]
+)
+def test_a_contour_that_does_not_fit_is_a_mistake(contour) -> None:
+    segmenter = started()
+    with nothing_changes(segmenter), pytest.raises(ValueError, match="contour"):
+        segmenter.set_contour(contour)
+
+
+@pytest.mark.parametrize("network", [None, 3])
+def test_a_network_of_other_dimensions_is_a_mistake(network) -> None:
+    segmenter = InteractiveSegmenter(network and default_network(network))
+    segmenter.set_image(DISC_IMAGE)
+    with nothing_changes(segmenter), pytest.raises(ValueError, match="network for 2 dimensions"):
+        segmenter.segment(at(30, 34))
+
+
+def test_nothing_goes_before_the_image() -> None:
+    segmenter = InteractiveSegmenter(default_network(2))
+    for act in (
+        lambda: segmenter.mask,
+        lambda: segmenter.segment(at(1, 1)),
+        lambda: segmenter.refine(foreground=at(1, 1)),
+        lambda: segmenter.set_contour(DISC),
+        segmenter.undo,
+    ):
+        with pytest.raises(ValueError, match="set_image comes first"):
+            act()
+
+
+def test_a_failing_cut_leaves_everything_as_it_was(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "maxflow", None)  # as if it were not installed
+    noise = picture(DISC, contrast=0.0)  # where pixels are left for the engine to decide
+    segmenter = corrected(LEFT_PART, noise, Fusion(engine="pymaxflow"))
+    with nothing_changes(segmenter), pytest.raises(DataError, match="not installed"):
+        segmenter.refine(foreground=at(30, 43))
+    np.testing.assert_array_equal(segmenter.undo(), LEFT_PART)
+    assert [step.kind for step in segmenter.steps] == ["contour"]
+
+
+def test_a_click_of_a_failed_cut_is_not_remembered(monkeypatch) -> None:
+    noise = picture(DISC, contrast=0.0)
+    segmenter = corrected(LEFT_PART, noise, Fusion(engine="pymaxflow"))
+    with monkeypatch.context() as patch, pytest.raises(DataError, match="not installed"):
+        patch.setitem(sys.modules, "maxflow", None)
+        segmenter.refine(foreground=at(30, 43))
+    fresh = corrected(LEFT_PART, noise, Fusion(engine="scipy"))
+    segmenter.fusion = fresh.fusion
+    # Its contrary is no contradiction, and its distances do not pull.
+    for click in (at(30, 43), at(30, 30)):
+        np.testing.assert_array_equal(
+            segmenter.refine(background=click), fresh.refine(background=click)
+        )
