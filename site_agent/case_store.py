@@ -138,7 +138,7 @@ class CaseStore:
 
     def _add_references(self, session: Session, case: NewCase, actor: str, *, event: str) -> None:
         for contour in case.contours:
-            self._add_contour(session, case.case_id, contour, REFERENCE, "", actor)
+            self.add_contour(session, case.case_id, contour, REFERENCE, "", actor)
         audit_log.append(
             session,
             actor=actor,
@@ -210,7 +210,30 @@ class CaseStore:
     ) -> None:
         """Keep a contour; an earlier one of the same purpose and round stays as history."""
         with transaction(self.engine) as session:
-            self._add_contour(session, case_id, contour, purpose, round_id, author)
+            self.add_contour(session, case_id, contour, purpose, round_id, author)
+
+    def add_contour(
+        self,
+        session: Session,
+        case_id: str,
+        contour: Contour,
+        purpose: str,
+        round_id: str,
+        author: str,
+    ) -> None:
+        """Keep a contour inside `session`, as `save_contour` does."""
+        session.add(
+            ContourRow(
+                case_id=case_id,
+                purpose=purpose,
+                round_id=round_id,
+                roi_name=contour.roi_name,
+                provenance=contour.provenance.value,
+                author=author,
+                file=self._write_mask(case_id, contour.mask.voxels),
+                saved_at=utc_now(),
+            )
+        )
 
     def contour(self, case_id: str, *, purpose: str, round_id: str = "") -> Contour | None:
         """Return the newest contour of a purpose ("reference", "adapted", ...) or None."""
@@ -340,9 +363,15 @@ class CaseStore:
         author: str,
         provenance: Provenance,
         active_s: float | None,
+        also: Callable[[Session], None] | None = None,
     ) -> None:
-        """Store the contour of an asked-for slice: bool `[y, x]`; empty means no target there."""
+        """Store the contour of an asked-for slice: bool `[y, x]`; empty means no target there.
+
+        `also` comes first in the same transaction, and may refuse.
+        """
         with transaction(self.engine) as session:
+            if also is not None:
+                also(session)
             task = session.get_one(AnnotationTaskRow, task_id)
             shape = _geometry(_existing(session, task.case_id).series).shape_zyx
             if mask_yx.shape != shape[1:]:
@@ -381,7 +410,7 @@ class CaseStore:
                 session.delete(known)
                 session.flush()
             session.add(review)
-            self._add_contour(
+            self.add_contour(
                 session, review.case_id, revised, REVIEWED, review.round_id, review.author
             )
             audit_log.append(
@@ -435,28 +464,6 @@ class CaseStore:
         # Scanners store whole numbers: half the bytes, and exactly the same values.
         fits = bool(np.array_equal(whole, image)) and -32768 <= image.min() <= image.max() <= 32767
         _replace(folder / "image.npy", _npy_bytes(whole.astype(np.int16) if fits else image))
-
-    def _add_contour(
-        self,
-        session: Session,
-        case_id: str,
-        contour: Contour,
-        purpose: str,
-        round_id: str,
-        author: str,
-    ) -> None:
-        session.add(
-            ContourRow(
-                case_id=case_id,
-                purpose=purpose,
-                round_id=round_id,
-                roi_name=contour.roi_name,
-                provenance=contour.provenance.value,
-                author=author,
-                file=self._write_mask(case_id, contour.mask.voxels),
-                saved_at=utc_now(),
-            )
-        )
 
     def _write_mask(self, case_id: str, voxels: MaskArray) -> str:
         data = _npy_bytes(np.packbits(voxels))

@@ -25,7 +25,12 @@ from algorithms.contracts.errors import DataError
 class Base(DeclarativeBase):
     """Declarative base of the site's tables."""
 
-    type_annotation_map = {dict[str, Any]: JSON, list[int]: JSON, list[float]: JSON}  # noqa: RUF012
+    type_annotation_map = {  # noqa: RUF012
+        dict[str, Any]: JSON,
+        list[int]: JSON,
+        list[float]: JSON,
+        list[list[int]]: JSON,
+    }
 
 
 class CaseRow(Base):
@@ -52,7 +57,8 @@ class ContourRow(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     case_id: Mapped[str] = mapped_column(ForeignKey("cases.case_id"), index=True)
-    purpose: Mapped[str]  # reference | direct | adapted | target_trained | reviewed
+    # reference | direct | adapted | target_trained | reviewed | corrected | start-SESSION
+    purpose: Mapped[str]
     round_id: Mapped[str] = mapped_column(default="")
     roi_name: Mapped[str]
     provenance: Mapped[str]
@@ -107,6 +113,44 @@ class AnnotationTaskRow(Base):
     provenance: Mapped[str | None]
     active_s: Mapped[float | None]
     done_at: Mapped[datetime | None]
+
+
+class ClickSessionRow(Base):
+    """One author's way to one contour by clicks: of an asked-for slice, or of a whole case."""
+
+    __tablename__ = "click_sessions"
+
+    session_id: Mapped[str] = mapped_column(primary_key=True)
+    case_id: Mapped[str] = mapped_column(ForeignKey("cases.case_id"), index=True)
+    task_id: Mapped[int | None] = mapped_column(ForeignKey("annotation_tasks.id"))  # None: a case
+    round_id: Mapped[str]
+    author: Mapped[str]
+    start_sha256: Mapped[str]  # of the contour that it started from, kept as "start-SESSION"; ""
+    settings: Mapped[dict[str, Any]]  # network, parameters and version that answer the clicks
+    state: Mapped[str]  # open | finished
+    clicks: Mapped[int | None]
+    compute_s: Mapped[float | None]
+    active_s: Mapped[float | None]
+    opened_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+
+
+class ClickStepRow(Base):
+    """One step of a click session, which nothing removes; points are voxel indices `[n, axes]`."""
+
+    __tablename__ = "click_steps"
+
+    session_id: Mapped[str] = mapped_column(
+        ForeignKey("click_sessions.session_id"), primary_key=True
+    )
+    sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    kind: Mapped[str]  # segment | refine | undo | replayed
+    foreground: Mapped[list[list[int]]]
+    background: Mapped[list[list[int]]]
+    seconds: Mapped[float]  # of computing
+    mask_sha256: Mapped[str]  # of the contour that it led to
+    author: Mapped[str]
+    at: Mapped[datetime]
 
 
 class ReviewRow(Base):
