@@ -7,6 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
 SITE   ?= demo-output/phantom-cpu-seed0-embedded/sites/hospital-b
 DATA   ?=
+PACKS  ?=
 TRANSPORT ?= embedded
 SEED   ?= 0
 SEEDS  ?= 3
@@ -44,7 +45,9 @@ unit: $(STAMP) ## unit tests
 journey: $(STAMP) ## whole paths with real components
 	$(BIN)/python -m pytest -q -m journey -n 2 --dist loadgroup
 
-bench: $(STAMP) ## the benchmarks that need no data, over SEEDS seeds
+bench: $(STAMP) ## the benchmarks; PACKS=FOLDER takes real images where they can
+	@$(BIN)/python -c 'import FastGeodis' 2>/dev/null || echo "bench: without FastGeodis, see docs/results/interactive.md"
+	$(BIN)/fedgtv-evaluate benchmark interactive-speed $(if $(PACKS),--packs "$(PACKS)") --json benchmark-output/interactive-speed.json
 	$(BIN)/fedgtv-evaluate benchmark phantom-study --seeds $(SEEDS) --json benchmark-output/phantom-study.json
 
 ui: $(STAMP) ## open the clinical UI of one site: make ui SITE=HOME [PORT=8501]

@@ -7,7 +7,7 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -29,6 +29,8 @@ console = Console(markup=False, emoji=False)  # a path may hold brackets
 BENCHMARKS = {
     "phantom-study": "the whole road on phantom hospitals",
     "sts-study": "the whole road on real soft-tissue sarcomas (needs --packs)",
+    "interactive": "a robot user clicks on real images (needs --packs; trains networks first)",
+    "interactive-speed": "how long a click takes, beside other engines",
 }
 
 
@@ -87,11 +89,23 @@ def benchmark(
         "benchmark-output"
     ),
     json_file: Annotated[Path | None, typer.Option("--json", help="Write rows and more.")] = None,
+    sets: Annotated[
+        str | None, typer.Option(help="'interactive': only these, such as sts,hippocampus.")
+    ] = None,
+    cases: Annotated[int, typer.Option(min=1, help="'interactive': targets per set.")] = 12,
+    shipped_only: Annotated[
+        bool, typer.Option(help="'interactive': train nothing, test the package's networks.")
+    ] = False,
 ) -> None:
     """Run a benchmark over seeds and print mean and spread.
 
     Example: fedgtv-evaluate benchmark sts-study --packs DATA --seeds 3 --json sts.json
     """
+    if name.startswith("interactive"):
+        _check_preset(preset)
+        seeds = 0 if shipped_only else seeds
+        _interactive(name, packs, output, seeds, preset, sets, cases, json_file)
+        return
     from evaluation.benchmarks.study_benchmark import benchmark_study, summarise_seeds
     from evaluation.benchmarks.study_table import study_table, summary_table
 
@@ -103,33 +117,148 @@ def benchmark(
     wide = Console(width=max(console.width, 150))
     wide.print(study_table(rows, f"{name}, {seeds} seeds"))
     wide.print(summary_table(summary))
-    if json_file is not None:
-        record = {
-            "benchmark": name,
-            "command": shlex.join(["fedgtv-evaluate", *sys.argv[1:]]),
-            "seconds": round(time.monotonic() - began, 1),
-            "seeds": list(range(seeds)),
-            "split": {
-                "by": "patient",
-                "source_test_share": study.source_test_share,
-                "test_share": study.test_share,
-                "validation_share": study.validation_share,
-            },
-            "plan": study.plan.model_dump(mode="json"),
-            "versions": {p: version(p) for p in ("fedgtv", "torch", "numpy", "flwr")}
-            | {"python": platform.python_version()},
-            "rows": rows,
-            "summary": summary,
+    split = {
+        "by": "patient",
+        "source_test_share": study.source_test_share,
+        "test_share": study.test_share,
+        "validation_share": study.validation_share,
+    }
+    more = {"split": split, "plan": study.plan.model_dump(mode="json"), "summary": summary}
+    _write(json_file, name, began, seeds, rows, more)
+
+
+@app.command("train-interactive")
+def train_interactive_command(
+    output: Annotated[Path, typer.Argument(help="Weights file to write (.safetensors).")],
+    dimensions: Annotated[int, typer.Option(min=2, max=3, help="2 or 3.")] = 2,
+    packs: Annotated[Path | None, typer.Option(help="Folder that holds the packs.")] = None,
+    sets: Annotated[str, typer.Option(help="Packs to learn from, such as sts,la.")] = "",
+    encoding: Annotated[
+        str, typer.Option(help="Of the clicks: egd, euclidean, gaussian, geodesic or box.")
+    ] = "egd",
+    preset: Annotated[str, typer.Option(help="'cpu' (minutes) or 'gpu' (hours).")] = "cpu",
+    seed: Annotated[int, typer.Option(min=0, help="For phantoms, weights and samples.")] = 0,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Instead of the preset's.")] = None,
+) -> None:
+    """Train the network that turns clicks into a contour. Run again to go on after a kill.
+
+    It learns from invented shapes, and from the packs' training patients where --sets names any.
+
+    Example: fedgtv-evaluate train-interactive click-2d.safetensors --packs DATA --sets sts
+    """
+    from typing import get_args
+
+    from algorithms.interactive_network import Encoding
+    from evaluation.benchmarks.interactive_networks import Preset as Size
+    from evaluation.benchmarks.interactive_networks import train_network
+
+    for value, allowed, what in (
+        (encoding, get_args(Encoding), "encoding"),
+        (preset, get_args(Size), "preset"),
+    ):
+        if value not in allowed:
+            raise DataError(f"{what} '{value}' is unknown: one of {', '.join(allowed)}")
+    if output.exists():
+        raise DataError(f"{output}: is there already: give another name, or remove it")
+    train_network(
+        output,
+        dimensions=3 if dimensions == 3 else 2,
+        packs=packs,
+        names=_names(sets),
+        encoding=encoding,  # type: ignore[arg-type]  # checked above
+        preset="gpu" if preset == "gpu" else "cpu",
+        seed=seed,
+        iterations=iterations,
+        progress=lambda i, n, loss: console.print(f"iteration {i} of {n}: Dice loss {loss:.3f}"),
+    )
+    console.print(f"Wrote {output}", soft_wrap=True)
+
+
+def _interactive(
+    name: str,
+    packs: Path | None,
+    output: Path,
+    seeds: int,
+    preset: str,
+    sets: str | None,
+    cases: int,
+    json_file: Path | None,
+) -> None:
+    from evaluation.benchmarks.interactive_speed import run_speed, speed_table
+    from evaluation.benchmarks.interactive_study import SEEN, SHIPPED, UNSEEN, StudySize, run_study
+    from evaluation.benchmarks.interactive_tables import click_table, encoding_table
+
+    began = time.monotonic()
+    if name == "interactive-speed":
+        rows = run_speed(packs)
+        print(speed_table(rows))
+        _write(json_file, name, began, seeds, rows, {"images": "packs" if packs else "phantoms"})
+        return
+    if name != "interactive":
+        raise DataError(f"benchmark '{name}' is unknown: one of {', '.join(BENCHMARKS)}")
+    if packs is None:
+        raise DataError("interactive needs real images: give --packs, the folder of the packs")
+    size = StudySize(cases=cases)
+    rows = run_study(
+        packs,
+        output / "interactive-networks",
+        sets=_names(sets or "") or (*SEEN, *UNSEEN),
+        seeds=seeds,
+        preset="gpu" if preset == "full" else "cpu",
+        size=size,
+        log=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    tables = {}
+    if seeds:
+        tables = {
+            "Dice of the first contour in %, by encoding of the clicks": encoding_table(rows),
+            "Corrections, network of the study": click_table(rows, "egd", limit=size.clicks),
         }
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(record, indent=1), "utf-8")
+    tables["Corrections, network that comes with the package"] = click_table(
+        rows, SHIPPED, limit=size.clicks
+    )
+    for title, table in tables.items():
+        print(f"\n### {title}\n\n{table}")
+    _write(json_file, name, began, seeds, rows, {"size": vars(size)})
+
+
+def _names(sets: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in sets.split(",") if part.strip())
+
+
+def _write(
+    json_file: Path | None,
+    name: str,
+    began: float,
+    seeds: int,
+    rows: list[dict[str, Any]],
+    more: dict[str, Any],
+) -> None:
+    if json_file is None:
+        return
+    record = {
+        "benchmark": name,
+        "command": shlex.join(["fedgtv-evaluate", *sys.argv[1:]]),
+        "seconds": round(time.monotonic() - began, 1),
+        "seeds": list(range(seeds)),
+        "versions": {p: version(p) for p in ("fedgtv", "torch", "numpy", "flwr")}
+        | {"python": platform.python_version()},
+        "rows": rows,
+        **more,
+    }
+    json_file.parent.mkdir(parents=True, exist_ok=True)
+    json_file.write_text(json.dumps(record, indent=1), "utf-8")
+
+
+def _check_preset(preset: str) -> None:
+    if preset not in ("cpu", "full"):
+        raise DataError(f"preset '{preset}' is unknown: use 'cpu' or 'full'")
 
 
 def _study(name: str, pack: Path | None, preset: str) -> "Study":
     from evaluation.benchmarks.studies import phantom_study, sts_study
 
-    if preset not in ("cpu", "full"):
-        raise DataError(f"preset '{preset}' is unknown: use 'cpu' or 'full'")
+    _check_preset(preset)
     kind: Preset = "full" if preset == "full" else "cpu"
     if name == "phantom-study":
         return phantom_study(kind)

@@ -1,0 +1,134 @@
+"""Packs of real images for benchmarks: folders of `.npz` files with `image` and `label`.
+
+A pack's folder name says how its arrays lie and what its labels mean. Nothing is copied anywhere.
+"""
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from algorithms.contracts.errors import DataError
+from algorithms.contracts.volume import ImageArray, MaskArray
+
+Spacing = tuple[float, float, float]
+_BROKEN = (OSError, EOFError, ValueError, TypeError, KeyError, BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True)
+class PackTarget:
+    """One structure of one pack.
+
+    Attributes:
+        folder: of the pack.
+        codes: label values that make up the target.
+        swapped: arrays are stored `[x, y, z]`.
+        spacing_zyx_mm: where the files do not hold it; None means unknown.
+        volumes: the slices of a file are one volume (else single slices).
+    """
+
+    folder: str
+    codes: tuple[int, ...]
+    swapped: bool = False
+    spacing_zyx_mm: Spacing | None = None
+    volumes: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class PackCase:
+    """One image with its target.
+
+    Attributes:
+        patient: cases of one patient belong to one side of a split.
+        spacing_zyx_mm: None where it is unknown.
+    """
+
+    name: str
+    patient: str
+    image: ImageArray
+    mask: MaskArray
+    spacing_zyx_mm: Spacing | None
+
+
+PACK_TARGETS: dict[str, PackTarget] = {
+    "sts": PackTarget("sts", (1,)),
+    "la": PackTarget("la", (1,), swapped=True, spacing_zyx_mm=(0.625, 0.625, 0.625)),
+    "hippocampus": PackTarget("hippocampus", (1, 2)),
+    "acdc-lv": PackTarget("acdc", (3,)),
+    "acdc-rv": PackTarget("acdc", (1,)),
+    "scd": PackTarget("scd", (3,), volumes=False),
+}
+
+
+def pack_patients(packs: Path, name: str) -> list[str]:
+    """Return the patients of a pack, sorted.
+
+    Raises:
+        DataError: the pack is unknown or not there.
+    """
+    return sorted({_patient(file) for file in _files(packs, name)})
+
+
+def read_pack(packs: Path, name: str, patients: set[str] | None = None) -> Iterator[PackCase]:
+    """Read the cases of a pack that show the target, in the order of their names.
+
+    Args:
+        packs: the folder that holds the packs.
+        name: a key of `PACK_TARGETS`.
+        patients: only these.
+
+    Raises:
+        DataError: the pack is unknown, not there, or a file is broken.
+    """
+    files = _files(packs, name)
+    target = PACK_TARGETS[name]
+    for file in files:
+        if patients is not None and _patient(file) not in patients:
+            continue
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                image, label = stored["image"].astype(np.float32), stored["label"]
+                spacing = (
+                    _triple(stored["spacing_zyx"])
+                    if "spacing_zyx" in stored
+                    else target.spacing_zyx_mm
+                )
+            if target.swapped:
+                image, label = image.transpose(2, 1, 0), label.transpose(2, 1, 0)
+            if image.ndim != 3 or image.shape != label.shape:
+                raise ValueError(f"image {image.shape} and label {label.shape}")
+        except _BROKEN as error:
+            raise DataError(
+                f"{file}: cannot be read as a case of the pack '{name}': fetch the pack again"
+            ) from error
+        mask = np.isin(label, target.codes)
+        if mask.any():
+            yield PackCase(
+                file.stem,
+                _patient(file),
+                np.ascontiguousarray(image),
+                np.ascontiguousarray(mask),
+                spacing,
+            )
+
+
+def _files(packs: Path, name: str) -> list[Path]:
+    if name not in PACK_TARGETS:
+        raise DataError(f"set '{name}' is unknown: one of {', '.join(PACK_TARGETS)}")
+    folder = packs / PACK_TARGETS[name].folder
+    files = sorted(folder.glob("*.npz"))
+    if not files:
+        raise DataError(f"{folder}: no .npz files of the pack: give --packs, the folder above it")
+    return files
+
+
+def _patient(file: Path) -> str:
+    return file.stem.split("_frame")[0]
+
+
+def _triple(values: np.ndarray) -> Spacing:
+    z, y, x = (float(v) for v in values)
+    return z, y, x
