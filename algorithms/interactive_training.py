@@ -29,6 +29,7 @@ from algorithms.interactive_network import (
 from algorithms.losses import soft_dice_loss
 from algorithms.training import device, half_precision
 
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam, by torch's names
 _CUT_SHORT = 0.3  # of the samples: the image ends inside the target
 _CONTEXT = 0.8  # of the target's extent is kept around it, for turning and for wide boxes
 
@@ -268,9 +269,6 @@ def train_interactive(
                 progress(state.iteration, schedule.iterations, float(np.mean(losses)))
             losses.clear()
     network.eval()
-
-
-_MOMENTS = ("exp_avg", "exp_avg_sq")  # torch's names
 
 
 def _moments(network: nn.Module, optimiser: torch.optim.Adam) -> dict[str, Tensor]:

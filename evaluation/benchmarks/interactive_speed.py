@@ -26,7 +26,6 @@ from evaluation.benchmarks.shape_phantoms import draw_phantom
 
 SHAPES: dict[int, tuple[int, ...]] = {2: (256, 256), 3: (64, 96, 96)}
 PACKS = ("sts", "la")
-TOLERANCE = 1e-5
 Row = dict[str, Any]
 
 
