@@ -213,13 +213,15 @@ def _exact(
 ) -> ImageArray:
     # A border that no way enters (nothing is nearer than -1) spares all bounds checks.
     inside = (slice(1, -1),) * grey.ndim
-    # Grey value and distance lie side by side, since they are read together.
-    field = np.full((*(n + 2 for n in grey.shape), 2), -1.0, dtype=np.float32)
+    # Grey value and distance lie side by side, since they are read together. Double precision
+    # is free while all fits the cache; in 3-D memory is what takes the time.
+    precision: type[np.floating] = np.float64 if grey.ndim == 2 else np.float32
+    field = np.full((*(n + 2 for n in grey.shape), 2), -1.0, dtype=precision)
     field[..., 0][inside] = grey
     field[..., 1][inside] = np.inf if initial is None else initial
     strides = np.array(field.strides[:-1]) // (2 * field.itemsize)
     offsets = np.array([int(np.dot(offset, strides)) for offset, _ in steps], dtype=np.int64)
-    costs = np.array([cost for _, cost in steps], dtype=np.float32)
+    costs = np.array([cost for _, cost in steps], dtype=precision)
     places = np.argwhere(seeds)
     sources = (places + 1) @ strides
     width = _bucket_width(grey, costs)
@@ -229,12 +231,14 @@ def _exact(
         offsets,
         costs,
         1.0 / width,
-        maximum,
+        float(np.nextafter(np.float32(maximum), np.float32(np.inf))),  # what rounds to it is in
     )
-    return np.ascontiguousarray(field[..., 1][inside])
+    distance = np.ascontiguousarray(field[..., 1][inside], dtype=np.float32)
+    distance[distance > maximum] = np.inf
+    return distance
 
 
-def _bucket_width(grey: ImageArray, costs: ImageArray) -> float:
+def _bucket_width(grey: ImageArray, costs: NDArray[np.floating]) -> float:
     """An eighth of a usual step: wide enough to be few, narrow enough to correct little."""
     if grey.size == 1:
         return 1.0
@@ -249,10 +253,10 @@ def _bucket_width(grey: ImageArray, costs: ImageArray) -> float:
 
 @njit(cache=True, nogil=True)
 def _propagate(
-    field: ImageArray,
+    field: NDArray[np.floating],
     sources: NDArray[np.int64],
     offsets: NDArray[np.int64],
-    costs: ImageArray,
+    costs: NDArray[np.floating],
     per_width: float,
     maximum: float,
 ) -> None:
