@@ -15,6 +15,7 @@ from algorithms.contracts.errors import DataError, failure_line
 from site_agent.config import SiteHome, open_home
 
 if TYPE_CHECKING:
+    from algorithms.contracts.model_package import StudyPlan
     from site_agent.case_store import CaseStore
 
 app = typer.Typer(
@@ -94,23 +95,12 @@ def train_source(
 
     Example: fedgtv-site train-source --home hospital-a --plan plan.json
     """
-    from pydantic import ValidationError
-
-    from algorithms.contracts.model_package import StudyPlan
     from site_agent.segmentation import use_threads
     from site_agent.site_lock import only_worker
     from site_agent.source_package import train_source as run
 
     site, store = _open(home)
-    if not plan.is_file():
-        raise DataError(f"{plan}: no such plan: give the study lead's plan file")
-    try:
-        study_plan = StudyPlan.model_validate_json(plan.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])  # none when it is no JSON object
-        where = f"{plan}: key '{key}'" if key else f"{plan}"
-        raise DataError(f"{where}: {first['msg']}: correct the plan") from error
+    study_plan = _read_plan(plan)
     use_threads(site.config.threads)
     with only_worker(site):
         manifest = run(site, store, study_plan)
@@ -121,6 +111,22 @@ def train_source(
         f"{site.config.name}: model {manifest.model_version}, Dice {dsc} on "
         f"{score.test_patients} test patients at home; package in {site.source_package}"
     )
+
+
+def _read_plan(plan: Path) -> "StudyPlan":
+    from pydantic import ValidationError
+
+    from algorithms.contracts.model_package import StudyPlan
+
+    if not plan.is_file():
+        raise DataError(f"{plan}: no such plan: give the study lead's plan file")
+    try:
+        return StudyPlan.model_validate_json(plan.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])  # none when it is no JSON object
+        where = f"{plan}: key '{key}'" if key else f"{plan}"
+        raise DataError(f"{where}: {first['msg']}: correct the plan") from error
 
 
 @app.command()

@@ -27,6 +27,7 @@ def _run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True)
 
 
+@pytest.mark.journey
 def test_a_study_by_command(tmp_path: Path) -> None:
     home = tmp_path / "study"
     made = _run("init", "--home", home, *INIT)

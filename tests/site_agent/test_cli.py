@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from algorithms.contracts.canonical_json import canonical_json, sha256_hex
 from algorithms.contracts.contour import Contour, Provenance
-from algorithms.contracts.errors import failure_line
+from algorithms.contracts.errors import DataError, failure_line
 from algorithms.contracts.messages import SiteReportMessage
 from algorithms.contracts.model_package import MANIFEST_FILE, MODEL_FILE, FileEntry
 from site_agent import cli, egress
@@ -428,24 +428,30 @@ def test_a_question_out_of_turn_is_answered_in_one_line(run, home, arguments, wo
     assert words in one_line(errors)
 
 
+def test_a_plan_that_is_not_there_is_refused(tmp_path) -> None:
+    source = make_home(tmp_path / "source", role="source", **SHARES)
+    plan = tmp_path / "plan.json"
+    code, _, errors = run_apart("train-source", "--home", source.folder, "--plan", plan)
+    assert code == 2
+    assert f"{plan}: no such plan" in one_line(errors)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (None, "no such plan"),
         (("{", "["), "plan.json: Invalid JSON"),
         (('"reference_points":3', '"reference_points":0'), "'reference_points'"),
         (('"in_plane_spacing_mm":1.0', '"in_plane_spacing_mm":1e999'), "in_plane_spacing_mm'"),
     ],
 )
 def test_a_plan_that_cannot_be_read_is_refused(tmp_path, change, words) -> None:
-    source = make_home(tmp_path / "source", role="source", **SHARES)
     plan = tmp_path / "plan.json"
-    if change is not None:
-        plan.write_text(tiny_plan().model_dump_json().replace(*change), "utf-8")
-    code, _, errors = run_apart("train-source", "--home", source.folder, "--plan", plan)
-    assert code == 2
-    assert f"{plan}: " in one_line(errors)
-    assert words in errors
+    plan.write_text(tiny_plan().model_dump_json(), "utf-8")
+    assert cli._read_plan(plan) == tiny_plan()
+    plan.write_text(tiny_plan().model_dump_json().replace(*change), "utf-8")
+    with pytest.raises(DataError, match=re.escape(words)) as refused:
+        cli._read_plan(plan)
+    assert str(refused.value).startswith(str(plan))
 
 
 def test_an_unusable_disk_or_database_is_one_line(run, home, tmp_path) -> None:
