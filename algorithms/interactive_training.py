@@ -30,7 +30,9 @@ from algorithms.losses import soft_dice_loss
 from algorithms.training import device, half_precision
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam, by torch's names
-_CUT_SHORT = 0.3  # of the samples: the image ends inside the target
+_THICK = 0.5  # of the samples in 3-D: slices thicker than their pixels
+_FEWEST_SLICES = 6  # that show the target then
+_CUT_SHORT = 0.4  # of the samples: the image ends inside the target
 _CONTEXT = 0.8  # of the target's extent is kept around it, for turning and for wide boxes
 
 
@@ -72,7 +74,7 @@ PRESETS: dict[
         InteractiveSchedule(iterations=3000, batch_size=16, learning_rate=1e-3),
     ),
     ("cpu", 3): (
-        InteractiveNetworkSpec(dimensions=3, input_shape=(24, 56, 56), base_channels=12),
+        InteractiveNetworkSpec(dimensions=3, input_shape=(32, 64, 64), base_channels=12),
         InteractiveSchedule(iterations=3000, batch_size=2, learning_rate=1e-3),
     ),
     # The thesis's rate and batch; its 300 and 2000 epochs as iterations.
@@ -124,9 +126,14 @@ def draw_sample(
             break
     else:
         image, mask = target.image, target.mask
+    spacing = (1.0,) * mask.ndim
+    if spec.dimensions == 3 and rng.random() < _THICK:
+        image, mask, spacing = _thick_slices(image, mask, rng)
     if rng.random() < _CUT_SHORT:
         image, mask = _cut_short(image, mask, rng)
-    points = interior_margin_points(mask, rng=rng, inward_mm_or_voxels=rng.uniform(1.0, 4.0))
+    points = interior_margin_points(
+        mask, rng=rng, inward_mm_or_voxels=rng.uniform(1.0, 4.0), spacing_mm=spacing
+    )
     box = crop_box(points, mask.shape, spec)
     grey = _changed(normalise(resize(image[box], spec.input_shape)), rng)
     label = resize(mask[box].astype(np.float32), spec.input_shape)
@@ -164,23 +171,43 @@ def _turned(
     return image[0, 0].numpy(), mask[0, 0].numpy() >= 0.5
 
 
+def _thick_slices(
+    image: ImageArray, mask: MaskArray, rng: np.random.Generator
+) -> tuple[ImageArray, MaskArray, tuple[float, ...]]:
+    """Average neighbouring slices into thick ones, with their spacing in pixels.
+
+    A person clicks on the last slice that shows the target, however thick it is.
+    """
+    slices = int(mask.any(axis=(1, 2)).sum())
+    count = int(len(image) / rng.uniform(1.0, max(slices / _FEWEST_SLICES, 1.0)))
+    both = torch.from_numpy(np.stack([image, mask.astype(np.float32)]))[None]
+    coarse = functional.interpolate(both, size=(count, *image.shape[1:]), mode="area")[0].numpy()
+    thick = coarse[1] >= 0.5
+    if not thick.any():
+        return image, mask, (1.0, 1.0, 1.0)
+    return coarse[0].copy(), thick, (len(image) / count, 1.0, 1.0)
+
+
 def _cut_short(
     image: ImageArray, mask: MaskArray, rng: np.random.Generator
 ) -> tuple[ImageArray, MaskArray]:
-    """Let the image end inside the target on one side, as the first and last slices often do."""
+    """Let the image end inside the target at one side or two, as first and last slices often do."""
     axis = int(rng.integers(mask.ndim))
+    for _ in range(int(rng.integers(1, 3))):
+        image, mask = np.flip(image, axis), np.flip(mask, axis)
+        places = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+        start = places[int(rng.uniform(0.0, 0.3) * len(places))]
+        keep = (slice(None),) * axis + (slice(int(start), None),)
+        image, mask = image[keep], mask[keep]
     if rng.random() < 0.5:
         image, mask = np.flip(image, axis), np.flip(mask, axis)
-    places = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
-    start = places[int(rng.uniform(0.0, 0.4) * len(places))]
-    keep = (slice(None),) * axis + (slice(int(start), None),)
-    return image[keep].copy(), mask[keep].copy()
+    return image.copy(), mask.copy()
 
 
 def _changed(grey: ImageArray, rng: np.random.Generator) -> ImageArray:
     """Change contrast, resolution and noise, and turn black to white in half of all samples."""
     if rng.random() < 0.5:  # small targets and thick slices arrive blurred
-        coarse = [max(int(n / rng.uniform(1.0, 4.0)), 2) for n in grey.shape]
+        coarse = [max(int(n / rng.uniform(1.0, 3.0)), 2) for n in grey.shape]
         grey = resize(resize(grey, tuple(coarse)), grey.shape)
     low, high = float(grey.min()), float(grey.max())
     span = max(high - low, 1e-6)

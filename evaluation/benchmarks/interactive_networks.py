@@ -30,7 +30,7 @@ from algorithms.interactive_training import (
 from evaluation.benchmarks.image_packs import PACK_TARGETS, pack_patients, read_pack
 from evaluation.benchmarks.shape_phantoms import shape_phantoms
 
-PHANTOMS = {2: 600, 3: 120}
+PHANTOMS = {2: 1200, 3: 600}
 SMALLEST_TARGET_PIXELS = 50  # nobody clicks four points into less
 Dimensions = Literal[2, 3]
 Preset = Literal["cpu", "gpu"]

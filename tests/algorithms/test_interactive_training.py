@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from algorithms.geodesic import ENCODINGS
 from algorithms.interactive_network import InteractiveNetworkSpec, build_interactive_network
 from algorithms.interactive_training import (
+    _FEWEST_SLICES,
     PRESETS,
     InteractiveSchedule,
     InteractiveState,
     Target,
+    _thick_slices,
     cut_target,
     draw_sample,
     learning_rate,
@@ -167,7 +169,7 @@ def test_clicks_lie_on_the_label() -> None:
         assert label[clicked].mean() >= 0.5
 
 
-def test_about_a_third_of_the_images_end_inside_the_target() -> None:
+def test_many_images_end_inside_the_target() -> None:
     """Volumes often do; a whole target, with its context, never touches the edge of its crop."""
     mask = ball((1, 48, 48), (0, 24, 24), 8)[0]
     target = Target(mask.astype(np.float32), mask)
@@ -177,6 +179,29 @@ def test_about_a_third_of_the_images_end_inside_the_target() -> None:
         _, label = draw_sample(target, wide, np.random.default_rng(seed))
         cut += label[0].any() or label[-1].any() or label[:, 0].any() or label[:, -1].any()
     assert 10 <= cut <= 40
+
+
+def test_slices_are_averaged_into_thick_ones_that_fill_the_same_volume() -> None:
+    image = np.arange(24.0, dtype=np.float32)[:, None, None] * np.ones((24, 6, 6), np.float32)
+    mask = np.zeros(image.shape, dtype=bool)
+    mask[4:20, 2:5, 2:5] = True
+    thickest = 0.0
+    for seed in range(40):
+        thick, found, spacing = _thick_slices(image, mask, np.random.default_rng(seed))
+        assert thick.shape == found.shape == (round(24 / spacing[0]), 6, 6)
+        assert spacing[1:] == (1.0, 1.0)
+        assert thick.mean() == pytest.approx(image.mean(), rel=0.02)
+        assert found.any(axis=(1, 2)).sum() >= _FEWEST_SLICES - 1
+        assert found.sum() * spacing[0] == pytest.approx(mask.sum(), rel=0.2)
+        thickest = max(thickest, spacing[0])
+    assert 2.0 < thickest <= 16 / _FEWEST_SLICES + 1e-9
+
+
+def test_flat_targets_keep_their_slices() -> None:
+    flat = solid_target()
+    kept = _thick_slices(flat.image[4:7], flat.mask[4:7], np.random.default_rng(0))
+    np.testing.assert_array_equal(kept[0], flat.image[4:7])
+    assert kept[2] == (1.0, 1.0, 1.0)
 
 
 def test_dark_targets_are_as_many_as_bright_ones() -> None:

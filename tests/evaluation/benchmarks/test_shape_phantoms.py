@@ -7,14 +7,15 @@ from scipy import ndimage
 
 from algorithms.interactive_network import InteractiveNetworkSpec
 from algorithms.interactive_training import Target, draw_sample
+from evaluation.benchmarks import shape_phantoms as module
 from evaluation.benchmarks.shape_phantoms import SHAPES, draw_phantom, shape_phantoms
 
-COUNTS = {2: 30, 3: 2}
+COUNTS = {2: 30, 3: 12}
 
 
 @cache
 def drawn(dimensions: int) -> tuple[Target, ...]:
-    """Draw once what several tests look at: volumes take a while."""
+    """Draw once what several tests look at."""
     return tuple(shape_phantoms(dimensions, COUNTS[dimensions], seed=0))
 
 
@@ -38,6 +39,43 @@ def test_each_is_drawn_from_the_seed_and_its_number_alone(dimensions) -> None:
     alone = draw_phantom(dimensions, np.random.default_rng([0, 1]))
     np.testing.assert_array_equal(alone.image, drawn(dimensions)[1].image)
     np.testing.assert_array_equal(alone.mask, drawn(dimensions)[1].mask)
+
+
+@pytest.mark.parametrize("dimensions", COUNTS)
+@pytest.mark.parametrize("kind", ["_dented_ball", "_bent_tube", "_column"])
+def test_every_kind_of_target_is_one_piece_of_some_size(dimensions, kind) -> None:
+    shape, sizes = SHAPES[dimensions], []
+    for i in range(12):
+        mask = getattr(module, kind)(shape, np.random.default_rng(i))
+        assert mask.shape == shape
+        assert ndimage.label(mask)[1] == 1
+        sizes.append(mask.mean())
+    assert 0.0005 < min(sizes) < max(sizes) < 0.5
+
+
+def test_columns_have_flat_ends_and_balls_have_not() -> None:
+    for i in range(6):
+        assert _flattest(module._column(SHAPES[3], np.random.default_rng(i))) > 0.6
+        assert _flattest(module._dented_ball(SHAPES[3], np.random.default_rng(i))) < 0.4
+
+
+def _flattest(mask: np.ndarray) -> float:
+    """Area of the flatter end of the axis with the flattest ends, by the mean area along it."""
+    ends = []
+    for axis in range(mask.ndim):
+        areas = mask.any(axis=axis).size * mask.mean(axis=tuple({0, 1, 2} - {axis}))
+        areas = areas[areas > 0]
+        ends.append(min(areas[0], areas[-1]) / areas.mean())
+    return float(max(ends))
+
+
+def test_some_tubes_are_bent() -> None:
+    outside = 0
+    for i in range(12):
+        tube = module._bent_tube(SHAPES[3], np.random.default_rng(i))
+        middle = np.round(np.argwhere(tube).mean(axis=0)).astype(int)
+        outside += not tube[tuple(middle)]
+    assert outside > 0
 
 
 def test_no_two_are_alike() -> None:
