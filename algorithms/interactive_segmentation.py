@@ -19,14 +19,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.special import expit, logit
 
 from algorithms.click_simulation import Points
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import ImageArray, MaskArray
 from algorithms.geodesic import geodesic_distance
 from algorithms.graph_cut import minimum_cut
-from algorithms.interactive_network import Box, InteractiveNetwork
+from algorithms.interactive_network import Box, InteractiveNetwork, normalise, resize, seeds_in
 
+_MOST_CUT_VOXELS = 150_000  # of a first contour: a tenth of a second
 _FARTHEST_VOXELS = {2: 128, 3: 40}  # a click reaches no farther along any axis, so none is slow
 
 
@@ -40,35 +42,67 @@ class Fusion:
         length_weight: cost of a way as long as the contour is away from the click.
         intensity_weight: cost of a change of grey value by one standard deviation of the crop.
         reach: what costs more keeps its label.
-        least_reach_voxels: the contour counts as this far away at least.
+        least_reach_voxels: the contour counts as this far away at least,
+        most_reach_share: and as this share of the crop's extent at most. Where a target is missing
+            in a whole slice, the contour is as far away as the next slice, whatever its size.
         pairwise_weight: lambda of (3-8).
         intensity_sigma: sigma of (3-10), of the crop's grey-value range.
+        temperature: divides the network's logits, since networks are too sure of themselves.
+        first_pairwise_weight: lambda of a cut of the first contour; 0 takes it as it is.
+        contour_doubt: a given contour has probability 1 - contour_doubt / 2 inside.
         engine: of the minimum cut.
     """
 
     local: bool = True
     length_weight: float = 0.4
     intensity_weight: float = 0.3
-    reach: float = 1.0
-    least_reach_voxels: float = 2.0
+    reach: float = 3.0
+    least_reach_voxels: float = 1.0
+    most_reach_share: float = 0.2
     pairwise_weight: float = 1.0
     intensity_sigma: float = 0.1
+    temperature: float = 1.0
+    first_pairwise_weight: float = 0.0
+    contour_doubt: float = 0.0
     engine: Literal["auto", "pymaxflow", "scipy"] = "auto"
 
     def __post_init__(self) -> None:
         """Refuse what is no setting.
 
         Raises:
-            ValueError: a length weight, reach or sigma that is not positive, or a negative weight.
+            ValueError: a length, reach, sigma or temperature that is not positive and finite, a
+                negative weight, a doubt outside [0, 1), or an unknown engine.
         """
-        positive = (self.length_weight, self.reach, self.least_reach_voxels, self.intensity_sigma)
-        if not (min(positive) > 0 and min(self.intensity_weight, self.pairwise_weight) >= 0):
-            raise ValueError(f"{self}: lengths, reach and sigma are positive, weights not negative")
+        positive = (
+            self.length_weight,
+            self.reach,
+            self.least_reach_voxels,
+            self.most_reach_share,
+            self.intensity_sigma,
+            self.temperature,
+        )
+        weights = (self.intensity_weight, self.pairwise_weight, self.first_pairwise_weight)
+        # Compared so that NaN and infinity fail.
+        fits = all(0 < value < math.inf for value in positive)
+        fits &= all(0 <= value < math.inf for value in weights) and 0 <= self.contour_doubt < 1
+        if not fits or self.engine not in ("auto", "pymaxflow", "scipy"):
+            raise ValueError(
+                f"{self}: lengths, reach, sigma and temperature are positive and finite, weights "
+                "not negative, doubt below 1, and the engine is 'auto', 'pymaxflow' or 'scipy'"
+            )
 
 
 def default_fusion(dimensions: int) -> Fusion:
-    """Return the settings for 2-D or 3-D: an error in 3-D is wide for its depth."""
-    return Fusion(length_weight={2: 0.4, 3: 0.25}[dimensions])
+    """Return the settings for 2-D or 3-D, where the network knows less and edges help it."""
+    if dimensions == 2:
+        return Fusion()
+    return Fusion(
+        least_reach_voxels=1.5,
+        most_reach_share=0.1,
+        temperature=2.0,
+        first_pairwise_weight=4.0,
+        contour_doubt=0.5,
+    )
 
 
 def fuse(
@@ -158,7 +192,7 @@ class InteractiveSegmenter:
     def set_image(
         self, image: NDArray[np.floating], spacing_mm: tuple[float, ...] | None = None
     ) -> None:
-        """Take an image `[y, x]` or `[z, y, x]` and forget the last one.
+        """Take an image `[y, x]` or `[z, y, x]` and forget the last one, unless it is refused.
 
         Raises:
             ValueError: shape or spacing that does not fit.
@@ -169,12 +203,13 @@ class InteractiveSegmenter:
         spacing = (1.0,) * image.ndim if spacing_mm is None else tuple(spacing_mm)
         if len(spacing) != image.ndim or not all(np.isfinite(s) and s > 0 for s in spacing):
             raise ValueError(f"spacing {spacing} for {image.ndim} axes: a positive number for each")
-        with np.errstate(over="ignore"):
-            grey = np.ascontiguousarray(image, dtype=np.float32)
-        if not np.isfinite(grey).all():
+        values = np.asarray(image, dtype=np.float64)
+        if not np.isfinite(values).all():
             raise DataError(
                 "the image holds values that are not finite (NaN or infinite): export it again"
             )
+        with np.errstate(over="ignore", invalid="ignore"):
+            grey = normalise(values / (np.abs(values).max() or 1.0))  # any unit will do
         self._image = grey
         self.fusion = self._fusion or default_fusion(grey.ndim)
         self._spacing = spacing
@@ -219,16 +254,27 @@ class InteractiveSegmenter:
             raise DataError("click at least one point inside the target, near its edge")
         self._refuse_contradiction(clicks, foreground=True)
         probability, box = self.network.probability(image, clicks)
+        probability = _softened(probability, self.fusion.temperature)
+        if self.fusion.first_pairwise_weight > 0:
+            probability = self._cut_first(probability, clicks, box)
         self._remember(box)
-        self._box = _union(self._box, box)
-        self._clicked[True][tuple(clicks.T)] = True
-        found = probability > 0.5
-        found[tuple((clicks - [side.start for side in box]).T)] = True
-        found = _pieces_with(found, clicks - [side.start for side in box])
-        # What is cut away must not come back with the first correction.
-        probability = np.where(found, np.maximum(probability, 0.5), np.minimum(probability, 0.5))
-        self._probability[box] = np.maximum(self._probability[box], probability)
-        self._mask[box] |= found & ~self._clicked[False][box]
+        try:
+            self._box = _union(self._box, box)
+            self._clicked[True][tuple(clicks.T)] = True
+            inside = clicks - [side.start for side in box]
+            found = probability > 0.5
+            found[tuple(inside.T)] = True
+            found = _pieces_with(found, inside)
+            probability = _agreeing(probability, found)
+            self._probability[box] = np.maximum(self._probability[box], probability)
+            self._mask[box] |= found & ~self._clicked[False][box]
+            if any(step.kind == "refine" for step in self.steps):  # what was corrected stays so
+                none = np.empty((0, image.ndim), dtype=np.int64)
+                self._spread({True: none, False: none}, box)
+                self._cut(box)
+        except BaseException:  # also when a person interrupts: half a step is none
+            self._take_back()
+            raise
         return self._done("segment", clicks, clicks[:0], began)
 
     def set_contour(self, mask: MaskArray) -> MaskArray:
@@ -239,7 +285,8 @@ class InteractiveSegmenter:
             raise ValueError(f"contour {mask.dtype} {mask.shape} for an image of {image.shape}")
         self.set_image(image, self._spacing)
         self._mask = mask.copy()
-        self._probability = mask.astype(np.float32)
+        doubt = self.fusion.contour_doubt
+        self._probability = mask * np.float32(1.0 - doubt) + np.float32(doubt / 2.0)
         places = np.argwhere(mask)
         if len(places):
             self._box = _grown(places, image.shape)
@@ -305,6 +352,25 @@ class InteractiveSegmenter:
             self.steps.pop()
         return self.mask
 
+    def _cut_first(self, probability: ImageArray, clicks: Points, box: Box) -> ImageArray:
+        """Move the first contour onto edges; a large crop is cut on a coarser grid."""
+        coarser = max(probability.size / _MOST_CUT_VOXELS, 1.0) ** (1 / probability.ndim)
+        shape = tuple(max(int(n / coarser), 1) for n in probability.shape)
+        grey = resize(self._need_image()[box], shape)
+        low, high = np.percentile(grey, (1, 99))
+        coarse = resize(probability, shape)
+        found = minimum_cut(
+            coarse,
+            (grey - low) / max(float(high - low), 1e-6),
+            seeds_in(clicks, box, shape),
+            None,
+            spacing_mm=self._relative_spacing(),
+            pairwise_weight=self.fusion.first_pairwise_weight,
+            intensity_sigma=self.fusion.intensity_sigma,
+            engine=self.fusion.engine,
+        )
+        return resize(_agreeing(coarse, found), probability.shape)
+
     # -- what a click does ------------------------------------------------------------------
 
     def _spread(self, clicks: dict[bool, Points], window: Box) -> None:
@@ -315,11 +381,9 @@ class InteractiveSegmenter:
         for kind, points in clicks.items():
             distance = self._distances[kind]
             if not self.fusion.local:
-                seeds = self._clicked[kind][window].copy()
+                seeds = self._corrections(kind)[window]
                 seeds[tuple((points - start).T)] = True
-                # In the same crop, what is known of earlier clicks still holds.
-                known = distance[window] if window == self._box else None
-                distance[window] = geodesic_distance(grey, seeds, initial=known)
+                distance[window] = geodesic_distance(grey, seeds)
                 continue
             for point in points:
                 contour_mm = self._contour_mm(point)
@@ -337,6 +401,14 @@ class InteractiveSegmenter:
                     maximum=self.fusion.reach,
                 )
                 distance[own] = np.minimum(distance[own], nearer)
+
+    def _corrections(self, foreground: bool) -> MaskArray:
+        """Mark all correction clicks of a kind: the network has read the first points already."""
+        marks = np.zeros(self._mask.shape, dtype=bool)
+        for step in self.steps:
+            if step.kind == "refine":
+                marks[tuple((step.foreground if foreground else step.background).T)] = True
+        return marks
 
     def _cut(self, window: Box) -> None:
         """Cut again inside a window, where a click reaches."""
@@ -363,10 +435,14 @@ class InteractiveSegmenter:
         )
 
     def _contour_mm(self, point: Points) -> float:
-        """Distance from a click to the nearest voxel of the other label, in mm."""
+        """Distance from a click to the nearest voxel of the other label, in mm, within limits."""
         label = bool(self._mask[tuple(point)])
         spacing = np.array(self._spacing)
         least = self.fusion.least_reach_voxels * float(spacing.min())
+        most = self._farthest * float(spacing.min())
+        if self._box is not None:
+            extent_mm = float(np.prod([s.stop - s.start for s in self._box] * spacing))
+            most = min(most, self.fusion.most_reach_share * extent_mm ** (1 / spacing.size))
         reach = 4
         while True:
             box = _box(point - reach, point + reach, self._mask.shape)
@@ -377,7 +453,9 @@ class InteractiveSegmenter:
                 found = float(np.sqrt(np.square(steps_mm).sum(axis=1).min()))
             # Nearer ones cannot lie outside the box.
             if found <= reach * spacing.min() or reach >= self._farthest:
-                return max(min(found, self._farthest * float(spacing.min())), least)
+                if np.isinf(found) and (self._mask == label).all():
+                    return least  # no contour says how large the error is
+                return max(min(found, most), least)
             reach *= 2
 
     def _window(self, point: Points, contour_mm: float) -> Box:
@@ -400,7 +478,8 @@ class InteractiveSegmenter:
             return np.empty((0, image.ndim), dtype=np.int64)
         if clicks.ndim != 2 or clicks.shape[1] != image.ndim or clicks.dtype.kind not in "iu":
             raise ValueError(
-                f"clicks are whole voxel indices [n, {image.ndim}], not {clicks.shape}"
+                f"clicks are whole voxel indices [n, {image.ndim}], not {clicks.dtype} "
+                f"{list(clicks.shape)}"
             )
         outside = ((clicks < 0) | (clicks >= image.shape)).any(axis=1)
         if outside.any():
@@ -460,6 +539,21 @@ class InteractiveSegmenter:
         """Spacing by its smallest: lambda of (3-8) then means the same on fine and coarse grids."""
         smallest = min(self._spacing)
         return tuple(s / smallest for s in self._spacing)
+
+
+def _softened(probability: ImageArray, temperature: float) -> ImageArray:
+    """Divide the logits by a temperature."""
+    if temperature == 1.0:
+        return probability
+    return np.asarray(expit(logit(np.clip(probability, 1e-6, 1 - 1e-6)) / temperature))
+
+
+def _agreeing(probability: ImageArray, found: MaskArray) -> ImageArray:
+    """Mirror the probability where the contour decides otherwise.
+
+    What was cut away must not come back with the first correction.
+    """
+    return np.where(found == (probability > 0.5), probability, 1.0 - probability)
 
 
 def _pieces_with(mask: MaskArray, points: Points) -> MaskArray:
