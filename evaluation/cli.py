@@ -15,6 +15,7 @@ from rich.console import Console
 from algorithms.contracts.errors import DataError, failure_line
 
 if TYPE_CHECKING:
+    from evaluation.benchmarks.interactive_networks import Dimensions
     from evaluation.benchmarks.studies import Preset, Study
 
 app = typer.Typer(
@@ -93,6 +94,9 @@ def benchmark(
         str | None, typer.Option(help="'interactive': only these, such as sts,hippocampus.")
     ] = None,
     cases: Annotated[int, typer.Option(min=1, help="'interactive': targets per set.")] = 12,
+    dimensions: Annotated[
+        int | None, typer.Option(min=2, max=3, help="'interactive': 2 or 3 alone, not both.")
+    ] = None,
     shipped_only: Annotated[
         bool, typer.Option(help="'interactive': train nothing, test the package's networks.")
     ] = False,
@@ -104,7 +108,9 @@ def benchmark(
     if name.startswith("interactive"):
         _check_preset(preset)
         seeds = 0 if shipped_only else seeds
-        _interactive(name, packs, output, seeds, preset, sets, cases, json_file)
+        chosen = dimensions or 0
+        axes: tuple[Dimensions, ...] = (2,) if chosen == 2 else (3,) if chosen == 3 else (2, 3)
+        _interactive(name, packs, output, seeds, preset, sets, cases, axes, json_file)
         return
     from evaluation.benchmarks.study_benchmark import benchmark_study, summarise_seeds
     from evaluation.benchmarks.study_table import study_table, summary_table
@@ -182,6 +188,7 @@ def _interactive(
     preset: str,
     sets: str | None,
     cases: int,
+    dimensions: "tuple[Dimensions, ...]",
     json_file: Path | None,
 ) -> None:
     from evaluation.benchmarks.interactive_speed import run_speed, speed_table
@@ -203,6 +210,7 @@ def _interactive(
         packs,
         output / "interactive-networks",
         sets=_names(sets or "") or (*SEEN, *UNSEEN),
+        dimensions=dimensions,
         seeds=seeds,
         preset="gpu" if preset == "full" else "cpu",
         size=size,

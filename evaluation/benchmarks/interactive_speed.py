@@ -7,6 +7,7 @@ all of them alike. Shown are medians.
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import ImageArray, MaskArray
 from algorithms.geodesic import geodesic_distance
 from algorithms.interactive_network import default_network, normalise, resize
-from algorithms.interactive_segmentation import Fusion, InteractiveSegmenter
+from algorithms.interactive_segmentation import InteractiveSegmenter, default_fusion
 from evaluation.benchmarks.image_packs import pack_patients, read_pack
 from evaluation.benchmarks.shape_phantoms import draw_phantom
 
@@ -133,7 +134,10 @@ def click_rows(images: Sequence[tuple[ImageArray, MaskArray]], clicks: int) -> l
     rows: list[Row] = []
     for index, (image, mask) in enumerate(images):
         network = default_network(3 if image.ndim == 3 else 2)
-        for name, fusion in (("if-gc", None), ("if-gc-pure", Fusion(local=False))):
+        for name, fusion in (
+            ("if-gc", None),
+            ("if-gc-pure", replace(default_fusion(image.ndim), local=False)),
+        ):
             segmenter = InteractiveSegmenter(network, fusion, clock=time.perf_counter)
             segmenter.set_image(image)
             points = interior_margin_points(mask, rng=np.random.default_rng([1, index]))

@@ -9,7 +9,7 @@ from evaluation.benchmarks.interactive_study import curve_of
 from evaluation.benchmarks.robot_user import METHODS
 
 Row = dict[str, Any]
-SHOWN_CLICKS = (1, 3, 5)
+SHOWN_CLICKS = (1, 3, 5, 10)
 
 
 def encoding_table(rows: Sequence[Row]) -> str:
@@ -29,10 +29,13 @@ def encoding_table(rows: Sequence[Row]) -> str:
 
 
 def click_table(rows: Sequence[Row], network: str, *, limit: int) -> str:
-    """Show how Dice rises with each correction, how many it takes, and how long one takes."""
+    """Show how Dice rises with each correction, how many it takes, and how long one takes.
+
+    The least step is the smallest change of the mean from one correction to the next.
+    """
     head = ["set", "method", "first contour"]
     head += [f"after {k}" for k in SHOWN_CLICKS]
-    head += ["clicks to 85 %", "clicks to 90 %", "seconds per click"]
+    head += ["least step of the mean", "clicks to 85 %", "clicks to 90 %", "seconds per click"]
     body = []
     of_network = [r for r in rows if r["network"] == network]
     for axes in _ordered(r["dimensions"] for r in of_network):
@@ -52,7 +55,9 @@ def click_table(rows: Sequence[Row], network: str, *, limit: int) -> str:
 
 def _click_cells(rows: Sequence[Row], limit: int) -> list[str]:
     curves = [curve_of(r) for r in rows]
-    cells = [f"{100 * np.mean([c.dice_after(k) for c in curves]):.1f}" for k in (0, *SHOWN_CLICKS)]
+    means = [100 * np.mean([c.dice_after(k) for c in curves]) for k in range(limit + 1)]
+    cells = [f"{means[min(k, limit)]:.1f}" for k in (0, *SHOWN_CLICKS)]
+    cells.append(f"{np.diff(means).min():+.2f}")
     for dsc in (0.85, 0.90):
         counts = [c.clicks_to_reach(dsc, limit=limit) for c in curves]
         cells.append(f"{np.mean(counts):.2f}")

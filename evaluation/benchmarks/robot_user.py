@@ -1,17 +1,19 @@
 """A robot user corrects contours click by click, with our method and with its comparators."""
 
 import time
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+from scipy import ndimage
 
 from algorithms.click_simulation import Points, interior_margin_points, next_click
 from algorithms.contracts.volume import ImageArray, MaskArray
 from algorithms.graph_cut import minimum_cut
-from algorithms.interactive_network import InteractiveNetwork, crop_box
-from algorithms.interactive_segmentation import Fusion, InteractiveSegmenter
+from algorithms.interactive_network import InteractiveNetwork, crop_box, resize
+from algorithms.interactive_segmentation import Fusion, InteractiveSegmenter, default_fusion
 from evaluation.overlap import dice
 
 Spacing = tuple[float, ...]
@@ -49,8 +51,15 @@ class FusionGraphCut:
 class _OnOneCrop:
     """Keeps a crop and the clicks on it, for methods that begin anew after every click."""
 
-    def _open(self, image: ImageArray, points: Points, network: InteractiveNetwork) -> None:
+    def _open(
+        self,
+        image: ImageArray,
+        spacing: Spacing | None,
+        points: Points,
+        network: InteractiveNetwork,
+    ) -> None:
         self._image, self._network = image, network
+        self._spacing = _in_pixels(spacing)
         self._points = {True: [*map(tuple, points)], False: []}
         self._box = crop_box(points, image.shape, network.spec)
 
@@ -86,7 +95,7 @@ class PlainGraphCut(_OnOneCrop):
 
     def start(self, image: ImageArray, spacing: Spacing | None, points: Points) -> MaskArray:
         """Take the network's probability and cut."""
-        self._open(image, points, self._net)
+        self._open(image, spacing, points, self._net)
         self._probability = np.zeros(image.shape, dtype=np.float32)
         probability, box = self._net.probability(image, points)
         self._probability[box] = probability
@@ -95,13 +104,20 @@ class PlainGraphCut(_OnOneCrop):
     def _solve(self) -> MaskArray:
         mask = np.zeros(self._image.shape, dtype=bool)
         mask[self._box] = minimum_cut(
-            self._probability[self._box], self._grey(), self._seeds(True), self._seeds(False)
+            self._probability[self._box],
+            self._grey(),
+            self._seeds(True),
+            self._seeds(False),
+            spacing_mm=self._spacing,
         )
         return mask
 
 
 # Best of 130 (scikit-image's default), 1000, 5000 and 20000 where our own settings were chosen.
 RANDOM_WALKER_BETA = {2: 130.0, 3: 20_000.0}
+
+
+_MOST_WALKED_VOXELS = 300_000  # larger crops are walked on a coarser grid: seconds, not minutes
 
 
 class RandomWalker(_OnOneCrop):
@@ -113,21 +129,43 @@ class RandomWalker(_OnOneCrop):
 
     def start(self, image: ImageArray, spacing: Spacing | None, points: Points) -> MaskArray:
         """Walk from the first clicks."""
-        self._open(image, points, self._net)
+        self._open(image, spacing, points, self._net)
         return self._solve()
 
     def _solve(self) -> MaskArray:
         from skimage.segmentation import random_walker
 
         marks = np.where(self._seeds(False), 2, 0)
-        frame = np.ones(marks.shape, dtype=bool)
-        frame[(slice(1, -1),) * frame.ndim] = False
-        marks[frame] = 2
+        marks[self._frame()] = 2
         marks[self._seeds(True)] = 1
+        grey, sizes, spacing = self._grey(), marks.shape, self._spacing or (1.0,) * marks.ndim
+        coarser = max((marks.size / _MOST_WALKED_VOXELS) ** (1 / marks.ndim), 1.0)
+        if coarser > 1.0:
+            shape = tuple(max(int(n / coarser), 1) for n in sizes)
+            grey = resize(grey, shape)
+            places = np.argwhere(marks)
+            moved = np.zeros(shape, dtype=marks.dtype)
+            at = (places * np.array(shape) // np.array(sizes)).T
+            kinds = marks[tuple(places.T)]
+            for kind in (2, 1):  # the first clicks stay where both meet
+                moved[tuple(at[:, kinds == kind])] = kind
+            marks = moved
+        mode = "cg_j" if marks.ndim == 3 else "bf"
+        with warnings.catch_warnings():  # of its solver, about what is not installed
+            warnings.simplefilter("ignore")
+            walked = random_walker(grey, marks, beta=self._beta, mode=mode, spacing=spacing)
         mask = np.zeros(self._image.shape, dtype=bool)
-        mode = "cg_j" if frame.ndim == 3 else "bf"
-        mask[self._box] = random_walker(self._grey(), marks, beta=self._beta, mode=mode) == 1
+        mask[self._box] = resize((walked == 1).astype(np.float32), sizes) >= 0.5
         return mask
+
+    def _frame(self) -> MaskArray:
+        """Mark the faces of the crop, but not where the image ends: the target may go on there."""
+        frame = np.zeros([side.stop - side.start for side in self._box], dtype=bool)
+        for axis, (side, n) in enumerate(zip(self._box, self._image.shape, strict=True)):
+            along = np.moveaxis(frame, axis, 0)
+            along[0] |= side.start > 0
+            along[-1] |= side.stop < n
+        return frame if frame.any() else ~ndimage.binary_erosion(~frame)
 
 
 @dataclass(frozen=True)
@@ -154,6 +192,11 @@ class ClickCurve:
         return min(reached, limit)
 
 
+def _in_pixels(spacing_mm: Spacing | None) -> Spacing | None:
+    """Return spacing by its smallest: the robot aims at pixels, whatever their size."""
+    return spacing_mm and tuple(s / min(spacing_mm) for s in spacing_mm)
+
+
 def play(
     method: ClickMethod,
     image: ImageArray,
@@ -165,7 +208,7 @@ def play(
     enough: float = 1.0,
 ) -> ClickCurve:
     """Segment one target with a method, then correct it until it is good or patience ends."""
-    points = interior_margin_points(reference, rng=rng)
+    points = interior_margin_points(reference, rng=rng, spacing_mm=_in_pixels(spacing))
     began = time.perf_counter()
     mask = method.start(image, spacing, points)
     seconds, scores = [time.perf_counter() - began], [dice(mask, reference)]
@@ -186,5 +229,7 @@ METHODS: dict[str, Callable[[InteractiveNetwork], ClickMethod]] = {
     "if-gc": FusionGraphCut,
     "graph-cut": PlainGraphCut,
     "random-walker": RandomWalker,
-    "if-gc-pure": lambda network: FusionGraphCut(network, Fusion(local=False)),
+    "if-gc-pure": lambda network: FusionGraphCut(
+        network, replace(default_fusion(network.spec.dimensions), local=False)
+    ),
 }

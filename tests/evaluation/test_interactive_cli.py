@@ -147,6 +147,17 @@ def test_the_study_prints_three_tables_and_writes_json(run, tmp_path, monkeypatc
     assert len(list((tmp_path / "out" / "interactive-networks").iterdir())) == 10
 
 
+def test_one_dimension_alone_is_studied(run, tmp_path) -> None:
+    write_packs(tmp_path, "hippocampus", patients=("p1", "p2", "p3"))
+    ask = ("--packs", tmp_path, "--sets", "hippocampus", "--cases", "1", "--shipped-only")
+    code, out, err = run(BENCHMARK, "interactive", *ask, "--dimensions", "2")
+    assert code == 0, err
+    assert "| 2-D hippocampus | if-gc |" in out
+    assert "3-D" not in out
+    code, _, err = run(BENCHMARK, "interactive", *ask, "--dimensions", "4")
+    assert code == 2
+
+
 @pytest.fixture
 def fast(monkeypatch) -> None:
     monkeypatch.setattr(interactive_speed, "SHAPES", {2: (24, 24), 3: (8, 12, 12)})

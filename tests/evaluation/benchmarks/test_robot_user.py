@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,7 +7,8 @@ from hypothesis import strategies as st
 
 from algorithms.click_simulation import interior_margin_points
 from algorithms.interactive_network import default_network
-from algorithms.interactive_segmentation import InteractiveSegmenter
+from algorithms.interactive_segmentation import InteractiveSegmenter, default_fusion
+from evaluation.benchmarks import robot_user
 from evaluation.benchmarks.robot_user import METHODS, ClickCurve, play
 from evaluation.overlap import dice
 
@@ -116,23 +119,53 @@ def test_the_robot_does_not_click_twice_on_one_voxel() -> None:
     [(DISC, None), (BALL, (3.0, 1.0, 1.0)), (DISC[None], (5.0, 1.0, 1.0))],
     ids=["2d", "3d", "one-slice"],
 )
-@pytest.mark.filterwarnings("ignore::UserWarning:skimage")  # a walker without a way to walk
 def test_every_method_ends(name, target, spacing) -> None:
     network = default_network(target.ndim)
     curve = played(METHODS[name](network), target, spacing, most_clicks=2)
     assert 1 <= len(curve.dice) == len(curve.seconds) <= 3
     assert all(0.0 <= value <= 1.0 for value in curve.dice)
     assert all(seconds > 0 for seconds in curve.seconds)
-    points = interior_margin_points(target, rng=np.random.default_rng(4))
+    points = interior_margin_points(target, rng=np.random.default_rng(4), spacing_mm=spacing)
     assert curve.first_points == len(points)
     if name.startswith("if-gc"):
-        segmenter = InteractiveSegmenter(network)
+        fusion = replace(default_fusion(target.ndim), local="pure" not in name)
+        segmenter = InteractiveSegmenter(network, fusion)
         segmenter.set_image(picture(target), spacing)
         assert curve.dice[0] == dice(segmenter.segment(points), target)
     else:
         first = METHODS[name](network).start(picture(target), spacing, points)
         assert first.shape == target.shape
         assert curve.dice[0] == dice(first, target)
+
+
+def test_the_robot_clicks_on_the_outermost_slices_however_thick_they_are() -> None:
+    column = np.zeros((6, 40, 40), dtype=bool)
+    column[1:5, 10:30, 10:30] = True
+    thick = Scripted(column)
+    played(thick, column, (8.0, 1.5, 1.5))
+    assert {1, 4} <= set(thick.points[:, 0].tolist())
+    fine = Scripted(column)
+    played(fine, column, (0.3, 0.3, 0.3))  # pixels count, not millimetres
+    assert set(fine.points[:, 0].tolist()) <= {2, 3}
+
+
+def test_the_walker_may_leave_the_crop_where_the_image_ends() -> None:
+    target = np.zeros((6, 40, 40), dtype=bool)
+    target[:, 12:28, 12:28] = True  # in all slices
+    curve = played(METHODS["random-walker"](default_network(3)), target, most_clicks=0)
+    assert curve.dice[0] > 0.8  # 0.12 with the end slices as background
+
+
+def test_the_walker_on_a_coarser_grid_obeys_all_the_same(monkeypatch) -> None:
+    fine = played(METHODS["random-walker"](default_network(2)), most_clicks=0).dice[0]
+    monkeypatch.setattr(robot_user, "_MOST_WALKED_VOXELS", 400)
+    method = METHODS["random-walker"](default_network(2))
+    coarse = played(method, most_clicks=0).dice[0]
+    assert fine != coarse > 0.85 * fine
+    mask = method.correct((3, 50), foreground=True)
+    assert mask.shape == DISC.shape
+    assert mask[3, 50]
+    assert not method.correct((27, 29), foreground=False)[27, 29]
 
 
 @pytest.mark.parametrize("target", [DISC, BALL], ids=["2d", "3d"])
