@@ -22,7 +22,7 @@ from torch.nn import functional
 from algorithms.click_simulation import Points
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import ImageArray, MaskArray
-from algorithms.geodesic import ENCODINGS
+from algorithms.geodesic import ENCODINGS, exponential_geodesic_map
 from algorithms.networks import UNet
 from algorithms.training import device, half_precision
 
@@ -39,6 +39,9 @@ class InteractiveNetworkSpec(BaseModel):
         dimensions: 2 or 3.
         input_shape: crops are resized to it: (y, x) or (z, y, x).
         encoding: how clicks become an input channel, see `geodesic.ENCODINGS`.
+        encoding_length_weight: of "egd": what a step by one pixel of the crop's grid costs beside
+            its grey values. The pure map, 0, is flat inside a homogeneous target, so that nothing
+            there tells how far the clicks are.
         growth: the box of the points grows on each side by this share of its extent.
         least_growth_voxels: and by so many voxels at least.
     """
@@ -50,6 +53,7 @@ class InteractiveNetworkSpec(BaseModel):
     base_channels: int = Field(ge=1, le=256)
     levels: int = Field(default=4, ge=2, le=8)
     encoding: Encoding = "egd"
+    encoding_length_weight: float = Field(default=0.0, ge=0.0)  # weights that lack it had none
     growth: float = Field(default=0.25, ge=0.0)
     least_growth_voxels: int = Field(default=3, ge=0)
 
@@ -60,6 +64,13 @@ class InteractiveNetworkSpec(BaseModel):
         if len(sides) != self.dimensions or any(n < stride or n % stride for n in sides):
             raise ValueError(f"input_shape {sides}: {self.dimensions} multiples of {stride}")
         return self
+
+    def encode(self, grey: ImageArray, seeds: MaskArray) -> ImageArray:
+        """Return the clicks as an input channel: float32 of the shape of both, the crop's grid."""
+        if self.encoding == "egd":
+            weight = self.encoding_length_weight
+            return exponential_geodesic_map(grey, seeds, length_weight_per_mm=weight)
+        return ENCODINGS[self.encoding](grey, seeds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +126,7 @@ def network_input(
 ) -> ImageArray:
     """Return the resized, normalised crop and the encoded points: float32 `[2, *input_shape]`."""
     grey = normalise(resize(image[box], spec.input_shape))
-    return np.stack([grey, ENCODINGS[spec.encoding](grey, seeds_in(points, box, spec.input_shape))])
+    return np.stack([grey, spec.encode(grey, seeds_in(points, box, spec.input_shape))])
 
 
 def seeds_in(points: Points, box: Box, shape: tuple[int, ...]) -> MaskArray:

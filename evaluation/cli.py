@@ -94,6 +94,9 @@ def benchmark(
         str | None, typer.Option(help="'interactive': only these, such as sts,hippocampus.")
     ] = None,
     cases: Annotated[int, typer.Option(min=1, help="'interactive': targets per set.")] = 12,
+    clicks: Annotated[
+        int, typer.Option(min=0, help="'interactive': most corrections; 0: first contours alone.")
+    ] = 20,
     dimensions: Annotated[
         int | None, typer.Option(min=2, max=3, help="'interactive': 2 or 3 alone, not both.")
     ] = None,
@@ -110,7 +113,8 @@ def benchmark(
         seeds = 0 if shipped_only else seeds
         chosen = dimensions or 0
         axes: tuple[Dimensions, ...] = (2,) if chosen == 2 else (3,) if chosen == 3 else (2, 3)
-        _interactive(name, packs, output, seeds, preset, sets, cases, axes, json_file)
+        size = cases, clicks
+        _interactive(name, packs, output, seeds, preset, sets, size, axes, json_file)
         return
     from evaluation.benchmarks.study_benchmark import benchmark_study, summarise_seeds
     from evaluation.benchmarks.study_table import study_table, summary_table
@@ -187,7 +191,7 @@ def _interactive(
     seeds: int,
     preset: str,
     sets: str | None,
-    cases: int,
+    cases_and_clicks: tuple[int, int],
     dimensions: "tuple[Dimensions, ...]",
     json_file: Path | None,
 ) -> None:
@@ -205,7 +209,7 @@ def _interactive(
         raise DataError(f"benchmark '{name}' is unknown: one of {', '.join(BENCHMARKS)}")
     if packs is None:
         raise DataError("interactive needs real images: give --packs, the folder of the packs")
-    size = StudySize(cases=cases)
+    size = StudySize(*cases_and_clicks)
     rows = run_study(
         packs,
         output / "interactive-networks",
@@ -216,15 +220,17 @@ def _interactive(
         size=size,
         log=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    tables = {}
+    what = "Corrections" if size.clicks else "First contours"
+    tables = {
+        f"{what}, network that comes with the package": click_table(
+            rows, SHIPPED, limit=size.clicks
+        )
+    }
     if seeds:
-        tables = {
+        tables |= {
             "Dice of the first contour in %, by encoding of the clicks": encoding_table(rows),
-            "Corrections, network of the study": click_table(rows, "egd", limit=size.clicks),
+            f"{what}, network of the study": click_table(rows, "egd", limit=size.clicks),
         }
-    tables["Corrections, network that comes with the package"] = click_table(
-        rows, SHIPPED, limit=size.clicks
-    )
     for title, table in tables.items():
         print(f"\n### {title}\n\n{table}")
     _write(json_file, name, began, seeds, rows, {"size": vars(size)})

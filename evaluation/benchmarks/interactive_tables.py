@@ -34,8 +34,9 @@ def click_table(rows: Sequence[Row], network: str, *, limit: int) -> str:
     The least step is the smallest change of the mean from one correction to the next.
     """
     head = ["set", "method", "first contour"]
-    head += [f"after {k}" for k in SHOWN_CLICKS]
-    head += ["least step of the mean", "clicks to 85 %", "clicks to 90 %", "seconds per click"]
+    if limit:
+        head += [f"after {k}" for k in SHOWN_CLICKS]
+        head += ["least step of the mean", "clicks to 85 %", "clicks to 90 %", "seconds per click"]
     body = []
     of_network = [r for r in rows if r["network"] == network]
     for axes in _ordered(r["dimensions"] for r in of_network):
@@ -56,6 +57,8 @@ def click_table(rows: Sequence[Row], network: str, *, limit: int) -> str:
 def _click_cells(rows: Sequence[Row], limit: int) -> list[str]:
     curves = [curve_of(r) for r in rows]
     means = [100 * np.mean([c.dice_after(k) for c in curves]) for k in range(limit + 1)]
+    if not limit:
+        return [f"{means[0]:.1f}"]
     cells = [f"{means[min(k, limit)]:.1f}" for k in (0, *SHOWN_CLICKS)]
     cells.append(f"{np.diff(means).min():+.2f}")
     for dsc in (0.85, 0.90):

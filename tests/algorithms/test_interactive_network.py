@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from pydantic import ValidationError
 
 from algorithms.contracts.errors import DataError
 from algorithms.geodesic import ENCODINGS
@@ -225,6 +226,38 @@ def test_the_input_is_grey_values_and_encoded_clicks(spec, shape, encoding) -> N
     np.testing.assert_array_equal(found[0], normalise(resize(image[box], spec.input_shape)))
     clicks = ENCODINGS[encoding](found[0], seeds_in(places, box, spec.input_shape))
     np.testing.assert_array_equal(found[1], clicks)
+
+
+@pytest.mark.parametrize(("spec", "shape"), [(FLAT, (16, 16)), (SOLID, (8, 8, 8))])
+def test_the_length_weight_lets_the_map_fall_inside_a_homogeneous_target(spec, shape) -> None:
+    seeds = np.zeros(shape, dtype=bool)
+    seeds[tuple(n // 2 for n in shape)] = True
+    flat = np.zeros(shape, dtype=np.float32)
+    assert (spec.encode(flat, seeds) == 1).all()  # the pure map: nothing tells where the click was
+    # A chain of diagonal and straight steps is as long as the way over the grid's 8 or 26 ways.
+    diagonal = spec.model_copy(update={"encoding_length_weight": 0.3}).encode(flat, seeds)
+    corner = np.sqrt(len(shape)) * (shape[0] // 2)
+    assert diagonal[(0,) * len(shape)] == pytest.approx(np.exp(-0.3 * corner), rel=1e-5)
+    straight = (0, *(n // 2 for n in shape[1:]))
+    assert diagonal[straight] == pytest.approx(np.exp(-0.3 * (shape[0] // 2)), rel=1e-5)
+
+
+@pytest.mark.parametrize("encoding", [name for name in ENCODINGS if name != "egd"])
+def test_the_length_weight_is_of_the_exponential_map_alone(encoding) -> None:
+    seeds = np.zeros((12, 12), dtype=bool)
+    seeds[3, 4] = True
+    plain = FLAT.model_copy(update={"encoding": encoding})
+    weighed = plain.model_copy(update={"encoding_length_weight": 0.3})
+    image = noise(12, 12)
+    np.testing.assert_array_equal(weighed.encode(image, seeds), plain.encode(image, seeds))
+
+
+def test_weights_from_before_the_length_weight_are_read_as_pure_maps() -> None:
+    old = FLAT.model_dump(mode="json")
+    del old["encoding_length_weight"]
+    assert InteractiveNetworkSpec.model_validate(old).encoding_length_weight == 0
+    with pytest.raises(ValidationError):
+        InteractiveNetworkSpec.model_validate(old | {"encoding_length_weight": -0.1})
 
 
 # -- building ---------------------------------------------------------------------------------

@@ -117,10 +117,11 @@ def test_training_on_packs_in_3d(run, tmp_path) -> None:
 
 def test_the_study_prints_three_tables_and_writes_json(run, tmp_path, monkeypatch) -> None:
     write_packs(tmp_path, "sts", "la", "hippocampus", patients=("p1", "p2", "p3"))
-    few = functools.partial(interactive_study.StudySize, clicks=1, iterations={2: 1, 3: 1})
+    few = functools.partial(interactive_study.StudySize, iterations={2: 1, 3: 1})
     monkeypatch.setattr(interactive_study, "StudySize", few)
     file = tmp_path / "json" / "rows.json"
-    ask = ("--packs", tmp_path, "--sets", "sts,hippocampus", "--cases", "1", "--seeds", "1")
+    ask = ("--packs", tmp_path, "--sets", "sts,hippocampus", "--cases", "1", "--clicks", "1")
+    ask += ("--seeds", "1")
     code, out, err = run(
         BENCHMARK, "interactive", *ask, "--output", tmp_path / "out", "--json", file
     )
@@ -156,6 +157,17 @@ def test_one_dimension_alone_is_studied(run, tmp_path) -> None:
     assert "3-D" not in out
     code, _, err = run(BENCHMARK, "interactive", *ask, "--dimensions", "4")
     assert code == 2
+
+
+def test_without_clicks_there_are_first_contours_alone(run, tmp_path) -> None:
+    write_packs(tmp_path, "hippocampus", patients=("p1", "p2", "p3"))
+    ask = ("--packs", tmp_path, "--sets", "hippocampus", "--cases", "1", "--shipped-only")
+    code, out, err = run(BENCHMARK, "interactive", *ask, "--clicks", "0")
+    assert code == 0, err
+    assert "### First contours, network that comes with the package" in out
+    assert "| set | method | first contour |\n" in out
+    assert "| 3-D hippocampus | if-gc |" in out
+    assert "random-walker" not in out
 
 
 @pytest.fixture
