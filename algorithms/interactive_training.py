@@ -82,7 +82,7 @@ PRESETS: dict[
     ),
     ("cpu", 3): (
         InteractiveNetworkSpec(dimensions=3, input_shape=(32, 64, 64), base_channels=12),
-        InteractiveSchedule(iterations=3000, batch_size=2, learning_rate=1e-3),
+        InteractiveSchedule(iterations=5000, batch_size=2, learning_rate=1e-3),
     ),
     # The thesis's rate and batch; its 300 and 2000 epochs as iterations.
     ("gpu", 2): (
