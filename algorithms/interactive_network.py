@@ -53,8 +53,9 @@ class InteractiveNetworkSpec(BaseModel):
     base_channels: int = Field(ge=1, le=256)
     levels: int = Field(default=4, ge=2, le=8)
     encoding: Encoding = "egd"
-    encoding_length_weight: float = Field(default=0.0, ge=0.0)  # weights that lack it had none
-    growth: float = Field(default=0.25, ge=0.0)
+    # Weights that lack it had none.
+    encoding_length_weight: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    growth: float = Field(default=0.25, ge=0.0, allow_inf_nan=False)
     least_growth_voxels: int = Field(default=3, ge=0)
 
     @model_validator(mode="after")
@@ -200,5 +201,10 @@ def ready(spec: InteractiveNetworkSpec, module: nn.Module) -> InteractiveNetwork
 @cache
 def default_network(dimensions: Literal[2, 3]) -> InteractiveNetwork:
     """Return the network that comes with the package (see `weights/MODEL_CARD.md`)."""
+    return from_bytes(default_weights(dimensions))
+
+
+def default_weights(dimensions: Literal[2, 3]) -> bytes:
+    """Return the file of the network that comes with the package."""
     file = resources.files("algorithms") / "weights" / f"interactive-{dimensions}d.safetensors"
-    return from_bytes(file.read_bytes())
+    return file.read_bytes()

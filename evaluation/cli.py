@@ -113,8 +113,7 @@ def benchmark(
         seeds = 0 if shipped_only else seeds
         chosen = dimensions or 0
         axes: tuple[Dimensions, ...] = (2,) if chosen == 2 else (3,) if chosen == 3 else (2, 3)
-        size = cases, clicks
-        _interactive(name, packs, output, seeds, preset, sets, size, axes, json_file)
+        _interactive(name, packs, output, seeds, preset, sets, cases, clicks, axes, json_file)
         return
     from evaluation.benchmarks.study_benchmark import benchmark_study, summarise_seeds
     from evaluation.benchmarks.study_table import study_table, summary_table
@@ -191,10 +190,13 @@ def _interactive(
     seeds: int,
     preset: str,
     sets: str | None,
-    cases_and_clicks: tuple[int, int],
+    cases: int,
+    clicks: int,
     dimensions: "tuple[Dimensions, ...]",
     json_file: Path | None,
 ) -> None:
+    from algorithms.interactive_training import PRESETS
+    from evaluation.benchmarks.interactive_networks import Preset
     from evaluation.benchmarks.interactive_speed import run_speed, speed_table
     from evaluation.benchmarks.interactive_study import SEEN, SHIPPED, UNSEEN, StudySize, run_study
     from evaluation.benchmarks.interactive_tables import click_table, encoding_table
@@ -209,14 +211,15 @@ def _interactive(
         raise DataError(f"benchmark '{name}' is unknown: one of {', '.join(BENCHMARKS)}")
     if packs is None:
         raise DataError("interactive needs real images: give --packs, the folder of the packs")
-    size = StudySize(*cases_and_clicks)
+    size = StudySize(cases=cases, clicks=clicks)
+    kind: Preset = "gpu" if preset == "full" else "cpu"
     rows = run_study(
         packs,
         output / "interactive-networks",
         sets=_names(sets or "") or (*SEEN, *UNSEEN),
         dimensions=dimensions,
         seeds=seeds,
-        preset="gpu" if preset == "full" else "cpu",
+        preset=kind,
         size=size,
         log=lambda line: print(line, file=sys.stderr, flush=True),
     )
@@ -233,7 +236,8 @@ def _interactive(
         }
     for title, table in tables.items():
         print(f"\n### {title}\n\n{table}")
-    _write(json_file, name, began, seeds, rows, {"size": vars(size)})
+    specs = {f"{axes}d": PRESETS[(kind, axes)][0].model_dump(mode="json") for axes in dimensions}
+    _write(json_file, name, began, seeds, rows, {"size": vars(size), "networks": specs})
 
 
 def _names(sets: str) -> tuple[str, ...]:

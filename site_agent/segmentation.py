@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache, partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from algorithms.contracts.errors import DataError
 from algorithms.contracts.model_package import PreprocessingRecipe
 from algorithms.contracts.volume import Mask, MaskArray
 from algorithms.inference import predict, torch_predictor
-from algorithms.interactive_network import InteractiveNetwork, default_network, to_bytes
+from algorithms.interactive_network import default_network, default_weights
 from algorithms.interactive_segmentation import Fusion, InteractiveSegmenter, default_fusion
 from algorithms.networks import UNet2d
 from algorithms.training import device
@@ -262,7 +262,8 @@ def _open(
             f"{case_id}: the contour lies on another grid ({start.mask.voxels.shape} voxels) than "
             f"the image ({volume.image.shape} voxels): segment this case again"
         )
-    network = default_network(3 if task is None else 2)
+    dimensions: Literal[2, 3] = 3 if task is None else 2
+    network = default_network(dimensions)
     row = click_store.begin(
         store,
         case_id=case_id,
@@ -270,7 +271,7 @@ def _open(
         round_id=round_id,
         author=author,
         start=start,
-        settings=_settings(network, default_fusion(network.spec.dimensions)),
+        settings=_settings(dimensions),
     )
     where: slice | int = slice(None) if task is None else task[1]
     # As stored, not as they are today: the record names the parameters that made the contour.
@@ -286,12 +287,14 @@ def _open(
 
 
 @cache
-def _settings(network: InteractiveNetwork, fusion: Fusion) -> dict[str, Any]:
+def _settings(dimensions: Literal[2, 3]) -> dict[str, Any]:
     """Return what makes contours from clicks, as JSON values."""
     return {
-        "network": f"interactive-{network.spec.dimensions}d",
-        "network_sha256": sha256_hex(to_bytes(network)),
-        "network_spec": network.spec.model_dump(mode="json"),
-        "fusion": asdict(fusion),
+        "network": f"interactive-{dimensions}d",
+        # Of the file, so that a release that only describes networks in more words opens no new
+        # sessions beside those that doctors are in.
+        "network_sha256": sha256_hex(default_weights(dimensions)),
+        "network_spec": default_network(dimensions).spec.model_dump(mode="json"),
+        "fusion": asdict(default_fusion(dimensions)),
         "software": version("fedgtv"),
     }

@@ -15,6 +15,7 @@ from algorithms.contracts.volume import MaskArray
 from algorithms.interactive_network import (
     Encoding,
     InteractiveNetwork,
+    InteractiveNetworkSpec,
     build_interactive_network,
     from_bytes,
     ready,
@@ -86,10 +87,11 @@ def train_network(
 
     A file that is there is read and not trained again.
     """
-    if file.exists():
-        return _read(file)
     spec, schedule = PRESETS[(preset, dimensions)]
-    spec = spec.model_copy(update={"encoding": encoding})
+    if encoding != spec.encoding:
+        spec = spec.model_copy(update={"encoding": encoding, "encoding_length_weight": 0.0})
+    if file.exists():
+        return _read(file, spec)
     if iterations is not None:
         schedule = schedule.model_copy(update={"iterations": iterations})
     sets = [shape_phantoms(dimensions, PHANTOMS[dimensions], seed=seed)]
@@ -122,11 +124,17 @@ def train_network(
     return trained
 
 
-def _read(file: Path) -> InteractiveNetwork:
+def _read(file: Path, spec: InteractiveNetworkSpec) -> InteractiveNetwork:
     try:
-        return from_bytes(file.read_bytes())
+        network = from_bytes(file.read_bytes())
     except DataError as error:
         raise DataError(f"{file}: {error}") from error
+    if network.spec != spec:
+        raise DataError(
+            f"{file}: is a network of other settings than today's: remove it, so that it is "
+            "trained again, or give another folder"
+        )
+    return network
 
 
 def _save(file: Path, state: InteractiveState, key: str) -> None:

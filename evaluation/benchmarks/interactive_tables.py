@@ -35,7 +35,7 @@ def click_table(rows: Sequence[Row], network: str, *, limit: int) -> str:
     """
     head = ["set", "method", "first contour"]
     if limit:
-        head += [f"after {k}" for k in SHOWN_CLICKS]
+        head += [f"after {k}" for k in SHOWN_CLICKS if k <= limit]
         head += ["least step of the mean", "clicks to 85 %", "clicks to 90 %", "seconds per click"]
     body = []
     of_network = [r for r in rows if r["network"] == network]
@@ -59,7 +59,7 @@ def _click_cells(rows: Sequence[Row], limit: int) -> list[str]:
     means = [100 * np.mean([c.dice_after(k) for c in curves]) for k in range(limit + 1)]
     if not limit:
         return [f"{means[0]:.1f}"]
-    cells = [f"{means[min(k, limit)]:.1f}" for k in (0, *SHOWN_CLICKS)]
+    cells = [f"{means[k]:.1f}" for k in (0, *SHOWN_CLICKS) if k <= limit]
     cells.append(f"{np.diff(means).min():+.2f}")
     for dsc in (0.85, 0.90):
         counts = [c.clicks_to_reach(dsc, limit=limit) for c in curves]

@@ -256,8 +256,9 @@ def test_weights_from_before_the_length_weight_are_read_as_pure_maps() -> None:
     old = FLAT.model_dump(mode="json")
     del old["encoding_length_weight"]
     assert InteractiveNetworkSpec.model_validate(old).encoding_length_weight == 0
-    with pytest.raises(ValidationError):
-        InteractiveNetworkSpec.model_validate(old | {"encoding_length_weight": -0.1})
+    for wrong in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ValidationError):
+            InteractiveNetworkSpec.model_validate(old | {"encoding_length_weight": wrong})
 
 
 # -- building ---------------------------------------------------------------------------------

@@ -141,6 +141,7 @@ def test_the_study_prints_three_tables_and_writes_json(run, tmp_path, monkeypatc
     assert record["versions"]["python"] == platform.python_version()
     assert {"fedgtv", "torch", "numpy"} <= set(record["versions"])
     assert record["seeds"] == [0]
+    assert record["networks"]["2d"]["encoding"] == "egd"
     assert record["size"] == {"cases": 1, "clicks": 1, "iterations": {"2": 1, "3": 1}}
     assert {(r["dimensions"], r["set"]) for r in record["rows"]} == {
         (axes, name) for axes in (2, 3) for name in ("sts", "hippocampus")

@@ -107,9 +107,26 @@ def test_a_file_that_is_there_is_read(tiny, tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(networks, "train_interactive", never)
     monkeypatch.setattr(networks, "shape_phantoms", never)
-    # Not even other settings make it train again.
-    assert_same(networks.train_network(file, dimensions=2, seed=9, encoding="box"), trained)
+    assert_same(networks.train_network(file, dimensions=2, iterations=3), trained)
     assert file.read_bytes() == before
+    # What it was trained as has to be what is asked for: figures must not name other settings.
+    with pytest.raises(DataError, match="other settings than today's: remove it"):
+        networks.train_network(file, dimensions=2, encoding="box")
+    assert file.read_bytes() == before
+
+
+def test_only_the_exponential_map_is_trained_with_its_length_weight(tmp_path, monkeypatch) -> None:
+    make_tiny(monkeypatch)
+    spec, schedule = PRESETS[("cpu", 2)]
+    weighed = spec.model_copy(update={"encoding_length_weight": 0.3})
+    monkeypatch.setitem(PRESETS, ("cpu", 2), (weighed, schedule))
+    found = {
+        encoding: networks.train_network(
+            tmp_path / encoding, dimensions=2, encoding=encoding, iterations=1
+        ).spec.encoding_length_weight
+        for encoding in ("egd", "geodesic")
+    }
+    assert found == {"egd": 0.3, "geodesic": 0.0}
 
 
 def test_a_file_that_is_no_network_is_refused(tiny, tmp_path) -> None:
