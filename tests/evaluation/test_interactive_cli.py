@@ -149,21 +149,25 @@ def test_the_study_prints_three_tables_and_writes_json(run, tmp_path, monkeypatc
     assert len(list((tmp_path / "out" / "interactive-networks").iterdir())) == 10
 
 
-def test_one_dimension_alone_is_studied(run, tmp_path) -> None:
+@pytest.fixture
+def study_one(run, tmp_path):
+    """Let the robot click on one target with the shipped networks."""
     write_packs(tmp_path, "hippocampus", patients=("p1", "p2", "p3"))
     ask = ("--packs", tmp_path, "--sets", "hippocampus", "--cases", "1", "--shipped-only")
-    code, out, err = run(BENCHMARK, "interactive", *ask, "--dimensions", "2")
+    return functools.partial(run, BENCHMARK, "interactive", *ask)
+
+
+def test_one_dimension_alone_is_studied(study_one) -> None:
+    code, out, err = study_one("--dimensions", "2")
     assert code == 0, err
     assert "| 2-D hippocampus | if-gc |" in out
     assert "3-D" not in out
-    code, _, err = run(BENCHMARK, "interactive", *ask, "--dimensions", "4")
+    code, _, err = study_one("--dimensions", "4")
     assert code == 2
 
 
-def test_without_clicks_there_are_first_contours_alone(run, tmp_path) -> None:
-    write_packs(tmp_path, "hippocampus", patients=("p1", "p2", "p3"))
-    ask = ("--packs", tmp_path, "--sets", "hippocampus", "--cases", "1", "--shipped-only")
-    code, out, err = run(BENCHMARK, "interactive", *ask, "--clicks", "0")
+def test_without_clicks_there_are_first_contours_alone(study_one) -> None:
+    code, out, err = study_one("--clicks", "0")
     assert code == 0, err
     assert "### First contours, network that comes with the package" in out
     assert "| set | method | first contour |\n" in out
