@@ -1,4 +1,4 @@
-"""Dice and cross-entropy, the loss of every supervised stage (6-1), (6-7)."""
+"""Dice and cross-entropy: what every supervised stage learns by."""
 
 import torch
 from torch import Tensor, nn
@@ -35,3 +35,21 @@ def dice_cross_entropy_loss(logits: Tensor, target: Tensor, weight: Tensor | Non
     foreground = logits.softmax(dim=1)[:, 1]
     dice = soft_dice_loss(foreground, target.to(foreground.dtype), weight)
     return 0.5 * (mean_cross_entropy + dice)
+
+
+def multiclass_dice_loss(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Return 1 - the mean over classes of 2 sum(p y) / (sum(p^2) + sum(y)): LDice of (4-3).
+
+    Sums run over the whole batch, and the background is a class.
+
+    Args:
+        probabilities: `[B, classes, (Z,) Y, X]`, the softmax of the logits.
+        labels: class per pixel, int64 `[B, (Z,) Y, X]`.
+    """
+    classes = probabilities.shape[1]
+    everywhere = [0, *range(2, probabilities.ndim)]
+    chosen = probabilities.gather(1, labels[:, None]).flatten()
+    overlap = probabilities.new_zeros(classes).index_add(0, labels.flatten(), chosen)
+    size = probabilities.square().sum(everywhere) + labels.flatten().bincount(minlength=classes)
+    smooth = 1e-5
+    return 1.0 - ((2.0 * overlap + smooth) / (size + smooth)).mean()

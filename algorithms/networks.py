@@ -1,6 +1,13 @@
-"""Networks. One U-Net for 2-D and 3-D; every network also gives its features."""
+"""Networks: U-Net and V-Net, 2-D and 3-D, and the dual versions of any of them.
 
+Each is an encoder, which gives features at every resolution, a decoder, which makes one map of
+them, and a head, a convolution of width 1. `DualBranch` adds a second decoder and head, `DualTask`
+a second head. In use, where only the first counts, both cost what the single network costs.
+"""
+
+import copy
 import itertools
+from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
@@ -39,7 +46,37 @@ class _ConvolutionBlock(nn.Sequential):
         super().__init__(*layers)
 
 
-class UNet(nn.Module):
+class EncoderDecoder(nn.Module):
+    """What all networks here have in common.
+
+    Attributes:
+        dimensions: 2 or 3.
+        stride: sides of an image must be divisible by it.
+        head: reads the decoded map; its output channels are the classes.
+    """
+
+    dimensions: int
+    stride: int
+    head: nn.Module
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """Return the features of every resolution, the finest first."""
+        raise NotImplementedError
+
+    def decode(self, features: Sequence[Tensor]) -> Tensor:
+        """Make the map that the head reads of what `encode` gives."""
+        raise NotImplementedError
+
+    def penultimate(self, images: Tensor) -> Tensor:
+        """Return the features that the head reads: `[B, base_channels, (Z,) Y, X]`."""
+        return self.decode(self.encode(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images `[B, C, (Z,) Y, X]` to logits `[B, classes, (Z,) Y, X]`."""
+        return cast(Tensor, self.head(self.penultimate(images)))
+
+
+class UNet(EncoderDecoder):
     """U-Net (Ronneberger et al. 2015) with channel counts that double at each level.
 
     Args:
@@ -78,23 +115,193 @@ class UNet(nn.Module):
         )
         self.head = _CONVOLUTION[dimensions](widths[0], out_channels, kernel_size=1)
 
-    def penultimate(self, images: Tensor) -> Tensor:
-        """Return the features that the head reads: `[B, base_channels, (Z,) Y, X]`."""
-        features = images
-        skips: list[Tensor] = []
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """Return the features of every resolution, the finest first."""
+        features: list[Tensor] = []
         for level, block in enumerate(self.encoder):
-            if level:
-                features = _POOLING[self.dimensions](features, 2)
-            features = block(features)
-            skips.append(features)
-        for level in reversed(range(len(self.decoder))):
-            upsampled = self.upsampling[level](features)
-            features = self.decoder[level](torch.cat([skips[level], upsampled], dim=1))
+            below = _POOLING[self.dimensions](features[-1], 2) if level else images
+            features.append(block(below))
         return features
 
+    def decode(self, features: Sequence[Tensor]) -> Tensor:
+        """Make the map that the head reads of what `encode` gives."""
+        *skips, decoded = features
+        for level in reversed(range(len(self.decoder))):
+            upsampled = self.upsampling[level](decoded)
+            decoded = self.decoder[level](torch.cat([skips[level], upsampled], dim=1))
+        return decoded
+
+
+class VNet(EncoderDecoder):
+    """V-Net (Milletari et al. 2016) as used for semi-supervision: strided steps, added skips.
+
+    Args:
+        in_channels: grey-value channels.
+        out_channels: classes, or 1 for a foreground logit.
+        base_channels: channels at full resolution; they double at each level.
+        convolutions: per level, in the encoder; the decoder has as many.
+        dimensions: 2 or 3.
+        normalisation: "batch" or "instance".
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        base_channels: int = 16,
+        convolutions: Sequence[int] = (1, 2, 3, 3, 3),
+        *,
+        dimensions: int = 3,
+        normalisation: Normalisation = "batch",
+    ) -> None:
+        super().__init__()
+        widths = [base_channels * 2**level for level in range(len(convolutions))]
+        self.dimensions = dimensions
+        self.stride = 2 ** (len(convolutions) - 1)
+
+        def block(before: int, after: int, count: int) -> nn.Sequential:
+            layers: list[nn.Module] = []
+            for channels in [before, *[after] * (count - 1)]:
+                layers += [
+                    _CONVOLUTION[dimensions](channels, after, 3, padding=1, bias=False),
+                    *_activated(after, dimensions, normalisation),
+                ]
+            return nn.Sequential(*layers)
+
+        self.encoder = nn.ModuleList(
+            block(width if level else in_channels, width, convolutions[level])
+            for level, width in enumerate(widths)
+        )
+        self.downsampling = nn.ModuleList(
+            nn.Sequential(
+                _CONVOLUTION[dimensions](above, below, kernel_size=2, stride=2, bias=False),
+                *_activated(below, dimensions, normalisation),
+            )
+            for above, below in itertools.pairwise(widths)
+        )
+        self.upsampling = nn.ModuleList(
+            nn.Sequential(
+                _UPSAMPLING[dimensions](below, above, kernel_size=2, stride=2, bias=False),
+                *_activated(above, dimensions, normalisation),
+            )
+            for above, below in itertools.pairwise(widths)
+        )
+        self.decoder = nn.ModuleList(
+            block(width, width, count)
+            for width, count in zip(widths[:-1], convolutions[:-1], strict=True)
+        )
+        self.head = _CONVOLUTION[dimensions](widths[0], out_channels, kernel_size=1)
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """Return the features of every resolution, the finest first."""
+        features: list[Tensor] = []
+        for level, block in enumerate(self.encoder):
+            below = self.downsampling[level - 1](features[-1]) if level else images
+            features.append(block(below))
+        return features
+
+    def decode(self, features: Sequence[Tensor]) -> Tensor:
+        """Make the map that the head reads of what `encode` gives."""
+        *skips, decoded = features
+        for level in reversed(range(len(self.decoder))):
+            decoded = self.decoder[level](skips[level] + self.upsampling[level](decoded))
+        return decoded
+
+
+class DualBranch(nn.Module):
+    """A second decoder and head for any network, which learns from perturbed features (4.2).
+
+    Args:
+        network: its encoder and decoder become the shared encoder and the main branch.
+        dropout: share of the feature channels that the auxiliary branch does not see.
+        everywhere: at every resolution, as the method was run; False drops at the coarsest alone,
+            as the text has it.
+        seed: weights of the auxiliary branch are drawn from it.
+    """
+
+    def __init__(
+        self,
+        network: EncoderDecoder,
+        *,
+        dropout: float = 0.5,
+        everywhere: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.main = network
+        self.auxiliary = _new_decoder(network, seed)
+        self.dropout = dropout
+        self.everywhere = everywhere
+
     def forward(self, images: Tensor) -> Tensor:
-        """Map images `[B, C, (Z,) Y, X]` to logits `[B, classes, (Z,) Y, X]`."""
-        return cast(Tensor, self.head(self.penultimate(images)))
+        """Return the logits of the main branch, which is the one that is used."""
+        return cast(Tensor, self.main(images))
+
+    def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits of both branches, which training needs.
+
+        Features are dropped in evaluation mode too: the branches differ by it.
+        """
+        features = self.main.encode(images)
+        kept = 0 if self.everywhere else len(features) - 1
+        seen = [
+            f
+            if level < kept
+            else nn.functional.dropout2d(f, self.dropout, training=True)
+            if f.ndim == 4
+            else nn.functional.dropout3d(f, self.dropout, training=True)
+            for level, f in enumerate(features)
+        ]
+        main = self.main.head(self.main.decode(features))
+        return main, self.auxiliary.head(self.auxiliary.decode(seen))
+
+
+class DualTask(nn.Module):
+    """A second head for any network, which predicts the level set of the mask (5.2).
+
+    Args:
+        network: its head gives one logit per class but the background.
+        seed: weights of the second head are drawn from it.
+    """
+
+    def __init__(self, network: EncoderDecoder, *, seed: int = 0) -> None:
+        super().__init__()
+        self.main = network
+        self.level_set_head = copy.deepcopy(network.head)
+        _draw_again(self.level_set_head, seed)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits of the mask, which are the ones that are used."""
+        return cast(Tensor, self.main(images))
+
+    def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits of the mask, and the level set in [-1, 1]."""
+        decoded = self.main.penultimate(images)
+        return self.main.head(decoded), self.level_set_head(decoded).tanh()
+
+
+def _activated(channels: int, dimensions: int, normalisation: Normalisation) -> list[nn.Module]:
+    return [_normalisation(normalisation, dimensions, channels), nn.ReLU(inplace=True)]
+
+
+def _new_decoder(network: EncoderDecoder, seed: int) -> EncoderDecoder:
+    """Return a network of the same kind without an encoder, its weights drawn anew."""
+    twin = copy.deepcopy(network)
+    for name in ("encoder", "downsampling"):
+        if hasattr(twin, name):
+            delattr(twin, name)
+    _draw_again(twin, seed)
+    return twin
+
+
+def _draw_again(module: nn.Module, seed: int) -> None:
+    """Draw all weights from `seed` (global state is kept)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for part in module.modules():
+            reset = getattr(part, "reset_parameters", None)
+            if reset is not None:
+                reset()
 
 
 class UNet2d(UNet):

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from algorithms.contracts.volume import ImageArray
+from algorithms.finetuning import LabelledSlice
 from algorithms.inference import SlicePredictor
-from algorithms.training import LabelledSlice
 
 
 def pseudo_label(

@@ -1,52 +1,74 @@
-"""One resumable training loop for every stage.
+"""One resumable training loop for every method.
 
-Batches are drawn from `(seed, iteration)` and not from a running generator, so a run that was
-killed and continued from a checkpoint sees the same batches and ends in the same weights.
+Batches, and whatever else is random, are drawn from `(seed, iteration)` and not from a running
+generator, so a run that was killed and continued from a checkpoint sees the same batches and ends
+in the same weights.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from algorithms.augmentation import augment
 from algorithms.contracts.model_package import TrainingSchedule
-from algorithms.losses import dice_cross_entropy_loss
 
 Weights = dict[str, Tensor]
+Batch = TypeVar("Batch")
+
+_MOMENTS = ("momentum_buffer", "exp_avg", "exp_avg_sq")  # of SGD and Adam, by torch's names
 
 
-@dataclass(frozen=True, eq=False)
-class LabelledSlice:
-    """One slice to learn from.
+@dataclass(frozen=True)
+class Step:
+    """Where a training stands.
 
     Attributes:
-        image: float32 `[h, w]`, preprocessed.
-        label: uint8 `[h, w]`, 0 or 1.
-        weight: float32 `[h, w]`, loss weight per pixel; None means 1.
+        number: of the step, from 0.
+        total: how many there will be.
+        rng: for what a method draws; from the seed and the number.
     """
 
-    image: NDArray[np.float32]
-    label: NDArray[np.uint8]
-    weight: NDArray[np.float32] | None = None
+    number: int
+    total: int
+    rng: np.random.Generator
 
-    @cached_property
-    def has_target(self) -> bool:
-        """Tell whether the label marks anything."""
-        return bool(self.label.any())
+
+class Learner(nn.Module, Generic[Batch]):
+    """A method: the network that it trains, whatever it needs beside it, and what it minimises.
+
+    All of its state dict is in a checkpoint; `network` alone is kept at the end.
+    """
+
+    network: nn.Module
+
+    def loss(self, batch: Batch, step: Step) -> Tensor:
+        """Return what a step minimises."""
+        raise NotImplementedError
+
+    def after_step(self, step: Step) -> None:
+        """Do what follows a step of the optimiser, such as updating a teacher."""
 
 
 @dataclass(eq=False)
 class TrainingState:
-    """Everything needed to go on: saved as a checkpoint, returned at the end."""
+    """Everything needed to go on: saved as a checkpoint, returned at the end.
+
+    Attributes:
+        iteration: steps done.
+        weights: state dict of the learner.
+        moments: of the optimiser, as `name of the moment/name of the parameter`.
+        best_weights: state dict of the network that did best in validation; empty without.
+        best_score: how well it did.
+    """
 
     iteration: int = 0
     weights: Weights = field(default_factory=dict)
-    momentum: Weights = field(default_factory=dict)
+    moments: Weights = field(default_factory=dict)
     best_weights: Weights = field(default_factory=dict)
     best_score: float = -1.0
 
@@ -62,89 +84,32 @@ def device() -> torch.device:
 
 
 def learning_rate(schedule: TrainingSchedule, iteration: int) -> float:
-    """Return the polynomially decayed rate: lr * (1 - iteration / iterations) ** power.
+    """Return the rate at an iteration, by the schedule's `decay`.
+
+    "polynomial": lr * (1 - iteration / iterations) ** poly_power;
+    "step" and "exponential": lr * decay_factor ** n, n = (iteration - decay_from) / decay_every, at
+    least 0, rounded down for "step".
 
     >>> learning_rate(TrainingSchedule(iterations=10, learning_rate=0.1, poly_power=1.0), 5)
     0.05
+    >>> step = TrainingSchedule(iterations=9, learning_rate=1.0, decay="step", decay_every=2)
+    >>> [learning_rate(step, i) for i in (0, 1, 2, 4)]
+    [1.0, 1.0, 0.1, 0.01]
     """
-    return float(
-        schedule.learning_rate * (1.0 - iteration / schedule.iterations) ** schedule.poly_power
-    )
-
-
-def draw_batch(
-    slices: Sequence[LabelledSlice],
-    *,
-    size: int,
-    patch_yx: tuple[int, int],
-    rng: np.random.Generator,
-    target_share: float = 0.0,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw slices, cut random patches and augment them.
-
-    Each of the two parts of a batch is drawn without replacement as far as its slices last. Most
-    slices of a patient show no target: drawn evenly, a batch would teach little about it.
-
-    Args:
-        slices: what to draw from.
-        size: of the batch, B.
-        patch_yx: size of the patches.
-        rng: what is drawn with.
-        target_share: so much of the batch comes from slices with target, the rest from all, those
-            with target among them; 0 where no slice has one.
-
-    Returns:
-        Images `[B, 1, Y, X]`, labels `[B, Y, X]` (int64) and loss weights `[B, Y, X]`.
-    """
-    with_target = [item for item in slices if item.has_target]
-    certain = round(size * target_share) if with_target else 0
-    drawn = [*_draw(with_target, certain, rng), *_draw(slices, size - certain, rng)]
-    patches = [_patch(item, patch_yx, rng) for item in drawn]
-    images, labels, weights = (
-        torch.from_numpy(np.stack(part)) for part in zip(*patches, strict=True)
-    )
-    return augment(images[:, None], labels, weights, rng)
-
-
-def _draw(
-    slices: Sequence[LabelledSlice], count: int, rng: np.random.Generator
-) -> list[LabelledSlice]:
-    order: list[int] = []
-    while len(order) < count:
-        order.extend(rng.permutation(len(slices)))
-    return [slices[index] for index in order[:count]]
-
-
-def _patch(
-    item: LabelledSlice, patch_yx: tuple[int, int], rng: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32]]:
-    """Cut a patch at a random place; a smaller slice is mirrored outwards, without loss there.
-
-    Mirroring keeps the grey values of a patch like those of a slice. A constant border would give
-    small images other statistics in training than in use.
-    """
-    weight = np.ones(item.image.shape, dtype=np.float32) if item.weight is None else item.weight
-    window, padding = [], []
-    for length, side in zip(item.image.shape, patch_yx, strict=True):
-        start = int(rng.integers(0, abs(length - side) + 1))
-        window.append(slice(start, start + side) if length > side else slice(None))
-        missing = max(side - length, 0)
-        before = start if missing else 0
-        padding.append((before, missing - before))
-    cut = tuple(window)
-    return (
-        np.pad(item.image[cut], padding, mode="symmetric"),
-        np.pad(item.label[cut], padding),
-        np.pad(weight[cut], padding),
-    )
+    if schedule.decay == "polynomial":
+        left = 1.0 - iteration / schedule.iterations
+        return float(schedule.learning_rate * left**schedule.poly_power)
+    count = max(iteration - schedule.decay_from, 0) / schedule.decay_every
+    if schedule.decay == "step":
+        count = int(count)
+    return float(schedule.learning_rate * schedule.decay_factor**count)
 
 
 def train(
-    network: nn.Module,
-    slices: Sequence[LabelledSlice],
+    learner: Learner[Batch],
+    draw: Callable[[np.random.Generator], Batch],
     schedule: TrainingSchedule,
     *,
-    patch_yx: tuple[int, int],
     seed: int,
     validate: Validate | None = None,
     state: TrainingState | None = None,
@@ -152,93 +117,80 @@ def train(
     progress: Progress | None = None,
     start_is_candidate: bool = False,
 ) -> TrainingState:
-    """Train `network` in place by SGD with Dice and cross-entropy (6-1), (6-7).
+    """Train `learner` in place.
 
     Args:
-        network: trained in place.
-        slices: what to learn from.
+        learner: trained in place.
+        draw: draws a batch. It runs in a thread, one batch ahead.
         schedule: how long and how fast.
-        patch_yx: size of the training patches.
         seed: batches are drawn from it and the iteration.
-        validate: score to maximise, measured every `schedule.validate_every` iterations; the
-            network ends with the best weights. Without it, it ends with the last.
+        validate: score of `learner.network` to maximise, measured every `schedule.validate_every`
+            iterations; the network ends with the best weights. Without it, with the last.
         state: a checkpoint to continue from.
-        save: called with a checkpoint at every validation.
-        progress: called with (iteration, iterations, mean loss).
+        save: called with a checkpoint every `schedule.validate_every` iterations.
+        progress: called with (iteration, iterations, mean loss) then.
         start_is_candidate: the starting weights may be the best ones too, so that fine-tuning
             never ends worse on the validation patients than it began.
-
-    Raises:
-        ValueError: when there is nothing to learn from.
     """
-    if not slices:
-        raise ValueError("there are no slices to learn from")
     place = device()
-    network.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = torch.optim.SGD(
-        network.parameters(),
-        lr=schedule.learning_rate,
-        momentum=schedule.momentum,
-        weight_decay=schedule.weight_decay,
-    )
+    learner.to(place, memory_format=memory_layout(learner))  # type: ignore[call-overload]
+    trained = {name: p for name, p in learner.named_parameters() if p.requires_grad}
+    optimiser = _optimiser(list(trained.values()), schedule)
     state = state or TrainingState()
     if state.iteration:
-        network.load_state_dict(state.weights)
-        _set_momentum(network, optimiser, state.momentum)
+        learner.load_state_dict(state.weights)
+        _set_moments(trained, optimiser, state.moments, state.iteration)
     elif validate is not None and start_is_candidate:
-        state.best_score, state.best_weights = validate(network), _copy(network.state_dict())
+        state.best_score = validate(learner.network)
+        state.best_weights = _copy(learner.network.state_dict())
     losses: list[float] = []
-    while state.iteration < schedule.iterations:
-        rng = np.random.default_rng([seed, state.iteration])
-        batch = draw_batch(
-            slices,
-            size=schedule.batch_size,
-            patch_yx=patch_yx,
-            rng=rng,
-            target_share=schedule.target_share,
-        )
-        losses.append(_step(network, optimiser, batch, learning_rate(schedule, state.iteration)))
-        state.iteration += 1
-        if state.iteration % schedule.validate_every and state.iteration < schedule.iterations:
-            continue
-        if validate is not None:
-            score = validate(network)
-            if score > state.best_score:
-                state.best_score, state.best_weights = score, _copy(network.state_dict())
-        if save is not None:
-            state.weights, state.momentum = (
-                _copy(network.state_dict()),
-                _momentum(network, optimiser),
-            )
-            save(state)
-        if progress is not None:
-            progress(state.iteration, schedule.iterations, float(np.mean(losses)))
-        losses.clear()
+    with ThreadPoolExecutor(max_workers=1) as ahead:
+
+        def next_batch(iteration: int) -> Any:
+            return ahead.submit(draw, np.random.default_rng([seed, iteration]))
+
+        coming = next_batch(state.iteration)
+        while state.iteration < schedule.iterations:
+            batch = coming.result()
+            coming = next_batch(state.iteration + 1)
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(schedule, state.iteration)
+            losses.append(_step(learner, optimiser, batch, schedule, seed, state.iteration))
+            state.iteration += 1
+            if state.iteration % schedule.validate_every and state.iteration < schedule.iterations:
+                continue
+            if validate is not None:
+                score = validate(learner.network)
+                if score > state.best_score:
+                    state.best_score = score
+                    state.best_weights = _copy(learner.network.state_dict())
+            if save is not None:
+                state.weights = _copy(learner.state_dict())
+                state.moments = _moments(trained, optimiser)
+                save(state)
+            if progress is not None:
+                progress(state.iteration, schedule.iterations, float(np.mean(losses)))
+            losses.clear()
     if state.best_weights:
-        network.load_state_dict(state.best_weights)
-    network.eval()
+        learner.network.load_state_dict(state.best_weights)
+    learner.eval()
     return state
 
 
-def _step(
-    network: nn.Module,
-    optimiser: torch.optim.SGD,
-    batch: tuple[Tensor, Tensor, Tensor],
-    rate: float,
-) -> float:
-    place = next(network.parameters()).device
-    images, labels, weights = (part.to(place) for part in batch)
-    network.train()
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    with torch.autocast(place.type, dtype=torch.bfloat16, enabled=half_precision(place)):
-        logits = network(images.contiguous(memory_format=torch.channels_last))
-    loss = dice_cross_entropy_loss(logits.float(), labels, weights)
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-    optimiser.step()
-    return float(loss.detach())
+def apply(network: Callable[[Tensor], Any], images: Tensor) -> Any:
+    """Run a network in half precision where that is faster; its outputs come in float32.
+
+    Args:
+        network: gives a tensor or a tuple of tensors.
+        images: `[B, C, (Z,) Y, X]`.
+    """
+    layout = torch.channels_last_3d if images.ndim == 5 else torch.channels_last
+    kind = images.device.type
+    with torch.autocast(kind, dtype=torch.bfloat16, enabled=half_precision(images.device)):
+        outputs = network(images.contiguous(memory_format=layout))
+    if isinstance(outputs, tuple):
+        return tuple(output.float() for output in outputs)
+    return outputs.float()
 
 
 def half_precision(place: torch.device) -> bool:
@@ -248,19 +200,84 @@ def half_precision(place: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
+def memory_layout(module: nn.Module) -> torch.memory_format:
+    """Return the layout in which convolutions of this module are fast."""
+    solid = any(isinstance(part, nn.Conv3d) for part in module.modules())
+    return torch.channels_last_3d if solid else torch.channels_last
+
+
+def on_device(batch: Any, place: torch.device) -> Any:
+    """Move the tensors of a batch: a tensor, or a tuple of such."""
+    if isinstance(batch, tuple):
+        return tuple(on_device(part, place) for part in batch)
+    return batch.to(place)
+
+
+def _step(
+    learner: Learner[Any],
+    optimiser: torch.optim.Optimizer,
+    batch: Any,
+    schedule: TrainingSchedule,
+    seed: int,
+    iteration: int,
+) -> float:
+    place = next(learner.parameters()).device
+    learner.train()
+    step = Step(iteration, schedule.iterations, np.random.default_rng([seed, iteration, 1]))
+    with _torch_seeded(step.rng, place):  # dropout draws from it
+        loss = learner.loss(on_device(batch, place), step)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(learner.parameters(), schedule.most_gradient)
+        optimiser.step()
+        learner.after_step(step)
+    return float(loss.detach())
+
+
+@contextmanager
+def _torch_seeded(rng: np.random.Generator, place: torch.device) -> Iterator[None]:
+    """Let torch draw from `rng` for a while; its global state is kept."""
+    devices = [place] if place.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(int(rng.integers(2**62)))
+        yield
+
+
+def _optimiser(parameters: list[nn.Parameter], schedule: TrainingSchedule) -> torch.optim.Optimizer:
+    if schedule.optimiser == "adam":
+        return torch.optim.Adam(
+            parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay
+        )
+    return torch.optim.SGD(
+        parameters,
+        lr=schedule.learning_rate,
+        momentum=schedule.momentum,
+        weight_decay=schedule.weight_decay,
+    )
+
+
 def _copy(weights: Weights) -> Weights:
     return {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
 
 
-def _momentum(network: nn.Module, optimiser: torch.optim.SGD) -> Weights:
+def _moments(trained: dict[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> Weights:
     return {
-        name: optimiser.state[parameter]["momentum_buffer"].detach().cpu().clone()
-        for name, parameter in network.named_parameters()
-        if "momentum_buffer" in optimiser.state.get(parameter, {})
+        f"{moment}/{name}": optimiser.state[parameter][moment].detach().cpu().clone()
+        for name, parameter in trained.items()
+        for moment in _MOMENTS
+        if optimiser.state.get(parameter, {}).get(moment) is not None
     }
 
 
-def _set_momentum(network: nn.Module, optimiser: torch.optim.SGD, momentum: Weights) -> None:
-    for name, parameter in network.named_parameters():
-        if name in momentum:
-            optimiser.state[parameter]["momentum_buffer"] = momentum[name].to(parameter.device)
+def _set_moments(
+    trained: dict[str, nn.Parameter],
+    optimiser: torch.optim.Optimizer,
+    moments: Weights,
+    steps: int,
+) -> None:
+    for key, tensor in moments.items():
+        moment, name = key.split("/", 1)
+        parameter = trained[name]
+        optimiser.state[parameter][moment] = tensor.to(parameter.device)
+        if moment == "exp_avg":
+            optimiser.state[parameter]["step"] = torch.tensor(float(steps))

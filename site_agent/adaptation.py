@@ -35,12 +35,19 @@ from algorithms.contracts.model_package import (
 )
 from algorithms.contracts.site_report import AnnotationSummary, SiteReport, vendor_of
 from algorithms.features import latent_features
-from algorithms.finetuning import ValidationCase, choose_share, interpolate_weights, mean_dice
+from algorithms.finetuning import (
+    LabelledSlice,
+    ValidationCase,
+    choose_share,
+    finetune,
+    interpolate_weights,
+    mean_dice,
+)
 from algorithms.inference import torch_predictor
 from algorithms.networks import UNet2d, build_network
 from algorithms.pseudo_labels import pseudo_label
 from algorithms.sample_selection import REPRESENTATIVE, select
-from algorithms.training import LabelledSlice, device, train
+from algorithms.training import device
 from evaluation.case_metrics import CaseMetrics, measure_case
 from evaluation.site_summary import (
     PatientRow,
@@ -250,7 +257,7 @@ def _stage(
             log.warning("%s: damaged: this stage is trained again", finished)
     checkpoint = current.folder / f"{name}.checkpoint.safetensors"
     with progress_bar(f"{current.store.home.config.name}: {name}") as progress:
-        train(
+        finetune(
             network,
             slices,
             schedule,

@@ -14,7 +14,7 @@ from algorithms.contracts.errors import DataError
 from algorithms.training import TrainingState
 
 _log = logging.getLogger(__name__)
-_PARTS = ("weights", "momentum", "best_weights")
+_PARTS = ("weights", "moments", "best_weights")
 
 
 def save_weights(weights: dict[str, Tensor], file: Path) -> None:

@@ -10,9 +10,8 @@ from algorithms.contracts.case import Case
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.model_package import PreprocessingRecipe
 from algorithms.contracts.volume import Geometry, ImageArray, MaskArray
-from algorithms.finetuning import ValidationCase
+from algorithms.finetuning import LabelledSlice, ValidationCase
 from algorithms.preprocessing import preprocess, preprocess_mask
-from algorithms.training import LabelledSlice
 from site_agent.case_store import REFERENCE, CaseStore
 
 

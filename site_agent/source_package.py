@@ -23,11 +23,10 @@ from algorithms.contracts.model_package import (
     StudyPlan,
 )
 from algorithms.features import latent_features
-from algorithms.finetuning import mean_dice
+from algorithms.finetuning import finetune, mean_dice
 from algorithms.networks import UNet2d, build_network
 from algorithms.reference_points import fit_reference_points
 from algorithms.sample_selection import STRATEGIES
-from algorithms.training import train
 from evaluation.overlap import dice
 from site_agent.case_store import CaseStore
 from site_agent.checkpoints import file_sha256, load_state, save_state, save_weights
@@ -99,7 +98,7 @@ def _make_package(home: SiteHome, store: CaseStore, plan: StudyPlan, work: Path)
     network = build_network(plan.network, seed=seed)
     checkpoint = work / "checkpoint.safetensors"
     with progress_bar("training the source model") as progress:
-        state = train(
+        state = finetune(
             network,
             slices,
             plan.source_training,

@@ -74,6 +74,11 @@ class TrainingSchedule(_Noun):
     """One training run (6.2.3: SGD, momentum, decaying rate; best validation model is kept).
 
     Attributes:
+        optimiser: "sgd", or "adam" (which takes no momentum).
+        decay: of the rate, see `algorithms.training.learning_rate`.
+        decay_from: iteration from which "step" and "exponential" count.
+        decay_every: iterations in which they multiply the rate by `decay_factor`.
+        most_gradient: longer gradients are shortened to this norm.
         target_share: so much of every batch is drawn from slices with target, the rest from all.
             0 draws evenly, as printed; most slices show no target, and short trainings then learn
             little about it.
@@ -84,7 +89,13 @@ class TrainingSchedule(_Noun):
     learning_rate: float = Field(default=0.03, gt=0, le=1)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0, le=1)
+    optimiser: Literal["sgd", "adam"] = "sgd"
+    decay: Literal["polynomial", "step", "exponential"] = "polynomial"
     poly_power: float = Field(default=0.9, ge=0, le=10)
+    decay_from: int = Field(default=0, ge=0)
+    decay_every: int = Field(default=1, gt=0)
+    decay_factor: float = Field(default=0.1, gt=0, le=1)
+    most_gradient: float = Field(default=5.0, gt=0)
     target_share: float = Field(default=0.5, ge=0, le=1)
     validate_every: int = Field(default=50, gt=0)
 

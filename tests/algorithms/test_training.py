@@ -6,14 +6,9 @@ import pytest
 import torch
 
 from algorithms.contracts.model_package import NetworkSpec, TrainingSchedule
+from algorithms.finetuning import LabelledSlice, draw_batch, finetune
 from algorithms.networks import build_network
-from algorithms.training import (
-    LabelledSlice,
-    TrainingState,
-    draw_batch,
-    learning_rate,
-    train,
-)
+from algorithms.training import TrainingState, learning_rate
 from tests.phantoms import ball
 
 PATCH_YX = (24, 24)
@@ -54,7 +49,7 @@ def assert_same(one: dict, other: dict) -> None:
 
 def test_the_loss_falls_on_a_toy_task() -> None:
     losses = []
-    train(
+    finetune(
         network(),
         toy_slices(),
         schedule(60, validate_every=10, learning_rate=0.1),
@@ -70,7 +65,7 @@ def test_the_loss_falls_on_a_toy_task() -> None:
 @pytest.mark.parametrize("killed_at", range(1, 7))
 def test_a_run_killed_at_any_checkpoint_ends_in_the_same_weights(killed_at, validate) -> None:
     def run(model, **more):
-        return train(
+        return finetune(
             model, toy_slices(), schedule(), patch_yx=PATCH_YX, seed=3, validate=validate, **more
         )
 
@@ -85,13 +80,13 @@ def test_a_run_killed_at_any_checkpoint_ends_in_the_same_weights(killed_at, vali
 
 def test_saving_and_validating_leave_the_road_of_the_weights_alone() -> None:
     plain, last = network(), {}
-    train(plain, toy_slices(), schedule(validate_every=6), patch_yx=PATCH_YX, seed=1)
+    finetune(plain, toy_slices(), schedule(validate_every=6), patch_yx=PATCH_YX, seed=1)
 
     def validate(model) -> float:
         model.eval()
         return 0.0
 
-    train(
+    finetune(
         network(),
         toy_slices(),
         schedule(),
@@ -100,13 +95,13 @@ def test_saving_and_validating_leave_the_road_of_the_weights_alone() -> None:
         validate=validate,
         save=lambda state: last.update(state.weights),
     )
-    assert_same(plain.state_dict(), last)
+    assert_same({f"network.{k}": v for k, v in plain.state_dict().items()}, last)
 
 
 def test_another_seed_gives_other_weights() -> None:
     one, other = network(), network()
-    train(one, toy_slices(), schedule(), patch_yx=PATCH_YX, seed=1)
-    train(other, toy_slices(), schedule(), patch_yx=PATCH_YX, seed=2)
+    finetune(one, toy_slices(), schedule(), patch_yx=PATCH_YX, seed=1)
+    finetune(other, toy_slices(), schedule(), patch_yx=PATCH_YX, seed=2)
     assert not torch.equal(one.head.weight, other.head.weight)
 
 
@@ -118,7 +113,7 @@ def train_with_scores(scores: list[float]):
         seen.append(copy.deepcopy(scored.state_dict()))
         return next(answers)
 
-    state = train(model, toy_slices(), schedule(), patch_yx=PATCH_YX, seed=0, validate=validate)
+    state = finetune(model, toy_slices(), schedule(), patch_yx=PATCH_YX, seed=0, validate=validate)
     return model, state, seen
 
 
@@ -137,7 +132,7 @@ def test_training_never_ends_worse_than_it_began() -> None:
 
 def test_progress_and_checkpoints_come_at_every_validation_and_at_the_end() -> None:
     saved, reported = [], []
-    train(
+    finetune(
         network(),
         toy_slices(),
         schedule(5, validate_every=2),
@@ -152,7 +147,7 @@ def test_progress_and_checkpoints_come_at_every_validation_and_at_the_end() -> N
 
 def test_nothing_to_learn_from_is_a_programming_mistake() -> None:
     with pytest.raises(ValueError, match="no slices"):
-        train(network(), [], schedule(), patch_yx=PATCH_YX, seed=0)
+        finetune(network(), [], schedule(), patch_yx=PATCH_YX, seed=0)
 
 
 # -- the learning rate ------------------------------------------------------------------------
@@ -174,7 +169,7 @@ def test_the_schedules_target_share_rules_the_batches() -> None:
     ends = {}
     for name, slices, share in (("only", both[:4], 1.0), ("all", both, 1.0), ("even", both, 0.0)):
         trained = network()
-        train(trained, slices, schedule(target_share=share), patch_yx=PATCH_YX, seed=0)
+        finetune(trained, slices, schedule(target_share=share), patch_yx=PATCH_YX, seed=0)
         ends[name] = trained.state_dict()
     assert_same(ends["only"], ends["all"])
     assert not torch.equal(ends["only"]["head.weight"], ends["even"]["head.weight"])

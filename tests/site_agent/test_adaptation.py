@@ -14,11 +14,10 @@ from algorithms.contracts.errors import DataError
 from algorithms.contracts.messages import RoundState
 from algorithms.contracts.model_package import TrainingSchedule
 from algorithms.contracts.site_report import SiteReport, YardstickSummary
-from algorithms.finetuning import SHARES, choose_share
+from algorithms.finetuning import SHARES, LabelledSlice, choose_share, finetune
 from algorithms.inference import torch_predictor
 from algorithms.networks import build_network
 from algorithms.sample_selection import REPRESENTATIVE
-from algorithms.training import LabelledSlice, train
 from evaluation.overlap import dice
 from site_agent import audit_log
 from site_agent.adaptation import advance, finetune_in_stages, open_round
@@ -234,7 +233,7 @@ def test_a_loaded_stage_computes_what_the_one_just_trained_computed(finished) ->
     current = open_round(finished, round_of(finished))
     loaded, trained = current.source_network(), build_network(current.manifest.network)
     slices = [LabelledSlice(np.ones((32, 32), np.float32), np.ones((32, 32), np.uint8))]
-    train(trained, slices, TrainingSchedule(iterations=1), patch_yx=(32, 32), seed=0)
+    finetune(trained, slices, TrainingSchedule(iterations=1), patch_yx=(32, 32), seed=0)
     trained.load_state_dict(loaded.state_dict())
     images = np.random.default_rng(0).normal(size=(4, 32, 32)).astype(np.float32)
     np.testing.assert_array_equal(torch_predictor(loaded)(images), torch_predictor(trained)(images))

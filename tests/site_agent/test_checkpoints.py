@@ -37,7 +37,7 @@ def test_a_training_state_comes_back_whole(tmp_path) -> None:
     found = load_state(tmp_path / "new" / "checkpoint")
     assert found is not None
     assert (found.iteration, found.best_score) == (17, 1 / 3)
-    for part in ("weights", "momentum", "best_weights"):
+    for part in ("weights", "moments", "best_weights"):
         assert_same(getattr(found, part), getattr(state, part))
 
 

@@ -18,6 +18,9 @@ OTHER_VALUES = {  # where the rule below gives no permitted value
     ("preprocessing", "patch_yx", 0): 64,
     ("preprocessing", "patch_yx", 1): 64,
 }
+for _stage in ("stage1", "stage3", "target_trained"):
+    OTHER_VALUES["adaptation", _stage, "optimiser"] = "adam"
+    OTHER_VALUES["adaptation", _stage, "decay"] = "step"
 
 
 def leaves(value, path=()):

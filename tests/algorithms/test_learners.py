@@ -1,0 +1,150 @@
+"""Every method behind the one interface: it learns, resumes, and ends as a plain network."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from algorithms.contracts.model_package import TrainingSchedule
+from algorithms.dual_task_consistency import DualTaskConsistency
+from algorithms.networks import DualBranch, DualTask, UNet, VNet
+from algorithms.scribble_comparators.entropy_minimisation import EntropyMinimisation
+from algorithms.scribble_comparators.gated_crf import GatedCrf
+from algorithms.scribble_comparators.mumford_shah import MumfordShah
+from algorithms.scribble_comparators.scribble2label import Scribble2Label
+from algorithms.scribble_comparators.two_branches import (
+    ConsistencyRegularisation,
+    CrossPseudoSupervision,
+)
+from algorithms.scribble_comparators.ustm import Ustm
+from algorithms.scribble_supervision import NOT_ANNOTATED, MixedPseudoLabels
+from algorithms.semi_supervised_comparators import entropy_minimisation, two_views
+from algorithms.semi_supervised_comparators.adversarial import Dan, Discriminator, Sassnet
+from algorithms.semi_supervised_comparators.mean_teacher import MeanTeacher
+from algorithms.semi_supervised_comparators.supervised_only import SupervisedOnly
+from algorithms.signed_distance import level_sets
+from algorithms.training import Learner, TrainingState, train
+from tests.phantoms import ball
+
+SIDE = 16
+
+
+def flat(classes: int = 2, seed: int = 0) -> UNet:
+    torch.manual_seed(seed)
+    return UNet(out_channels=classes, base_channels=4, levels=3)
+
+
+def solid(seed: int = 0) -> VNet:
+    torch.manual_seed(seed)
+    return VNet(base_channels=2, convolutions=(1, 1), dimensions=3)
+
+
+SCRIBBLE = {
+    "partial ce": lambda: EntropyMinimisation(flat(), weight=0.0),
+    "entropy": lambda: EntropyMinimisation(flat()),
+    "gated crf": lambda: GatedCrf(flat()),
+    "mumford shah": lambda: MumfordShah(flat()),
+    "ustm": lambda: Ustm(flat()),
+    "scribble2label": lambda: Scribble2Label(flat()),
+    "cr": lambda: ConsistencyRegularisation(DualBranch(flat())),
+    "cps": lambda: CrossPseudoSupervision(DualBranch(flat())),
+    "fixed mixing": lambda: MixedPseudoLabels(DualBranch(flat()), mixing=0.5),
+    "dmpls": lambda: MixedPseudoLabels(DualBranch(flat())),
+}
+SEMI = {
+    "supervised only": lambda: SupervisedOnly(solid()),
+    "mean teacher": lambda: MeanTeacher(solid()),
+    "ua-mt": lambda: MeanTeacher(solid(), samples=2),
+    "entropy": lambda: entropy_minimisation.EntropyMinimisation(solid()),
+    "cct": lambda: two_views.CrossConsistency(DualBranch(solid())),
+    "cps": lambda: two_views.CrossPseudoSupervision(solid(), solid(1)),
+    "dan": lambda: Dan(solid(), Discriminator(3, channels=2)),
+    "sassnet": lambda: Sassnet(DualTask(solid()), Discriminator(3, channels=2)),
+    "dtc": lambda: DualTaskConsistency(DualTask(solid())),
+}
+METHODS = [*[("scribble", n) for n in SCRIBBLE], *[("semi", n) for n in SEMI]]
+
+
+def scribble_batch(rng: np.random.Generator):
+    images, scribbles = [], []
+    for _ in range(4):
+        mask = ball((1, SIDE, SIDE), (0, *rng.uniform(5, 11, 2)), 4)[0]
+        drawn = rng.random(mask.shape) < 0.1
+        images.append((2.0 * mask + rng.normal(0, 0.2, mask.shape)).astype(np.float32))
+        scribbles.append(np.where(drawn, mask, NOT_ANNOTATED).astype(np.int64))
+    return torch.from_numpy(np.stack(images))[:, None], torch.from_numpy(np.stack(scribbles))
+
+
+def partly_labelled_batch(rng: np.random.Generator):
+    shape = (8, SIDE, SIDE)
+    masks = [ball(shape, (4, *rng.uniform(6, 10, 2)), 4) for _ in range(4)]
+    images = [(2.0 * m + rng.normal(0, 0.2, shape)).astype(np.float32) for m in masks]
+    labels = np.stack(masks[:2])[:, None].astype(np.float32)
+    distances = np.stack([level_sets(m.astype(np.uint8), 2) for m in masks[:2]])
+    return torch.from_numpy(np.stack(images))[:, None], *map(torch.from_numpy, (labels, distances))
+
+
+def make(kind: str, name: str) -> tuple[Learner, object]:
+    if kind == "scribble":
+        return SCRIBBLE[name](), scribble_batch
+    return SEMI[name](), partly_labelled_batch
+
+
+def schedule(iterations: int, validate_every: int) -> TrainingSchedule:
+    return TrainingSchedule(
+        iterations=iterations, learning_rate=0.05, validate_every=validate_every
+    )
+
+
+def assert_same(one: dict, other: dict) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(("kind", "name"), METHODS)
+def test_it_learns_what_the_target_looks_like(kind, name) -> None:
+    learner, draw = make(kind, name)
+    steps = 60 if kind == "scribble" else 150  # level sets take longer to begin
+    train(learner, draw, schedule(steps, steps), seed=0)
+    images, *_ = draw(np.random.default_rng(9))
+    truth = images > 1.0
+    with torch.no_grad():
+        logits = learner.network(images)
+    found = logits[:, 1:] > logits[:, :1] if kind == "scribble" else logits > 0
+    dice = 2 * (found & truth).sum() / (found.sum() + truth.sum())
+    assert dice > 0.75
+
+
+@pytest.mark.parametrize(("kind", "name"), METHODS)
+def test_a_killed_run_ends_in_the_same_weights(kind, name) -> None:
+    saved: list[TrainingState] = []
+    whole, draw = make(kind, name)
+    train(whole, draw, schedule(4, 2), seed=1, save=lambda s: saved.append(copy.deepcopy(s)))
+    resumed, _ = make(kind, name)
+    with torch.no_grad():
+        for parameter in resumed.parameters():
+            parameter.add_(1.0)  # whatever it starts from, the checkpoint decides
+    train(resumed, draw, schedule(4, 2), seed=1, state=saved[0])
+    assert_same(whole.state_dict(), resumed.state_dict())
+
+
+@pytest.mark.parametrize(("kind", "name"), METHODS)
+def test_global_randomness_is_left_alone(kind, name) -> None:
+    learner, draw = make(kind, name)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    train(learner, draw, schedule(1, 1), seed=0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("make_dual", [DualBranch, DualTask])
+@pytest.mark.parametrize("single", [flat, solid])
+def test_in_use_a_dual_network_is_the_single_one(make_dual, single) -> None:
+    network = single()
+    dual = make_dual(network).eval()
+    shape = (1, 1, 8, SIDE, SIDE) if network.dimensions == 3 else (1, 1, SIDE, SIDE)
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(dual(images), network(images))
+    assert torch.equal(dual.both(images)[0], network(images))
