@@ -7,8 +7,8 @@ from torch.nn import functional
 
 
 def augment(
-    images: Tensor, labels: Tensor, weights: Tensor, rng: np.random.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
+    images: Tensor, labels: Tensor, weights: Tensor, rng: np.random.Generator, *maps: Tensor
+) -> tuple[Tensor, ...]:
     """Turn, scale and flip a batch and change its grey values, drawn from `rng`.
 
     Args:
@@ -16,9 +16,10 @@ def augment(
         labels: uint8 `[B, Y, X]`.
         weights: float32 `[B, Y, X]`.
         rng: where the changes are drawn from.
+        maps: others like the weights, to be turned, scaled and flipped with them.
 
     Returns:
-        Images, labels (int64) and weights of the same shapes.
+        Images, labels (int64), weights and maps of the same shapes.
     """
     count = images.shape[0]
     angle = rng.uniform(-0.5, 0.5, count)  # up to about 30 degrees
@@ -33,8 +34,8 @@ def augment(
     turned = functional.grid_sample(
         images, grid, mode="bilinear", padding_mode="reflection", align_corners=False
     )
-    both = torch.stack([labels.float(), weights], dim=1)
-    nearest = functional.grid_sample(both, grid, mode="nearest", align_corners=False)
+    all_maps = torch.stack([labels.float(), weights, *maps], dim=1)
+    nearest = functional.grid_sample(all_maps, grid, mode="nearest", align_corners=False)
     low, high = turned.amin((1, 2, 3), keepdim=True), turned.amax((1, 2, 3), keepdim=True)
     span = (high - low).clamp_min(1e-6)
     gamma = torch.from_numpy(np.exp(rng.uniform(-0.5, 0.5, (count, 1, 1, 1))).astype(np.float32))
@@ -44,4 +45,5 @@ def augment(
     noise_level = rng.uniform(0.0, 0.1, (count, 1, 1, 1)).astype(np.float32)
     noise = rng.standard_normal(tuple(images.shape), dtype=np.float32) * noise_level
     changed = curved * gain + offset + torch.from_numpy(noise)
-    return changed, nearest[:, 0].long(), nearest[:, 1]
+    label, *others = nearest.unbind(1)
+    return changed, label.long(), *others

@@ -49,6 +49,7 @@ def dual_task_loss(
     weight: float,
     level_set_weight: float = 0.3,
     steepness: float = 1500.0,
+    label_weight: Tensor | None = None,
 ) -> Tensor:
     """Return L = LDice + w LLSF + lambda_d LDTC: (5-4)..(5-7).
 
@@ -63,15 +64,18 @@ def dual_task_loss(
         weight: lambda_d.
         level_set_weight: w; the thesis prints 1, its experiments ran with 0.3.
         steepness: k of (5-2).
+        label_weight: per pixel, the shape of `label`; 0 where a label says nothing. None means 1.
     """
     labelled = len(label)
     probability = mask_logits.sigmoid()
     consistency = consistency_loss(probability, level_set, steepness=steepness)
     if not labelled:
         return weight * consistency
-    dice = soft_dice_loss(probability[:labelled], label.to(probability.dtype))
-    distance = (level_set[:labelled] - label_level_set).square().mean()
-    return dice + level_set_weight * distance + weight * consistency
+    dice = soft_dice_loss(probability[:labelled], label.to(probability.dtype), label_weight)
+    distance = (level_set[:labelled] - label_level_set).square()
+    if label_weight is not None:
+        distance = distance * (label_weight / label_weight.mean().clamp_min(1e-6))
+    return dice + level_set_weight * distance.mean() + weight * consistency
 
 
 class DualTaskConsistency(Learner[PartlyLabelledBatch]):

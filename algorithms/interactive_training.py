@@ -1,22 +1,20 @@
 """Training of the interactive network with simulated clicks (3.2.1, 3.3.2).
 
-Every sample is drawn from `(seed, iteration, place in the batch)`, so a run that was killed and
-continued from a checkpoint sees the same samples.
+The loop is that of every training (`algorithms.training`), so a killed run goes on here too.
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from algorithms.click_simulation import interior_margin_points
+from algorithms.contracts.model_package import TrainingSchedule
 from algorithms.contracts.volume import ImageArray, MaskArray
 from algorithms.interactive_network import (
     InteractiveNetworkSpec,
@@ -26,25 +24,37 @@ from algorithms.interactive_network import (
     seeds_in,
 )
 from algorithms.losses import soft_dice_loss
-from algorithms.training import device, half_precision
+from algorithms.training import Learner, Progress, Save, Step, TrainingState, apply, train
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam, by torch's names
+ClickBatch = tuple[Tensor, Tensor]  # inputs [B, 2, (Z,) Y, X] and labels [B, (Z,) Y, X], float32
 _THICK = 0.5  # of the samples in 3-D: slices thicker than their pixels
 _FEWEST_SLICES = 6  # that show the target then
 _CUT_SHORT = 0.4  # of the samples: the image ends inside the target
 _CONTEXT = 0.8  # of the target's extent is kept around it, for turning and for wide boxes
 
 
-class InteractiveSchedule(BaseModel):
-    """How long and how fast: constant rate for the first half, then halved five times (3.3.2)."""
+def click_schedule(
+    iterations: int, *, batch_size: int, learning_rate: float, save_every: int = 200
+) -> TrainingSchedule:
+    """Return Adam at a constant rate for the first half, then halved with each tenth (3.3.2).
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    iterations: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
-    weight_decay: float = 1e-4
-    save_every: int = Field(default=200, ge=1)
+    >>> from algorithms.training import learning_rate
+    >>> schedule = click_schedule(100, batch_size=1, learning_rate=0.8)
+    >>> [learning_rate(schedule, i) for i in (0, 49, 50, 60, 99)]
+    [0.8, 0.8, 0.4, 0.2, 0.025]
+    """
+    tenth = -(-iterations // 10)
+    return TrainingSchedule(
+        iterations=iterations,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        optimiser="adam",
+        decay="step",
+        decay_from=-(-iterations // 2) - tenth,
+        decay_every=tenth,
+        decay_factor=0.5,
+        validate_every=save_every,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,21 +65,12 @@ class Target:
     mask: MaskArray
 
 
-@dataclass(eq=False)
-class InteractiveState:
-    """Everything needed to go on: weights, and Adam's moments by parameter."""
-
-    iteration: int = 0
-    weights: dict[str, Tensor] = field(default_factory=dict)
-    moments: dict[str, Tensor] = field(default_factory=dict)
-
-
 # Of the map that the 2-D networks read, chosen among 0, 0.1, 0.2, 0.3 and 0.5 (see ADR 0016).
 _LENGTH_WEIGHT = 0.3
 
 PRESETS: dict[
     tuple[Literal["cpu", "gpu"], Literal[2, 3]],
-    tuple[InteractiveNetworkSpec, InteractiveSchedule],
+    tuple[InteractiveNetworkSpec, TrainingSchedule],
 ] = {
     ("cpu", 2): (
         InteractiveNetworkSpec(
@@ -78,11 +79,11 @@ PRESETS: dict[
             base_channels=16,
             encoding_length_weight=_LENGTH_WEIGHT,
         ),
-        InteractiveSchedule(iterations=3000, batch_size=16, learning_rate=1e-3),
+        click_schedule(3000, batch_size=16, learning_rate=1e-3),
     ),
     ("cpu", 3): (
         InteractiveNetworkSpec(dimensions=3, input_shape=(32, 64, 64), base_channels=12),
-        InteractiveSchedule(iterations=5000, batch_size=2, learning_rate=1e-3),
+        click_schedule(5000, batch_size=2, learning_rate=1e-3),
     ),
     # The thesis's rate and batch; its 300 and 2000 epochs as iterations.
     ("gpu", 2): (
@@ -92,11 +93,11 @@ PRESETS: dict[
             base_channels=16,
             encoding_length_weight=_LENGTH_WEIGHT,
         ),
-        InteractiveSchedule(iterations=100_000, batch_size=4, learning_rate=1e-4),
+        click_schedule(100_000, batch_size=4, learning_rate=1e-4),
     ),
     ("gpu", 3): (
         InteractiveNetworkSpec(dimensions=3, input_shape=(64, 96, 96), base_channels=8),
-        InteractiveSchedule(iterations=100_000, batch_size=4, learning_rate=1e-4),
+        click_schedule(100_000, batch_size=4, learning_rate=1e-4),
     ),
 }
 
@@ -111,17 +112,6 @@ def cut_target(image: NDArray[np.floating], mask: MaskArray) -> Target:
         for a, b, m, n in zip(low, high, margin, mask.shape, strict=True)
     )
     return Target(np.ascontiguousarray(image[box], dtype=np.float32), mask[box].copy())
-
-
-def learning_rate(schedule: InteractiveSchedule, iteration: int) -> float:
-    """Return the rate: constant for half of the way, then halved after each tenth.
-
-    >>> s = InteractiveSchedule(iterations=100, batch_size=1, learning_rate=8.0)
-    >>> [learning_rate(s, i) for i in (0, 49, 50, 60, 99)]
-    [8.0, 8.0, 4.0, 2.0, 0.25]
-    """
-    tenths = int(10 * iteration / schedule.iterations)
-    return float(schedule.learning_rate * 0.5 ** max(tenths - 4, 0))
 
 
 def draw_sample(
@@ -230,100 +220,58 @@ def _changed(grey: ImageArray, rng: np.random.Generator) -> ImageArray:
     return normalise((curved + noise).astype(np.float32))
 
 
-def train_interactive(
-    network: nn.Module,
-    targets: Sequence[Sequence[Target]],
-    spec: InteractiveNetworkSpec,
-    schedule: InteractiveSchedule,
-    *,
-    seed: int,
-    state: InteractiveState | None = None,
-    save: Callable[[InteractiveState], None] | None = None,
-    progress: Callable[[int, int, float], None] | None = None,
-) -> None:
-    """Train `network` in place with the Dice loss and Adam.
+class ClickLearner(Learner[ClickBatch]):
+    """Trains the network that turns clicks into a mask, by the Dice loss."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def loss(self, batch: ClickBatch, step: Step) -> Tensor:
+        """Return the Dice loss of a batch."""
+        inputs, labels = batch
+        return soft_dice_loss(apply(self.network, inputs).sigmoid()[:, 0], labels)
+
+
+def draw_clicks(
+    targets: Sequence[Sequence[Target]], spec: InteractiveNetworkSpec, size: int
+) -> Callable[[np.random.Generator], ClickBatch]:
+    """Return what draws batches of `size` samples.
 
     Args:
-        network: trained in place.
         targets: sets of targets; each sample first draws a set, so that all count alike.
         spec: of the network.
-        schedule: how long and how fast.
-        seed: samples are drawn from it.
-        state: a checkpoint to continue from.
-        save: called with a checkpoint every `schedule.save_every` iterations.
-        progress: called with (iteration, iterations, mean loss) then.
+        size: of a batch.
 
     Raises:
         ValueError: a set without targets, or no set.
     """
     if not targets or not all(targets):
         raise ValueError("there is a set without targets to learn from")
-    place = device()
-    layout = torch.channels_last_3d if spec.dimensions == 3 else torch.channels_last
-    network.to(place, memory_format=layout)  # type: ignore[call-overload]
-    optimiser = torch.optim.Adam(
-        network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
-    )
-    state = state or InteractiveState()
-    if state.iteration:
-        network.load_state_dict(state.weights)
-        _set_moments(network, optimiser, state)
-    network.train()
-    losses: list[float] = []
 
-    def batch(iteration: int) -> tuple[Tensor, Tensor]:
+    def draw(rng: np.random.Generator) -> ClickBatch:
         samples = []
-        for place_in_batch in range(schedule.batch_size):
-            rng = np.random.default_rng([seed, iteration, place_in_batch])
-            chosen = targets[int(rng.integers(len(targets)))]
-            samples.append(draw_sample(chosen[int(rng.integers(len(chosen)))], spec, rng))
+        for own in rng.spawn(size):
+            chosen = targets[int(own.integers(len(targets)))]
+            samples.append(draw_sample(chosen[int(own.integers(len(chosen)))], spec, own))
         inputs, labels = (np.stack(part) for part in zip(*samples, strict=True))
         return torch.from_numpy(inputs), torch.from_numpy(labels)
 
-    # The next batch is drawn while the network learns from this one.
-    with ThreadPoolExecutor(max_workers=1) as ahead:
-        coming = ahead.submit(batch, state.iteration)
-        while state.iteration < schedule.iterations:
-            inputs, labels = coming.result()
-            coming = ahead.submit(batch, state.iteration + 1)
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(schedule, state.iteration)
-            with torch.autocast(place.type, torch.bfloat16, enabled=half_precision(place)):
-                logits = network(inputs.to(place).contiguous(memory_format=layout))
-            loss = soft_dice_loss(logits.float().sigmoid()[:, 0], labels.to(place))
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            losses.append(float(loss.detach()))
-            state.iteration += 1
-            if state.iteration % schedule.save_every and state.iteration < schedule.iterations:
-                continue
-            if save is not None:
-                state.weights = {
-                    k: v.detach().cpu().clone() for k, v in network.state_dict().items()
-                }
-                state.moments = _moments(network, optimiser)
-                save(state)
-            if progress is not None:
-                progress(state.iteration, schedule.iterations, float(np.mean(losses)))
-            losses.clear()
-    network.eval()
+    return draw
 
 
-def _moments(network: nn.Module, optimiser: torch.optim.Adam) -> dict[str, Tensor]:
-    return {
-        f"{moment}/{name}": optimiser.state[parameter][moment].detach().cpu().clone()
-        for name, parameter in network.named_parameters()
-        for moment in _MOMENTS
-    }
-
-
-def _set_moments(network: nn.Module, optimiser: torch.optim.Adam, state: InteractiveState) -> None:
-    for name, parameter in network.named_parameters():
-        optimiser.state[parameter] = {
-            "step": torch.tensor(float(state.iteration)),
-            **{
-                moment: state.moments[f"{moment}/{name}"].to(parameter.device)
-                for moment in _MOMENTS
-            },
-        }
+def train_interactive(
+    network: nn.Module,
+    targets: Sequence[Sequence[Target]],
+    spec: InteractiveNetworkSpec,
+    schedule: TrainingSchedule,
+    *,
+    seed: int,
+    state: TrainingState | None = None,
+    save: Save | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Train `network` in place; see `draw_clicks` and `algorithms.training.train`."""
+    draw = draw_clicks(targets, spec, schedule.batch_size)
+    learner = ClickLearner(network)
+    train(learner, draw, schedule, seed=seed, state=state, save=save, progress=progress)

@@ -17,7 +17,7 @@ from algorithms.contracts.model_package import NetworkSpec
 
 Normalisation = Literal["batch", "instance"]
 
-_CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
+_CONVOLUTION: dict[int, type[nn.Conv2d | nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _UPSAMPLING = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _POOLING = {2: nn.functional.max_pool2d, 3: nn.functional.max_pool3d}
 
@@ -57,7 +57,7 @@ class EncoderDecoder(nn.Module):
 
     dimensions: int
     stride: int
-    head: nn.Module
+    head: nn.Conv2d | nn.Conv3d
 
     def encode(self, images: Tensor) -> list[Tensor]:
         """Return the features of every resolution, the finest first."""
@@ -216,7 +216,8 @@ class DualBranch(nn.Module):
         dropout: share of the feature channels that the auxiliary branch does not see.
         everywhere: at every resolution, as the method was run; False drops at the coarsest alone,
             as the text has it.
-        seed: weights of the auxiliary branch are drawn from it.
+        seed: weights of the auxiliary branch are drawn from it; None copies those of the main one,
+            for a network that knows something already and should not learn from noise.
     """
 
     def __init__(
@@ -225,7 +226,7 @@ class DualBranch(nn.Module):
         *,
         dropout: float = 0.5,
         everywhere: bool = True,
-        seed: int = 0,
+        seed: int | None = 0,
     ) -> None:
         super().__init__()
         self.main = network
@@ -244,14 +245,8 @@ class DualBranch(nn.Module):
         """
         features = self.main.encode(images)
         kept = 0 if self.everywhere else len(features) - 1
-        seen = [
-            f
-            if level < kept
-            else nn.functional.dropout2d(f, self.dropout, training=True)
-            if f.ndim == 4
-            else nn.functional.dropout3d(f, self.dropout, training=True)
-            for level, f in enumerate(features)
-        ]
+        drop = nn.functional.dropout3d if self.main.dimensions == 3 else nn.functional.dropout2d
+        seen = [*features[:kept], *(drop(f, self.dropout, training=True) for f in features[kept:])]
         main = self.main.head(self.main.decode(features))
         return main, self.auxiliary.head(self.auxiliary.decode(seen))
 
@@ -260,14 +255,16 @@ class DualTask(nn.Module):
     """A second head for any network, which predicts the level set of the mask (5.2).
 
     Args:
-        network: its head gives one logit per class but the background.
+        network: its head gives one logit per class but the background, or one per class.
         seed: weights of the second head are drawn from it.
     """
 
     def __init__(self, network: EncoderDecoder, *, seed: int = 0) -> None:
         super().__init__()
         self.main = network
-        self.level_set_head = copy.deepcopy(network.head)
+        channels, classes = network.head.in_channels, network.head.out_channels
+        convolution = _CONVOLUTION[network.dimensions]
+        self.level_set_head = convolution(channels, max(classes - 1, 1), kernel_size=1)
         _draw_again(self.level_set_head, seed)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -275,22 +272,39 @@ class DualTask(nn.Module):
         return cast(Tensor, self.main(images))
 
     def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits of the mask, and the level set in [-1, 1]."""
+        """Return, per class but the background, the logits of its mask and its level set.
+
+        The level set lies in [-1, 1]. Where the head gives a logit per class, that of a mask is
+        the class's against all others, so that its sigmoid is the softmax.
+        """
         decoded = self.main.penultimate(images)
-        return self.main.head(decoded), self.level_set_head(decoded).tanh()
+        return _foreground(self.main.head(decoded)), self.level_set_head(decoded).tanh()
+
+
+def _foreground(logits: Tensor) -> Tensor:
+    """Return log(p / (1 - p)) of every class but the first: `[B, classes - 1, (Z,) Y, X]`."""
+    classes = logits.shape[1]
+    if classes == 1:
+        return logits
+    against = []
+    for c in range(1, classes):
+        others = [i for i in range(classes) if i != c]
+        against.append(logits[:, c] - logits[:, others].logsumexp(dim=1))
+    return torch.stack(against, dim=1)
 
 
 def _activated(channels: int, dimensions: int, normalisation: Normalisation) -> list[nn.Module]:
     return [_normalisation(normalisation, dimensions, channels), nn.ReLU(inplace=True)]
 
 
-def _new_decoder(network: EncoderDecoder, seed: int) -> EncoderDecoder:
-    """Return a network of the same kind without an encoder, its weights drawn anew."""
+def _new_decoder(network: EncoderDecoder, seed: int | None) -> EncoderDecoder:
+    """Return a network of the same kind without an encoder, its weights drawn anew or the same."""
     twin = copy.deepcopy(network)
     for name in ("encoder", "downsampling"):
         if hasattr(twin, name):
             delattr(twin, name)
-    _draw_again(twin, seed)
+    if seed is not None:
+        _draw_again(twin, seed)
     return twin
 
 

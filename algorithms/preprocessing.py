@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from algorithms.contracts.contour import NOT_ANNOTATED
 from algorithms.contracts.model_package import PreprocessingRecipe
 from algorithms.contracts.volume import Geometry, ImageArray, MaskArray, Volume
 
@@ -45,6 +46,42 @@ def preprocess_mask(
     """Resample a mask `[z, y, x]` as `preprocess` resamples its image: uint8 `[z, h, w]`."""
     soft = _resize(mask.astype(np.float32), _working_size(geometry, recipe))
     return (soft >= 0.5).astype(np.uint8)
+
+
+def preprocess_scribble(
+    scribble: NDArray[np.uint8], geometry: Geometry, recipe: PreprocessingRecipe
+) -> NDArray[np.uint8]:
+    """Bring a scribble on one slice, `[y, x]`, onto the working grid: uint8 `[h, w]`."""
+    return resize_scribble(scribble, _working_size(geometry, recipe))
+
+
+def resize_scribble(scribble: NDArray[np.uint8], size_yx: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize lines one pixel wide: a coarse pixel is drawn on where a line crosses it.
+
+    Taking every n-th pixel, or an average, would lose most of a line. Where lines of several
+    classes cross one coarse pixel, the highest class is kept; a finer grid has the line thicker.
+
+    Args:
+        scribble: class, or `NOT_ANNOTATED`, `[y, x]`.
+        size_yx: the new shape.
+    """
+    rows, columns = (
+        np.unique(np.concatenate([_cells(n, m), _cells(m, n)[:, ::-1]]), axis=0)
+        for n, m in zip(scribble.shape, size_yx, strict=True)
+    )
+    # Class + 1, so that "not annotated" is 0 and loses against every class.
+    order = np.where(scribble == NOT_ANNOTATED, 0, scribble.astype(np.int16) + 1)
+    tall = np.zeros((size_yx[0], scribble.shape[1]), dtype=np.int16)
+    np.maximum.at(tall, rows[:, 1], order[rows[:, 0]])
+    found = np.zeros((size_yx[1], size_yx[0]), dtype=np.int16)
+    np.maximum.at(found, columns[:, 1], tall.T[columns[:, 0]])
+    return np.where(found.T == 0, NOT_ANNOTATED, found.T - 1).astype(np.uint8)
+
+
+def _cells(fine: int, coarse: int) -> NDArray[np.int64]:
+    """Pair every pixel of one grid with the pixel of the other that holds its centre: `[n, 2]`."""
+    own = np.arange(fine)
+    return np.stack([own, ((own + 0.5) * coarse / fine).astype(np.int64)], axis=1)
 
 
 def restore(probability: ImageArray, geometry: Geometry) -> ImageArray:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from algorithms.contracts.contour import NOT_ANNOTATED
 from algorithms.losses import multiclass_dice_loss
 from algorithms.networks import DualBranch
 from algorithms.training import Learner, Step, apply
 
-NOT_ANNOTATED = 255  # of a scribble: nobody drew here
 ScribbleBatch = tuple[Tensor, Tensor]  # images [B, 1, (Z,) Y, X], scribbles int64 [B, (Z,) Y, X]
 
 

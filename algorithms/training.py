@@ -155,7 +155,9 @@ def train(
             coming = next_batch(state.iteration + 1)
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(schedule, state.iteration)
-            losses.append(_step(learner, optimiser, batch, schedule, seed, state.iteration))
+            losses.append(
+                take_step(learner, optimiser, batch, schedule, seed=seed, iteration=state.iteration)
+            )
             state.iteration += 1
             if state.iteration % schedule.validate_every and state.iteration < schedule.iterations:
                 continue
@@ -213,14 +215,16 @@ def on_device(batch: Any, place: torch.device) -> Any:
     return batch.to(place)
 
 
-def _step(
+def take_step(
     learner: Learner[Any],
     optimiser: torch.optim.Optimizer,
     batch: Any,
     schedule: TrainingSchedule,
+    *,
     seed: int,
     iteration: int,
 ) -> float:
+    """Take one step of a training and return its loss; what is random comes from the numbers."""
     place = next(learner.parameters()).device
     learner.train()
     step = Step(iteration, schedule.iterations, np.random.default_rng([seed, iteration, 1]))

@@ -32,6 +32,9 @@ BENCHMARKS = {
     "sts-study": "the whole road on real soft-tissue sarcomas (needs --packs)",
     "interactive": "a robot user clicks on real images (needs --packs; trains networks first)",
     "interactive-speed": "how long a click takes, beside other engines",
+    "acdc-scribble": "learning from scribbles, beside every comparator (needs --packs)",
+    "la-dual-task": "learning from 8 contoured volumes and 8 without (needs --packs)",
+    "few-label-speed": "what a training step of either costs, beside the published one",
 }
 
 
@@ -103,11 +106,26 @@ def benchmark(
     shipped_only: Annotated[
         bool, typer.Option(help="'interactive': train nothing, test the package's networks.")
     ] = False,
+    methods: Annotated[
+        str | None,
+        typer.Option(help="'acdc-scribble', 'la-dual-task': only these, parted by commas."),
+    ] = None,
 ) -> None:
     """Run a benchmark over seeds and print mean and spread.
 
     Example: fedgtv-evaluate benchmark sts-study --packs DATA --seeds 3 --json sts.json
     """
+    if name in ("acdc-scribble", "la-dual-task"):
+        _few_labels(name, packs, output, range(seeds), preset, _names(methods or ""), json_file)
+        return
+    if name == "few-label-speed":
+        from evaluation.benchmarks.few_label_speed import few_label_speed_table, run_few_label_speed
+
+        began = time.monotonic()
+        rows = run_few_label_speed(log=_to_stderr)
+        print(few_label_speed_table(rows))
+        _write(json_file, name, began, 0, rows, {})
+        return
     if name.startswith("interactive"):
         _check_preset(preset)
         seeds = 0 if shipped_only else seeds
@@ -221,7 +239,7 @@ def _interactive(
         seeds=seeds,
         preset=kind,
         size=size,
-        log=lambda line: print(line, file=sys.stderr, flush=True),
+        log=_to_stderr,
     )
     what = "Corrections" if size.clicks else "First contours"
     tables = {
@@ -238,6 +256,47 @@ def _interactive(
         print(f"\n### {title}\n\n{table}")
     specs = {f"{axes}d": PRESETS[(kind, axes)][0].model_dump(mode="json") for axes in dimensions}
     _write(json_file, name, began, seeds, rows, {"size": vars(size), "networks": specs})
+
+
+def _few_labels(
+    name: str,
+    packs: Path | None,
+    output: Path,
+    seeds: range,
+    preset: str,
+    only: tuple[str, ...],
+    json_file: Path | None,
+) -> None:
+    from evaluation.benchmarks.dual_task_study import la_dual_task_study
+    from evaluation.benchmarks.few_labels import few_label_summary, few_label_table, run_few_labels
+    from evaluation.benchmarks.scribble_study import acdc_scribble_study
+
+    _check_preset(preset)
+    if packs is None:
+        raise DataError(f"{name} needs real images: give --packs, the folder of the packs")
+    began = time.monotonic()
+    kind: Preset = "full" if preset == "full" else "cpu"
+    make = acdc_scribble_study if name == "acdc-scribble" else la_dual_task_study
+    study = make(packs, kind)
+    for part, patients in study.settings["split"].items():
+        print(f"{part}: {', '.join(patients)}")
+    rows = run_few_labels(
+        study,
+        output / f"{name}-{preset}",
+        seeds=seeds,
+        only=only,
+        log=_to_stderr,
+    )
+    summary = few_label_summary(rows)
+    print(f"\n### {name}, preset {preset}, {len(seeds)} seeds\n")
+    print(few_label_table(summary, study.upper_bound))
+    _write(
+        json_file, name, began, len(seeds), rows, {"settings": study.settings, "summary": summary}
+    )
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _names(sets: str) -> tuple[str, ...]:

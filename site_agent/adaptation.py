@@ -14,14 +14,17 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
+from algorithms.adapted_share import choose_share, interpolate_weights
 from algorithms.contracts.canonical_json import canonical_json
 from algorithms.contracts.case import Split
 from algorithms.contracts.contour import Contour, Provenance
@@ -31,6 +34,7 @@ from algorithms.contracts.model_package import (
     MODEL_FILE,
     REFERENCE_POINTS_FILE,
     Manifest,
+    Supervision,
     TrainingSchedule,
 )
 from algorithms.contracts.site_report import AnnotationSummary, SiteReport, vendor_of
@@ -38,9 +42,8 @@ from algorithms.features import latent_features
 from algorithms.finetuning import (
     LabelledSlice,
     ValidationCase,
-    choose_share,
+    bare_slice,
     finetune,
-    interpolate_weights,
     mean_dice,
 )
 from algorithms.inference import torch_predictor
@@ -56,11 +59,11 @@ from evaluation.site_summary import (
     average_cases,
     summarise_site,
 )
-from site_agent.case_store import REFERENCE, REVIEWED, CaseStore, SliceChoice
+from site_agent.case_store import REFERENCE, REVIEWED, CaseStore, SliceChoice, TaskKind
 from site_agent.case_workflow import RoundEvent
 from site_agent.checkpoints import file_sha256, load_state, load_weights, save_state, save_weights
 from site_agent.database import MeasurementRow, ReviewRow, RoundRow
-from site_agent.learning_data import PreparedCase, fully_labelled, prepare, slice_label
+from site_agent.learning_data import PreparedCase, annotated_slice, fully_labelled, prepare
 from site_agent.package_store import load_package
 from site_agent.progress import progress_bar
 from site_agent.segmentation import segment
@@ -69,6 +72,7 @@ log = logging.getLogger("fedgtv.adaptation")
 
 ACTOR = "worker"
 SHARE_FILE = "adapted_share.json"
+_KINDS: dict[Supervision, TaskKind] = {"dense": "contour", "scribble": "scribble"}
 DIRECT, ADAPTED, TARGET_TRAINED = "direct", "adapted", "target_trained"
 
 
@@ -141,7 +145,8 @@ def select_slices(current: Round) -> RoundState:
         parts = {Split.TRAINING: plan.representative_share, Split.VALIDATION: 1.0}
         for split, representative in parts.items():
             choices += _choose(current, network, points, _prepared(current, split), representative)
-    current.store.open_tasks(current.round_id, choices, actor=ACTOR)
+    kind = _KINDS[current.manifest.adaptation.supervision]
+    current.store.open_tasks(current.round_id, choices, actor=ACTOR, kind=kind)
     return RoundState(current.store.round(current.round_id).state)
 
 
@@ -180,25 +185,38 @@ def _choose(
 
 
 def finetune_in_stages(current: Round) -> None:
-    """Stage 1 on annotated slices, stage 2 pseudo labels, stage 3 on both (6-7)."""
+    """Stage 1 on annotated slices, stage 2 pseudo labels, stage 3 on both (6-7).
+
+    What doctors drew, and what becomes of the other slices, is the plan's `supervision` and
+    `unlabelled`.
+    """
     plan, recipe = current.manifest.adaptation, current.manifest.preprocessing
     training = _prepared(current, Split.TRAINING)
     annotated, others = _annotated_slices(current, training)
     if not annotated:
         raise DataError("no slice of a training patient was annotated: raise annotation_budget")
     network = current.source_network()
-    _stage(current, "stage1", network, annotated, plan.stage1)
-    pseudo_labelled = pseudo_label(
-        torch_predictor(network, patch_yx=recipe.patch_yx),
-        others,
-        min_confidence=plan.pseudo_label_min_confidence,
-    )
-    _stage(current, "stage3", network, annotated + pseudo_labelled, plan.stage3)
+    last, bare = "stage1", [bare_slice(image) for image in others]
+    stage = partial(_stage, current, supervision=plan.supervision)
+    stage("stage1", network, annotated, plan.stage1)
+    if plan.unlabelled != "none":
+        last = "stage3"
+        if plan.unlabelled == "dual_task":
+            stage(last, network, annotated, plan.stage3, dual_task=bare)
+        elif plan.supervision == "scribble":
+            stage(last, network, annotated + bare, plan.stage3)
+        else:
+            pseudo_labelled = pseudo_label(
+                torch_predictor(network, patch_yx=recipe.patch_yx),
+                others,
+                min_confidence=plan.pseudo_label_min_confidence,
+            )
+            stage(last, network, annotated + pseudo_labelled, plan.stage3)
     share = adapted_share(current)
     (current.folder / SHARE_FILE).write_bytes(canonical_json(share))
     adapted = interpolate_weights(
         load_weights(current.package / MODEL_FILE),
-        load_weights(current.folder / "stage3.safetensors"),
+        load_weights(current.folder / f"{last}.safetensors"),
         share,
     )
     save_weights(adapted, current.folder / f"{ADAPTED}.safetensors")
@@ -232,7 +250,8 @@ def adapted_share(current: Round) -> float:
             continue
         network = current.source_network()
         half = plan.stage1.model_copy(update={"iterations": -(-plan.stage1.iterations // 2)})
-        _stage(current, f"held_out_{number + 1}", network, annotated, half)
+        name = f"held_out_{number + 1}"
+        _stage(current, name, network, annotated, half, supervision=plan.supervision)
         unseen = [case for case in training if of_case[case.case_id] in held_out]
         weights = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
         folds.append((weights, _known_cases(current, unseen, role=fair)))
@@ -246,6 +265,9 @@ def _stage(
     network: UNet2d,
     slices: Sequence[LabelledSlice],
     schedule: TrainingSchedule,
+    *,
+    supervision: Supervision = "dense",
+    dual_task: Sequence[LabelledSlice] = (),
 ) -> None:
     """Train `network` in place, or load what this stage ended in before."""
     finished = current.folder / f"{name}.safetensors"
@@ -263,6 +285,8 @@ def _stage(
             schedule,
             patch_yx=current.manifest.preprocessing.patch_yx,
             seed=current.seed,
+            supervision=supervision,
+            dual_task=dual_task,
             validate=mean_dice(
                 _validation_cases(current), patch_yx=current.manifest.preprocessing.patch_yx
             ),
@@ -279,16 +303,16 @@ def _annotated_slices(
     current: Round, cases: Sequence[PreparedCase]
 ) -> tuple[list[LabelledSlice], list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]]:
     """Return the annotated slices of `cases`, and the images of all their other slices."""
-    masks = _annotations(current)
+    labels = _annotations(current)
     annotated, others = [], []
     for case in cases:
         for z, image in enumerate(case.slices):
-            label = masks.get((case.case_id, z))
+            label = labels.get((case.case_id, z))
             if label is None:
                 others.append(image)
             else:
                 recipe = current.manifest.preprocessing
-                annotated.append(LabelledSlice(image, slice_label(label, case.geometry, recipe)))
+                annotated.append(annotated_slice(image, label, case.geometry, recipe))
     return annotated, others
 
 
@@ -299,17 +323,18 @@ def _validation_cases(current: Round) -> list[ValidationCase]:
 def _known_cases(
     current: Round, cases: Sequence[PreparedCase], *, role: str | None = None
 ) -> list[ValidationCase]:
-    """Return the cases that have annotated slices (of this role), with those slices known."""
-    masks = _annotations(current, role=role)
+    """Return the cases that have annotated slices (of this role), with what is known of those."""
+    labels = _annotations(current, role=role)
+    recipe = current.manifest.preprocessing
     found = []
     for case in cases:
         label = np.zeros(case.slices.shape, dtype=np.uint8)
-        known = np.zeros(len(case.slices), dtype=bool)
-        for z in range(len(case.slices)):
-            if (case.case_id, z) in masks:
-                mask = masks[case.case_id, z]
-                label[z] = slice_label(mask, case.geometry, current.manifest.preprocessing)
-                known[z] = True
+        known = np.zeros(case.slices.shape, dtype=bool)
+        for z, image in enumerate(case.slices):
+            if (case.case_id, z) in labels:
+                given = annotated_slice(image, labels[case.case_id, z], case.geometry, recipe)
+                label[z] = given.label
+                known[z] = True if given.weight is None else given.weight > 0
         if known.any():
             found.append(ValidationCase(case.slices, label, known))
     return found
@@ -317,9 +342,9 @@ def _known_cases(
 
 def _annotations(
     current: Round, *, role: str | None = None
-) -> dict[tuple[str, int], np.ndarray[tuple[int, ...], np.dtype[np.bool_]]]:
+) -> dict[tuple[str, int], NDArray[np.uint8]]:
     return {
-        (task.case_id, task.slice_z): current.store.task_mask(task)
+        (task.case_id, task.slice_z): current.store.task_label(task)
         for task in current.store.tasks(current.round_id, state="done")
         if role in (None, task.role)
     }

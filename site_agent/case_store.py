@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from algorithms.contracts.canonical_json import canonical_json, sha256_hex
 from algorithms.contracts.case import Case, Split
-from algorithms.contracts.contour import Contour, Provenance
+from algorithms.contracts.contour import NOT_ANNOTATED, Contour, Provenance
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.messages import RoundState
 from algorithms.contracts.volume import Geometry, Mask, MaskArray, Volume
@@ -40,6 +40,9 @@ from site_agent.database import (
 
 REFERENCE = "reference"
 REVIEWED = "reviewed"
+
+
+TaskKind = Literal["contour", "scribble"]
 
 
 @dataclass(frozen=True)
@@ -321,7 +324,14 @@ class CaseStore:
 
     # -- annotation -------------------------------------------------------------------------
 
-    def open_tasks(self, round_id: str, choices: Sequence[SliceChoice], *, actor: str) -> None:
+    def open_tasks(
+        self,
+        round_id: str,
+        choices: Sequence[SliceChoice],
+        *,
+        actor: str,
+        kind: TaskKind = "contour",
+    ) -> None:
         """Ask doctors for these slices, in order of rank, and move the round on."""
 
         def add(session: Session, _row: RoundRow) -> None:
@@ -331,6 +341,7 @@ class CaseStore:
                         round_id=round_id,
                         rank=rank,
                         state="open",
+                        kind=kind,
                         **asdict(choice),
                     )
                 )
@@ -369,14 +380,64 @@ class CaseStore:
 
         `also` comes first in the same transaction, and may refuse.
         """
+        self._complete(task_id, mask_yx, None, author, provenance, active_s, also)
+
+    def complete_task_by_scribble(
+        self,
+        task_id: int,
+        scribble_yx: NDArray[np.uint8],
+        *,
+        author: str,
+        provenance: Provenance,
+        active_s: float | None,
+    ) -> None:
+        """Store what was drawn on an asked-for slice, as it was drawn.
+
+        Args:
+            task_id: of the task.
+            scribble_yx: 1 on the target, 0 outside it, `NOT_ANNOTATED` where nobody drew.
+            author: who drew.
+            provenance: how.
+            active_s: how long the author was busy with it; None when nobody measured it.
+
+        Raises:
+            DataError: the package asks for contours.
+            ValueError: another shape, another value, or nothing drawn.
+        """
+        if not np.isin(scribble_yx, (0, 1, NOT_ANNOTATED)).all():
+            raise ValueError(f"a scribble holds 0, 1 and {NOT_ANNOTATED}")
+        drawn = scribble_yx != NOT_ANNOTATED
+        if not drawn.any():
+            raise ValueError("nothing is drawn: an empty scribble says nothing")
+        self._complete(task_id, scribble_yx == 1, drawn, author, provenance, active_s, None)
+
+    def _complete(
+        self,
+        task_id: int,
+        target: MaskArray,
+        drawn: MaskArray | None,
+        author: str,
+        provenance: Provenance,
+        active_s: float | None,
+        also: Callable[[Session], None] | None,
+    ) -> None:
         with transaction(self.engine) as session:
             if also is not None:
                 also(session)
             task = session.get_one(AnnotationTaskRow, task_id)
             shape = _geometry(_existing(session, task.case_id).series).shape_zyx
-            if mask_yx.shape != shape[1:]:
-                raise ValueError(f"mask {mask_yx.shape} for a slice of {shape[1:]}")
-            task.file = self._write_mask(task.case_id, mask_yx)
+            if target.shape != shape[1:]:
+                raise ValueError(f"mask {target.shape} for a slice of {shape[1:]}")
+            if drawn is not None and task.kind != "scribble":
+                raise DataError(
+                    f"{task.case_id}, slice {task.slice_z}: this package asks for contours: draw "
+                    "the contour of the target instead of a scribble"
+                )
+            # A contour, where a scribble was asked for, is one that was drawn everywhere.
+            said = [target]
+            if task.kind == "scribble":
+                said.append(np.ones_like(target) if drawn is None else drawn)
+            task.file = self._write_mask(task.case_id, np.stack(said))
             task.state = "done"
             task.author, task.provenance = author, provenance.value
             task.active_s, task.done_at = active_s, utc_now()
@@ -385,16 +446,31 @@ class CaseStore:
                 actor=author,
                 event="slice_annotated",
                 subject=task.case_id,
-                detail={"slice_z": task.slice_z, "provenance": provenance.value},
+                detail={
+                    "slice_z": task.slice_z,
+                    "kind": "contour" if drawn is None else "scribble",
+                    "provenance": provenance.value,
+                },
                 at=utc_now(),
             )
 
-    def task_mask(self, task: AnnotationTaskRow) -> MaskArray:
-        """Read the contour of a finished task: bool `[y, x]`."""
+    def task_label(self, task: AnnotationTaskRow) -> NDArray[np.uint8]:
+        """Read what a doctor said about a slice: uint8 `[y, x]`, 1 target, 0 not.
+
+        Of a scribble, what was not drawn on is `NOT_ANNOTATED`.
+        """
         if task.file is None:
             raise ValueError("the task is still open")
-        shape = self.geometry(task.case_id).shape_zyx[1:]
-        return _read_mask(self.home.folder / task.file, shape)
+        masks = 2 if task.kind == "scribble" else 1
+        shape = (masks, *self.geometry(task.case_id).shape_zyx[1:])
+        target, *drawn = _read_mask(self.home.folder / task.file, shape)
+        label = target.astype(np.uint8)
+        return np.where(drawn[0], label, np.uint8(NOT_ANNOTATED)) if drawn else label
+
+    def task_mask(self, task: AnnotationTaskRow) -> MaskArray:
+        """Read the contour of a finished task, or what was drawn on the target: bool `[y, x]`."""
+        marked: MaskArray = self.task_label(task) == 1
+        return marked
 
     # -- review and measurement -------------------------------------------------------------
 

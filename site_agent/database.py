@@ -95,7 +95,7 @@ class RoundRow(Base):
 
 
 class AnnotationTaskRow(Base):
-    """One slice that a doctor is asked to contour; the mask lies in `file` once done."""
+    """One slice that a doctor is asked to annotate; what was drawn lies in `file` once done."""
 
     __tablename__ = "annotation_tasks"
     __table_args__ = (UniqueConstraint("round_id", "case_id", "slice_z"),)
@@ -108,6 +108,7 @@ class AnnotationTaskRow(Base):
     role: Mapped[str]  # domain_invariant | domain_specific | chosen | representative
     score: Mapped[float]
     state: Mapped[str]  # open | done
+    kind: Mapped[str]  # contour | scribble: what is asked for
     file: Mapped[str | None]
     author: Mapped[str | None]
     provenance: Mapped[str | None]

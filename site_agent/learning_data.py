@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from algorithms.contracts.case import Case
+from algorithms.contracts.contour import NOT_ANNOTATED
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.model_package import PreprocessingRecipe
-from algorithms.contracts.volume import Geometry, ImageArray, MaskArray
-from algorithms.finetuning import LabelledSlice, ValidationCase
-from algorithms.preprocessing import preprocess, preprocess_mask
+from algorithms.contracts.volume import Geometry, ImageArray
+from algorithms.finetuning import LabelledSlice, ValidationCase, scribbled_slice
+from algorithms.preprocessing import preprocess, preprocess_mask, preprocess_scribble
 from site_agent.case_store import REFERENCE, CaseStore
 
 
@@ -45,12 +46,23 @@ def reference_label(
     return preprocess_mask(contour.mask.voxels, case.geometry, recipe)
 
 
-def slice_label(
-    mask_yx: MaskArray, geometry: Geometry, recipe: PreprocessingRecipe
-) -> NDArray[np.uint8]:
-    """Return the contour of one slice on the working grid: uint8 `[h, w]`."""
-    label: NDArray[np.uint8] = preprocess_mask(mask_yx[None], geometry, recipe)[0]
-    return label
+def annotated_slice(
+    image: ImageArray,
+    label_yx: NDArray[np.uint8],
+    geometry: Geometry,
+    recipe: PreprocessingRecipe,
+) -> LabelledSlice:
+    """Bring what a doctor said about a slice onto the working grid.
+
+    Args:
+        image: preprocessed, `[h, w]`.
+        label_yx: 0 or 1, and `NOT_ANNOTATED` beside a scribble, on the case's own grid.
+        geometry: that grid.
+        recipe: of the package.
+    """
+    if (label_yx == NOT_ANNOTATED).any():
+        return scribbled_slice(image, preprocess_scribble(label_yx, geometry, recipe))
+    return LabelledSlice(image, preprocess_mask(label_yx[None] > 0, geometry, recipe)[0])
 
 
 def fully_labelled(
@@ -70,7 +82,9 @@ def fully_known(
     """Return validation cases of which every slice has a reference contour."""
     return [
         ValidationCase(
-            case.slices, reference_label(store, case, recipe), np.ones(len(case.slices), dtype=bool)
+            case.slices,
+            reference_label(store, case, recipe),
+            np.ones(case.slices.shape, dtype=bool),
         )
         for case in cases
     ]

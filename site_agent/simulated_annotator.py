@@ -5,23 +5,36 @@ provenance "simulated_annotator" and the author "simulated annotator", in the da
 line and in the report. No time is recorded for it: it has none.
 """
 
+from typing import Any
+
+import numpy as np
+
 from algorithms.contracts.contour import Contour, Provenance
 from algorithms.contracts.errors import DataError
+from algorithms.scribble_simulation import draw_scribble
 from site_agent.case_store import REFERENCE, CaseStore
 from site_agent.database import RoundRow
 from site_agent.review import record_review
 
 AUTHOR = "simulated annotator"
+_SIMULATED = Provenance.SIMULATED
 
 
 def annotate_open_tasks(store: CaseStore) -> int:
-    """Answer every open annotation task from the reference contour; return how many."""
-    tasks = store.tasks(_round(store).round_id, state="open")
+    """Answer every open annotation task from the reference contour; return how many.
+
+    Where a scribble is asked for, one is drawn inside and around the contour.
+    """
+    latest = _round(store)
+    tasks = store.tasks(latest.round_id, state="open")
+    who: dict[str, Any] = {"author": AUTHOR, "provenance": _SIMULATED, "active_s": None}
     for task in tasks:
         mask = _reference(store, task.case_id).mask.voxels[task.slice_z]
-        store.complete_task(
-            task.id, mask, author=AUTHOR, provenance=Provenance.SIMULATED, active_s=None
-        )
+        if task.kind == "scribble":
+            rng = np.random.default_rng([latest.seed, task.rank])
+            store.complete_task_by_scribble(task.id, draw_scribble(mask, rng=rng), **who)
+        else:
+            store.complete_task(task.id, mask, **who)
     return len(tasks)
 
 

@@ -5,6 +5,8 @@ from enum import StrEnum
 
 from algorithms.contracts.volume import Mask
 
+NOT_ANNOTATED = 255  # of a scribble, beside the classes: nobody drew here
+
 
 class Provenance(StrEnum):
     """Who made a contour."""

@@ -5,7 +5,7 @@ float32) and `signature.json` (Ed25519 over the bytes of `manifest.json`). The m
 SHA-256 and size of every other file, so one signature covers all. There is no pickle in it.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -14,6 +14,7 @@ from pydantic import (
     Field,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from algorithms.contracts.canonical_json import canonical_json, sha256_hex
@@ -100,6 +101,9 @@ class TrainingSchedule(_Noun):
     validate_every: int = Field(default=50, gt=0)
 
 
+Supervision = Literal["dense", "scribble"]
+
+
 class AdaptationPlan(_Noun):
     """Every method parameter a site needs; signed with the package, so a result names them.
 
@@ -112,13 +116,19 @@ class AdaptationPlan(_Noun):
         representative_share: part of the budget of the training patients that is spaced evenly
             through each of them (through all their slices where they are ranked together), a fair
             sample to find `adapted_share` on; the strategy chooses the rest. 0 as printed.
-        stage1: supervised fine-tuning on the annotated slices (6-7).
-        stage3: fine-tuning on annotated and pseudo-labelled slices.
+        supervision: what doctors draw: "dense" contours, or a "scribble" on every class, from which
+            the stages learn by dynamically mixed pseudo labels (4-4).
+        unlabelled: what the slices without annotation are used for. "pseudo_labels": stage 2 labels
+            them by the model of stage 1 (with scribbles (4-2) does, anew in every step);
+            "dual_task": they are the unlabelled half of (5-7), which needs contours; "none": there
+            are no stages 2 and 3.
+        stage1: fine-tuning on the annotated slices (6-7).
+        stage3: fine-tuning on annotated slices and the others.
         target_trained: comparator "trained on all target labels", for studies that hold all
             reference contours; None where a study does not ask for it.
         adapted_share: how far the delivered weights go from the source model (0) to the end of
             stage 3 (1); None lets the site find it by cross-validation over its own annotated
-            patients (`algorithms.finetuning.choose_share`).
+            patients (`algorithms.adapted_share.choose_share`).
         share_folds: into how many parts the annotated patients are put for it; at most one per
             patient.
         pseudo_label_min_confidence: pixels whose probability is nearer to one half carry no loss.
@@ -128,12 +138,22 @@ class AdaptationPlan(_Noun):
     selection_strategy: str = Field(default="stdr", pattern=r"^[a-z0-9_]{1,32}$")
     budget_per_patient: bool = True
     representative_share: float = Field(default=0.5, ge=0, le=1)
+    supervision: Supervision = "dense"
+    unlabelled: Literal["pseudo_labels", "dual_task", "none"] = "pseudo_labels"
     stage1: TrainingSchedule
     stage3: TrainingSchedule
     target_trained: TrainingSchedule | None = None
     adapted_share: float | None = Field(default=None, ge=0, le=1)
     share_folds: int = Field(default=2, ge=2)
     pseudo_label_min_confidence: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _dual_tasks_need_contours(self) -> Self:
+        if self.supervision == "scribble" and self.unlabelled == "dual_task":
+            raise ValueError(
+                "unlabelled = 'dual_task' needs supervision = 'dense': a scribble has no level set"
+            )
+        return self
 
 
 # TG-263 and DICOM end at 16 characters; three are for the "^AI" of an exported model's contour.

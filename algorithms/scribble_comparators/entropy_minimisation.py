@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from algorithms.scribble_supervision import NOT_ANNOTATED, ScribbleBatch, partial_cross_entropy
+from algorithms.contracts.contour import NOT_ANNOTATED
+from algorithms.scribble_supervision import ScribbleBatch, partial_cross_entropy
 from algorithms.training import Learner, Step, apply
 
 

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from algorithms.scribble_supervision import NOT_ANNOTATED, ScribbleBatch, partial_cross_entropy
+from algorithms.contracts.contour import NOT_ANNOTATED
+from algorithms.scribble_supervision import ScribbleBatch, partial_cross_entropy
 from algorithms.training import Learner, Step, apply
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from algorithms.contracts.contour import NOT_ANNOTATED
 from algorithms.contracts.volume import ImageArray
-from algorithms.scribble_supervision import NOT_ANNOTATED
 
 
 def walk(

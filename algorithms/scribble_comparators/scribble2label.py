@@ -8,8 +8,9 @@ and works under augmentation.
 from torch import Tensor, nn
 from torch.nn import functional
 
+from algorithms.contracts.contour import NOT_ANNOTATED
 from algorithms.mean_teacher import Teacher
-from algorithms.scribble_supervision import NOT_ANNOTATED, ScribbleBatch, partial_cross_entropy
+from algorithms.scribble_supervision import ScribbleBatch, partial_cross_entropy
 from algorithms.training import Learner, Step, apply
 
 

@@ -2,9 +2,10 @@
 
 from torch import Tensor
 
+from algorithms.contracts.contour import NOT_ANNOTATED
 from algorithms.losses import multiclass_dice_loss
 from algorithms.networks import DualBranch
-from algorithms.scribble_supervision import NOT_ANNOTATED, ScribbleBatch, partial_cross_entropy
+from algorithms.scribble_supervision import ScribbleBatch, partial_cross_entropy
 from algorithms.training import Learner, Step, apply
 
 

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from algorithms.contracts.contour import NOT_ANNOTATED
 from algorithms.dual_task_consistency import consistency_weight
 from algorithms.mean_teacher import Teacher
-from algorithms.scribble_supervision import NOT_ANNOTATED, ScribbleBatch, partial_cross_entropy
+from algorithms.scribble_supervision import ScribbleBatch, partial_cross_entropy
 from algorithms.training import Learner, Step, apply
 
 

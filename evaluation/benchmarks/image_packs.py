@@ -10,6 +10,7 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import ImageArray, MaskArray
@@ -53,6 +54,24 @@ class PackCase:
     spacing_zyx_mm: Spacing | None
 
 
+@dataclass(frozen=True, eq=False)
+class PackVolume:
+    """One image with everything that its file says about it.
+
+    Attributes:
+        label: codes as they are stored, `[z, y, x]`.
+        scribble: codes of what was drawn, and the pack's own code where nothing was; None where the
+            pack holds none.
+    """
+
+    name: str
+    patient: str
+    image: ImageArray
+    label: NDArray[np.uint8]
+    scribble: NDArray[np.uint8] | None
+    spacing_zyx_mm: Spacing | None
+
+
 PACK_TARGETS: dict[str, PackTarget] = {
     "sts": PackTarget("sts", (1,)),
     "la": PackTarget("la", (1,), swapped=True, spacing_zyx_mm=(0.625, 0.625, 0.625)),
@@ -85,6 +104,24 @@ def read_pack(packs: Path, name: str, patients: set[str] | None = None) -> Itera
     Raises:
         DataError: the pack is unknown, not there, or a file is broken.
     """
+    codes = PACK_TARGETS[name].codes if name in PACK_TARGETS else ()
+    for volume in read_volumes(packs, name, patients):
+        mask = np.isin(volume.label, codes)
+        if mask.any():
+            yield PackCase(volume.name, volume.patient, volume.image, mask, volume.spacing_zyx_mm)
+
+
+def read_volumes(packs: Path, name: str, patients: set[str] | None = None) -> Iterator[PackVolume]:
+    """Read the volumes of a pack with all their labels, in the order of their names.
+
+    Args:
+        packs: the folder that holds the packs.
+        name: a key of `PACK_TARGETS`; which of its pack's targets does not matter.
+        patients: only these.
+
+    Raises:
+        DataError: the pack is unknown, not there, or a file is broken.
+    """
     files = _files(packs, name)
     target = PACK_TARGETS[name]
     for file in files:
@@ -92,29 +129,25 @@ def read_pack(packs: Path, name: str, patients: set[str] | None = None) -> Itera
             continue
         try:
             with np.load(file, allow_pickle=False) as stored:
-                image, label = stored["image"].astype(np.float32), stored["label"]
+                arrays = [stored["image"].astype(np.float32), stored["label"]]
+                arrays += [stored["scribble"]] if "scribble" in stored else []
                 spacing = (
                     _triple(stored["spacing_zyx"])
                     if "spacing_zyx" in stored
                     else target.spacing_zyx_mm
                 )
-            if target.swapped:
-                image, label = image.transpose(2, 1, 0), label.transpose(2, 1, 0)
-            if image.ndim != 3 or image.shape != label.shape:
-                raise ValueError(f"image {image.shape} and label {label.shape}")
+            shapes = {array.shape for array in arrays}
+            if len(shapes) > 1 or arrays[0].ndim != 3:
+                raise ValueError(f"arrays of {shapes}")
         except _BROKEN as error:
             raise DataError(
                 f"{file}: cannot be read as a case of the pack '{name}': fetch the pack again"
             ) from error
-        mask = np.isin(label, target.codes)
-        if mask.any():
-            yield PackCase(
-                file.stem,
-                _patient(file),
-                np.ascontiguousarray(image),
-                np.ascontiguousarray(mask),
-                spacing,
-            )
+        if target.swapped:
+            arrays = [array.transpose(2, 1, 0) for array in arrays]
+        image, label, *scribble = (np.ascontiguousarray(array) for array in arrays)
+        drawn = scribble[0] if scribble else None
+        yield PackVolume(file.stem, _patient(file), image, label, drawn, spacing)
 
 
 def _files(packs: Path, name: str) -> list[Path]:

@@ -5,11 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from scipy import ndimage
 
-from algorithms.contracts.canonical_json import canonical_json, sha256_hex
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import MaskArray
 from algorithms.interactive_network import (
@@ -23,13 +20,15 @@ from algorithms.interactive_network import (
 )
 from algorithms.interactive_training import (
     PRESETS,
-    InteractiveState,
+    ClickLearner,
     Target,
+    click_schedule,
     cut_target,
-    train_interactive,
+    draw_clicks,
 )
 from evaluation.benchmarks.image_packs import PACK_TARGETS, pack_patients, read_pack
 from evaluation.benchmarks.shape_phantoms import shape_phantoms
+from evaluation.benchmarks.training_files import train_resumably
 
 PHANTOMS = {2: 1200, 3: 600}
 SMALLEST_TARGET_PIXELS = 50  # nobody clicks four points into less
@@ -93,7 +92,12 @@ def train_network(
     if file.exists():
         return _read(file, spec)
     if iterations is not None:
-        schedule = schedule.model_copy(update={"iterations": iterations})
+        schedule = click_schedule(
+            iterations,
+            batch_size=schedule.batch_size,
+            learning_rate=schedule.learning_rate,
+            save_every=schedule.validate_every,
+        )
     sets = [shape_phantoms(dimensions, PHANTOMS[dimensions], seed=seed)]
     if names:
         sets.append(training_targets(packs, names, dimensions))
@@ -103,17 +107,13 @@ def train_network(
             )
     network = build_interactive_network(spec, seed=seed)
     checkpoint = file.with_name(file.name + ".checkpoint")
-    recipe = [spec.model_dump(mode="json"), schedule.model_dump(mode="json"), seed, sorted(names)]
-    key = sha256_hex(canonical_json(recipe))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    train_interactive(
-        network,
-        sets,
-        spec,
+    train_resumably(
+        ClickLearner(network),
+        draw_clicks(sets, spec, schedule.batch_size),
         schedule,
         seed=seed,
-        state=_load(checkpoint, key),
-        save=lambda state: _save(checkpoint, state, key),
+        checkpoint=checkpoint,
+        settings=[spec.model_dump(mode="json"), sorted(names)],
         progress=progress,
     )
     trained = ready(spec, network)
@@ -135,33 +135,3 @@ def _read(file: Path, spec: InteractiveNetworkSpec) -> InteractiveNetwork:
             "trained again, or give another folder"
         )
     return network
-
-
-def _save(file: Path, state: InteractiveState, key: str) -> None:
-    tensors = {f"weights/{k}": v for k, v in state.weights.items()}
-    tensors |= {f"moments/{k}": v for k, v in state.moments.items()}
-    part = file.with_name(file.name + ".part")
-    contiguous = {k: v.contiguous() for k, v in tensors.items()}
-    save_file(contiguous, part, metadata={"iteration": str(state.iteration), "recipe": key})
-    part.replace(file)
-
-
-def _load(file: Path, key: str) -> InteractiveState | None:
-    if not file.exists():
-        return None
-    try:
-        with safe_open(file, framework="pt") as stored:
-            about = stored.metadata() or {}
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError):
-        about, tensors = {}, {}
-    if about.get("recipe") != key:
-        raise DataError(
-            f"{file}: is of a training with other settings, or broken: remove it, or give the "
-            "settings it was begun with"
-        )
-    state = InteractiveState(iteration=int(about["iteration"]))
-    for name, tensor in tensors.items():
-        kind, parameter = name.split("/", 1)
-        getattr(state, kind)[parameter] = tensor
-    return state

@@ -76,3 +76,13 @@ def test_noise_gain_and_offset_are_small() -> None:
     assert deviations.max() < 0.12
     assert deviations.max() > 5 * deviations.min()
     assert means.std() == pytest.approx(0.4 / np.sqrt(12), rel=0.3)  # uniform in -0.2..0.2
+
+
+def test_more_maps_are_turned_like_the_weights() -> None:
+    images, labels, weights = batch()
+    rng = np.random.default_rng(4)
+    _, turned, _, same, other = augment(images, labels, weights, rng, labels.float(), 3.0 * weights)
+    assert torch.equal(same, turned.float())
+    assert set(other.unique().tolist()) == {0.0, 3.0}
+    plain = augment(images, labels, weights, np.random.default_rng(4))
+    assert torch.equal(plain[1], turned)

@@ -7,20 +7,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from algorithms.contracts.model_package import TrainingSchedule
 from algorithms.geodesic import ENCODINGS
 from algorithms.interactive_network import InteractiveNetworkSpec, build_interactive_network
 from algorithms.interactive_training import (
     _FEWEST_SLICES,
     PRESETS,
-    InteractiveSchedule,
-    InteractiveState,
     Target,
     _thick_slices,
+    click_schedule,
     cut_target,
     draw_sample,
-    learning_rate,
     train_interactive,
 )
+from algorithms.training import TrainingState, learning_rate
 from tests.phantoms import ball
 
 FLAT = InteractiveNetworkSpec(dimensions=2, input_shape=(16, 16), base_channels=4, levels=2)
@@ -48,9 +48,9 @@ def network(seed: int = 0, spec: InteractiveNetworkSpec = FLAT):
     return build_interactive_network(spec, seed=seed)
 
 
-def schedule(iterations: int = 6, **changes) -> InteractiveSchedule:
+def schedule(iterations: int = 6, **changes) -> TrainingSchedule:
     fields = {"batch_size": 2, "learning_rate": 1e-2, "save_every": 2} | changes
-    return InteractiveSchedule(iterations=iterations, **fields)
+    return click_schedule(iterations, **fields)
 
 
 def assert_same(one: dict, other: dict) -> None:
@@ -243,7 +243,7 @@ def test_the_loss_falls_on_a_toy_task() -> None:
 
 @pytest.mark.parametrize("killed_at", [0, 1, 2])
 def test_a_run_killed_at_any_checkpoint_ends_in_the_same_weights(killed_at: int) -> None:
-    checkpoints: list[InteractiveState] = []
+    checkpoints: list[TrainingState] = []
     whole, resumed = network(), network(seed=99)  # the checkpoint decides
     train_interactive(
         whole,
@@ -275,7 +275,9 @@ def test_saving_leaves_the_road_of_the_weights_alone() -> None:
         FLAT,
         schedule(4, save_every=1),
         seed=1,
-        save=lambda state: last.update(state.weights),
+        save=lambda state: last.update(
+            {name.removeprefix("network."): w for name, w in state.weights.items()}
+        ),
     )
     assert_same(plain.state_dict(), last)
     assert not plain.training

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from algorithms.contracts.contour import NOT_ANNOTATED
 from algorithms.contracts.model_package import TrainingSchedule
 from algorithms.dual_task_consistency import DualTaskConsistency
 from algorithms.networks import DualBranch, DualTask, UNet, VNet
@@ -18,7 +19,7 @@ from algorithms.scribble_comparators.two_branches import (
     CrossPseudoSupervision,
 )
 from algorithms.scribble_comparators.ustm import Ustm
-from algorithms.scribble_supervision import NOT_ANNOTATED, MixedPseudoLabels
+from algorithms.scribble_supervision import MixedPseudoLabels
 from algorithms.semi_supervised_comparators import entropy_minimisation, two_views
 from algorithms.semi_supervised_comparators.adversarial import Dan, Discriminator, Sassnet
 from algorithms.semi_supervised_comparators.mean_teacher import MeanTeacher

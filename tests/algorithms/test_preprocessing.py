@@ -4,9 +4,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import center_of_mass
 
+from algorithms.contracts.contour import NOT_ANNOTATED
 from algorithms.contracts.model_package import PreprocessingRecipe
 from algorithms.contracts.volume import Geometry, Volume
-from algorithms.preprocessing import mirror_outwards, preprocess, preprocess_mask, restore
+from algorithms.preprocessing import (
+    mirror_outwards,
+    preprocess,
+    preprocess_mask,
+    preprocess_scribble,
+    resize_scribble,
+    restore,
+)
 from tests.phantoms import ball, tiny_volume
 
 SPACINGS_MM = [(3.0, 0.5, 0.5), (3.0, 0.7, 1.3), (5.0, 1.0, 1.0), (1.0, 2.4, 1.7), (3.0, 4.0, 4.0)]
@@ -142,3 +150,53 @@ def test_the_percentile_range_does_not_depend_on_how_much_is_bright() -> None:
         assert (slices.min(), slices.max()) == (-2.0, 2.0)
         values.append(slices[0, 8, 8])
     assert values == [0.0, 0.0]
+
+
+# -- scribbles --------------------------------------------------------------------------------
+
+
+def line(shape, *places, code=1) -> np.ndarray:
+    scribble = np.full(shape, NOT_ANNOTATED, dtype=np.uint8)
+    scribble[tuple(np.array(places).T)] = code
+    return scribble
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    seed=st.integers(0, 999),
+)
+def test_no_stroke_is_lost_and_none_is_invented(shape, size, seed) -> None:
+    rng = np.random.default_rng(seed)
+    scribble = np.where(rng.random(shape) < 0.05, 1, NOT_ANNOTATED).astype(np.uint8)
+    found = resize_scribble(scribble, size)
+    assert found.shape == size
+    assert found.dtype == np.uint8
+    scale = np.array(size) / np.array(shape)
+    for place in np.argwhere(scribble == 1):
+        assert (
+            found[tuple(((place + 0.5) * scale).astype(int))] == 1
+        )  # where its centre comes to lie
+    strokes = (np.argwhere(scribble == 1) + 0.5) * scale
+    for place in np.argwhere(found == 1) + 0.5:
+        assert (np.abs(strokes - place) <= 0.5 * np.maximum(scale, 1) + 1e-9).all(axis=1).any()
+
+
+def test_a_scribble_on_its_own_grid_stays_as_it_is() -> None:
+    scribble = line((9, 7), (1, 2), (3, 4)) & line((9, 7), (8, 6), code=0)
+    np.testing.assert_array_equal(resize_scribble(scribble, (9, 7)), scribble)
+
+
+def test_where_two_classes_meet_in_a_coarse_pixel_the_higher_one_stays() -> None:
+    both = np.minimum(line((4, 4), (0, 0), code=2), line((4, 4), (1, 1), (3, 3), code=0))
+    found = resize_scribble(both, (2, 2))
+    assert found.tolist() == [[2, NOT_ANNOTATED], [NOT_ANNOTATED, 0]]
+
+
+def test_a_scribble_follows_its_image_onto_the_working_grid() -> None:
+    geometry = Geometry((1, 40, 60), (3.0, 0.5, 1.0), (0.0, 0.0, 0.0))
+    recipe = PreprocessingRecipe(in_plane_spacing_mm=1.0)
+    found = preprocess_scribble(line((40, 60), (10, 30), (11, 31)), geometry, recipe)
+    assert found.shape == (20, 60)
+    assert np.argwhere(found == 1).tolist() == [[5, 30], [5, 31]]

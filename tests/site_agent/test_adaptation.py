@@ -5,25 +5,27 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from algorithms.adapted_share import SHARES, choose_share
 from algorithms.contracts.case import Split
 from algorithms.contracts.contour import Provenance
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.messages import RoundState
-from algorithms.contracts.model_package import TrainingSchedule
+from algorithms.contracts.model_package import MODEL_FILE, AdaptationPlan, TrainingSchedule
 from algorithms.contracts.site_report import SiteReport, YardstickSummary
-from algorithms.finetuning import SHARES, LabelledSlice, choose_share, finetune
+from algorithms.finetuning import LabelledSlice, finetune
 from algorithms.inference import torch_predictor
 from algorithms.networks import build_network
 from algorithms.sample_selection import REPRESENTATIVE
 from evaluation.overlap import dice
 from site_agent import audit_log
-from site_agent.adaptation import advance, finetune_in_stages, open_round
+from site_agent.adaptation import Round, advance, finetune_in_stages, open_round
 from site_agent.case_store import REFERENCE, REVIEWED, CaseStore
 from site_agent.case_workflow import RoundEvent
-from site_agent.checkpoints import file_sha256
+from site_agent.checkpoints import file_sha256, load_weights, save_state
 from site_agent.config import open_home
 from site_agent.database import MeasurementRow
 from site_agent.patient_split import assign_patients
@@ -343,7 +345,9 @@ def test_the_share_is_found_by_cross_validation_and_reported(
     measured_on: list[int] = []
 
     def spying_choose_share(network, source, folds, **options):
-        measured_on.extend(int(case.known.sum()) for _, cases in folds for case in cases)
+        measured_on.extend(
+            int(case.known.any(axis=(1, 2)).sum()) for _, cases in folds for case in cases
+        )
         return choose_share(network, source, folds, **options)
 
     monkeypatch.setattr("site_agent.adaptation.choose_share", spying_choose_share)
@@ -373,3 +377,91 @@ def test_the_share_is_found_by_cross_validation_and_reported(
     report = store.round(current.round_id).report
     assert report is not None
     assert report["adapted_share"] in SHARES
+
+
+# -- other plans: scribbles, and other uses of slices without annotation ----------------------
+
+
+def planned(package, store: CaseStore, **changes) -> Round:
+    """Open a round whose plan differs from the package's."""
+    plan = AdaptationPlan.model_validate(package.manifest.adaptation.model_dump() | changes)
+    current = open_round(store, store.start_round(package.manifest.package_id, seed=0))
+    return replace(current, manifest=package.manifest.model_copy(update={"adaptation": plan}))
+
+
+PLANS = [
+    {"supervision": "scribble", "unlabelled": "pseudo_labels"},
+    {"supervision": "scribble", "unlabelled": "none"},
+    {"supervision": "dense", "unlabelled": "dual_task"},
+    {"supervision": "dense", "unlabelled": "none"},
+]
+
+
+@pytest.mark.parametrize("changes", PLANS, ids=lambda c: "-".join(c.values()))
+def test_every_plan_goes_the_whole_road_and_a_killed_stage_ends_in_the_same_weights(
+    package, tmp_path, changes, monkeypatch
+) -> None:
+    _, store = make_target(tmp_path / "home", package)
+    assign_patients(store, "MR")
+    current = planned(package, store, **changes)
+    assert advance(current) is RoundState.AWAITING_ANNOTATION
+    annotate_open_tasks(store)
+    kinds = {task.kind for task in store.tasks(current.round_id)}
+    assert kinds == {"scribble" if changes["supervision"] == "scribble" else "contour"}
+    # Killed in the middle of the last stage: its checkpoint is all that is left of it.
+    last = "stage1" if changes["unlabelled"] == "none" else "stage3"
+
+    class KilledError(Exception):
+        pass
+
+    def kill(state, file) -> None:
+        save_state(state, file)
+        if file.name.startswith(last) and state.iteration == 2:
+            raise KilledError
+
+    monkeypatch.setattr("site_agent.adaptation.save_state", kill)
+    with pytest.raises(KilledError):
+        advance(current)
+    assert (current.folder / f"{last}.checkpoint.safetensors").is_file()
+    monkeypatch.undo()
+    assert advance(current) is RoundState.AWAITING_REVIEW
+    stages = {"stage1", last, "adapted", "target_trained"}
+    assert {f.stem for f in current.folder.glob("*.safetensors")} == stages
+    weights = load_weights(current.folder / "adapted.safetensors")
+    # What is delivered is the package's network, whatever was trained beside it.
+    assert weights.keys() == load_weights(current.package / MODEL_FILE).keys()
+    again = restarted(store, tmp_path / "again", without=(last, "adapted"))
+    advance(replace(current, store=again))
+    folder = again.home.rounds / current.round_id
+    other = load_weights(folder / "adapted.safetensors")
+    assert all(torch.equal(weights[name], other[name]) for name in weights)
+    review_cases(store)
+    assert advance(current) is RoundState.REPORTED
+
+
+def test_scribbles_are_learnt_from_as_they_were_drawn(package, tmp_path, monkeypatch) -> None:
+    _, store = make_target(tmp_path / "home", package)
+    assign_patients(store, "MR")
+    current = planned(package, store, supervision="scribble")
+    advance(current)
+    annotate_open_tasks(store)
+    seen: dict[str, list[LabelledSlice]] = {}
+
+    def spy(_network, slices, schedule, *, supervision="dense", **options):
+        seen.setdefault(supervision, []).extend(slices)
+        return finetune(_network, slices, schedule, supervision=supervision, **options)
+
+    monkeypatch.setattr("site_agent.adaptation.finetune", spy)
+    advance(current)
+    drawn = [item for item in seen["scribble"] if item.weight is not None and item.weight.any()]
+    asked = [
+        task
+        for task in store.tasks(current.round_id)
+        if task.case_id in {case.case_id for case in store.cases(Split.TRAINING)}
+    ]
+    assert len(drawn) == 2 * len(asked)  # in stage 1 and in stage 3
+    assert all(0 < item.weight.mean() < 0.5 for item in drawn)
+    assert any(item.has_target for item in drawn)
+    assert all(item.weight is None for item in seen["dense"])  # trained on the reference contours
+    bare = [item for item in seen["scribble"] if not item.weight.any()]
+    assert len(bare) == len({case.case_id for case in store.cases(Split.TRAINING)}) * 8 - len(asked)

@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from algorithms.contracts.case import Split
-from algorithms.contracts.contour import Contour, Provenance
+from algorithms.contracts.contour import NOT_ANNOTATED, Contour, Provenance
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.messages import RoundState
 from algorithms.contracts.volume import Geometry, Mask, Volume
@@ -288,6 +288,59 @@ def test_an_unknown_round_is_named(store) -> None:
 
 
 # -- annotation and review --------------------------------------------------------------------
+
+
+def scribble_task(store: CaseStore, round_id: str, kind: str = "scribble"):
+    choice = SliceChoice(tiny_case(1).case_id, 5, "chosen", 0.0)
+    store.open_tasks(round_id, [choice], actor="worker", kind=kind)
+    (task,) = store.tasks(round_id, state="open")
+    return task
+
+
+ANSWER = {"author": "dr", "provenance": Provenance.MANUAL, "active_s": 4.0}
+
+
+def test_a_scribble_is_stored_as_it_was_drawn(store, round_id) -> None:
+    task = scribble_task(store, round_id)
+    mask = tiny_case(1).contours[0].mask.voxels[5]
+    scribble = np.full(mask.shape, NOT_ANNOTATED, dtype=np.uint8)
+    scribble[3, 2:9], scribble[8, 5:7] = 0, 1
+    store.complete_task_by_scribble(task.id, scribble, **ANSWER)
+    (done,) = store.tasks(round_id, state="done")
+    np.testing.assert_array_equal(store.task_label(done), scribble)
+    np.testing.assert_array_equal(store.task_mask(done), scribble == 1)
+    assert (done.author, done.provenance, done.active_s) == ("dr", "manual", 4.0)
+    assert events(store)[-1] == ("slice_annotated", tiny_case(1).case_id)
+
+
+def test_a_contour_is_as_good_where_a_scribble_was_asked_for(store, round_id) -> None:
+    task = scribble_task(store, round_id)
+    mask = tiny_case(1).contours[0].mask.voxels[5]
+    store.complete_task(task.id, mask, **ANSWER)
+    (done,) = store.tasks(round_id, state="done")
+    np.testing.assert_array_equal(store.task_label(done), mask.astype(np.uint8))
+
+
+def test_a_scribble_is_refused_where_a_contour_was_asked_for(store, round_id) -> None:
+    task = scribble_task(store, round_id, kind="contour")
+    scribble = np.zeros(tiny_case(1).volume.image.shape[1:], dtype=np.uint8)
+    with pytest.raises(DataError, match="asks for contours"):
+        store.complete_task_by_scribble(task.id, scribble, **ANSWER)
+    assert store.tasks(round_id, state="done") == []
+
+
+@pytest.mark.parametrize(
+    ("value", "shape", "message"),
+    [(NOT_ANNOTATED, None, "nothing is drawn"), (2, None, "holds 0, 1"), (1, (3, 3), "slice of")],
+)
+def test_a_scribble_that_says_nothing_or_too_much_is_refused(
+    store, round_id, value, shape, message
+) -> None:
+    task = scribble_task(store, round_id)
+    scribble = np.full(shape or tiny_case(1).volume.image.shape[1:], value, dtype=np.uint8)
+    with pytest.raises(ValueError, match=message):
+        store.complete_task_by_scribble(task.id, scribble, **ANSWER)
+    assert store.tasks(round_id, state="done") == []
 
 
 def test_tasks_are_opened_in_rank_order_and_answered_one_by_one(store, round_id) -> None:

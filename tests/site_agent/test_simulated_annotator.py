@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from algorithms.contracts.case import Split
-from algorithms.contracts.contour import Contour, Provenance
+from algorithms.contracts.contour import NOT_ANNOTATED, Contour, Provenance
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import Mask
 from site_agent.case_store import REVIEWED, CaseStore, SliceChoice
@@ -66,6 +66,22 @@ def test_open_tasks_are_answered_from_the_reference_and_only_once(store) -> None
             "simulated_annotator",
             None,
         )
+
+
+def test_where_scribbles_are_asked_for_they_are_drawn_on_both_sides_of_the_contour(store) -> None:
+    choices = [SliceChoice(tiny_case(0).case_id, z, "chosen", 0.0) for z in (0, 4)]
+    store.open_tasks(round_id(store), choices, actor="test", kind="scribble")
+    assert annotate_open_tasks(store) == 2
+    truth = tiny_case(0).contours[0].mask.voxels
+    assert not truth[0].any()
+    for task in store.tasks(round_id(store)):
+        label, mask = store.task_label(task), truth[task.slice_z]
+        assert (label[mask] != 0).all()
+        assert (label[~mask] != 1).all()
+        assert (label == 1).any() == mask.any()
+        assert (label == 0).any()
+        assert (label == NOT_ANNOTATED).any()
+        assert task.provenance == "simulated_annotator"
 
 
 def test_predictions_are_revised_to_the_reference_and_measured(store) -> None:

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from algorithms.contracts.model_package import Manifest, StudyPlan
+from algorithms.contracts.model_package import AdaptationPlan, Manifest, StudyPlan
 from tests.phantoms import tiny_manifest, tiny_plan
 
 DOCUMENT = tiny_manifest().model_dump(mode="json")
@@ -18,6 +18,8 @@ OTHER_VALUES = {  # where the rule below gives no permitted value
     ("preprocessing", "patch_yx", 0): 64,
     ("preprocessing", "patch_yx", 1): 64,
 }
+OTHER_VALUES["adaptation", "supervision"] = "scribble"
+OTHER_VALUES["adaptation", "unlabelled"] = "none"
 for _stage in ("stage1", "stage3", "target_trained"):
     OTHER_VALUES["adaptation", _stage, "optimiser"] = "adam"
     OTHER_VALUES["adaptation", _stage, "decay"] = "step"
@@ -130,3 +132,18 @@ def test_a_patch_that_the_network_cannot_halve_is_no_plan(patch_yx) -> None:
 def test_nor_is_such_a_plan_a_manifest(path, value) -> None:
     with pytest.raises(ValidationError):
         Manifest.model_validate(replaced(DOCUMENT, path, value))
+
+
+def test_dual_tasks_need_contours() -> None:
+    plan = tiny_plan().adaptation.model_dump() | {
+        "supervision": "scribble",
+        "unlabelled": "dual_task",
+    }
+    with pytest.raises(ValidationError, match="a scribble has no level set"):
+        AdaptationPlan.model_validate(plan)
+
+
+def test_a_plan_written_before_there_were_scribbles_asks_for_contours() -> None:
+    plan = tiny_plan().adaptation.model_dump(exclude={"supervision", "unlabelled"})
+    found = AdaptationPlan.model_validate(plan)
+    assert (found.supervision, found.unlabelled) == ("dense", "pseudo_labels")

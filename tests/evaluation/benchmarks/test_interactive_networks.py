@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from algorithms.contracts.errors import DataError
 from algorithms.interactive_network import InteractiveNetwork, InteractiveNetworkSpec, from_bytes
-from algorithms.interactive_training import PRESETS, InteractiveSchedule
+from algorithms.interactive_training import PRESETS, click_schedule
 from evaluation.benchmarks import interactive_networks as networks
 from evaluation.benchmarks import shape_phantoms
 
@@ -46,9 +46,7 @@ def make_tiny(monkeypatch: pytest.MonkeyPatch, iterations: int = 6, save_every: 
     """Shrink the phantom pools and the networks of the preset 'cpu'."""
     monkeypatch.setattr(networks, "PHANTOMS", {2: 3, 3: 2})
     monkeypatch.setattr(shape_phantoms, "SHAPES", {2: (48, 48), 3: (16, 28, 28)})
-    schedule = InteractiveSchedule(
-        iterations=iterations, batch_size=2, learning_rate=1e-2, save_every=save_every
-    )
+    schedule = click_schedule(iterations, batch_size=2, learning_rate=1e-2, save_every=save_every)
     for dimensions, shape in ((2, (16, 16)), (3, (8, 16, 16))):
         spec = InteractiveNetworkSpec(
             dimensions=dimensions, input_shape=shape, base_channels=2, levels=2
@@ -105,7 +103,7 @@ def test_a_file_that_is_there_is_read(tiny, tmp_path, monkeypatch) -> None:
     def never(*_, **__):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(networks, "train_interactive", never)
+    monkeypatch.setattr(networks, "train_resumably", never)
     monkeypatch.setattr(networks, "shape_phantoms", never)
     assert_same(networks.train_network(file, dimensions=2, iterations=3), trained)
     assert file.read_bytes() == before

@@ -152,7 +152,7 @@ def test_a_study_and_its_second_run(tmp_path, monkeypatch) -> None:
     def never(*_, **__):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(networks, "train_interactive", never)
+    monkeypatch.setattr(networks, "train_resumably", never)
     again = study.run_study(packs, output, **ask, log=lines.append)
     for one, other in zip(rows, again, strict=True):
         assert one | {"seconds": 0} == other | {"seconds": 0}
