@@ -67,12 +67,12 @@ class ScribblePreset:
 
 SCRIBBLE_PRESETS: dict[Preset, ScribblePreset] = {
     "cpu": ScribblePreset(
-        side=80,
+        side=64,
         base_channels=16,
         levels=4,
         asked=2,
         schedule=TrainingSchedule(
-            iterations=1000, batch_size=8, learning_rate=0.1, validate_every=100
+            iterations=1200, batch_size=12, learning_rate=0.1, validate_every=100
         ),
     ),
     "full": ScribblePreset(  # 4.3.1
