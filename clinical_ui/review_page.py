@@ -221,7 +221,7 @@ def _task_line(opened: OpenCase, slice_z: int) -> None:
         return
     why = f"Selected slice, rank {task.rank + 1} ({wording.reason(task.role)})."
     if task.state == "open":
-        st.info(f"{why} Still to contour. {wording.NO_DRAWING_YET}")
+        st.info(f"{why} Still to annotate. {wording.NO_DRAWING_YET}")
         return
     by = wording.author(task.author, simulated=wording.is_simulated(task.provenance))
     empty = slice_z in opened.drawn and not opened.drawn[slice_z].any()

@@ -14,8 +14,8 @@ from site_agent.egress import list_entries
 from site_agent.package_store import packages_held
 
 SPLITS = {
-    Split.TRAINING: "Training: slices are contoured and learnt from",
-    Split.VALIDATION: "Validation: slices are contoured to choose the best weights",
+    Split.TRAINING: "Training: slices are annotated and learnt from",
+    Split.VALIDATION: "Validation: slices are annotated to choose the best weights",
     Split.TEST: "Test: segmented, reviewed and measured",
     Split.UNASSIGNED: "Not in the study yet",
 }

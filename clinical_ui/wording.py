@@ -19,12 +19,12 @@ NO_CASES = (
     "reload this page afterwards."
 )
 NO_ROUND = (
-    "No model of the study has been approved here yet, so there is nothing to contour or to "
+    "No model of the study has been approved here yet, so there is nothing to annotate or to "
     "review. Cases can be looked at on the Case page."
 )
 NO_ROUND_AT_SOURCE = (
     "This hospital trains the first model of the study from its own contours: there is nothing "
-    "to contour or to review. Cases can be looked at on the Case page."
+    "to annotate or to review. Cases can be looked at on the Case page."
 )
 NO_IMAGE = (
     "The image of this case cannot be read. Ask hospital IT to restore it from backup or to "
@@ -38,9 +38,9 @@ REFERENCE_HINT = (
 
 _ROUND_STATES = {
     RoundState.NONE: "No model of the study is in use here yet.",
-    RoundState.RECEIVED: "A model has arrived; the site is choosing the slices to contour.",
-    RoundState.AWAITING_ANNOTATION: "The model waits for doctors: please contour these slices.",
-    RoundState.TRAINING: "The model is learning from the contoured slices.",
+    RoundState.RECEIVED: "A model has arrived; the site is choosing the slices to annotate.",
+    RoundState.AWAITING_ANNOTATION: "The model waits for doctors: please annotate these slices.",
+    RoundState.TRAINING: "The model is learning from the annotated slices.",
     RoundState.AWAITING_REVIEW: "The model has segmented the test patients: please review them.",
     RoundState.REPORTED: "All cases are reviewed and the site report is ready.",
     RoundState.FAILED: "The last step failed and will be tried again: please tell hospital IT.",
@@ -48,8 +48,8 @@ _ROUND_STATES = {
 
 # The way of a round: state, what happens in it, and who does it.
 ROUND_STEPS = (
-    (RoundState.RECEIVED, "Choose the slices to contour", "computer"),
-    (RoundState.AWAITING_ANNOTATION, "Contour the chosen slices", "doctors"),
+    (RoundState.RECEIVED, "Choose the slices to annotate", "computer"),
+    (RoundState.AWAITING_ANNOTATION, "Annotate the chosen slices", "doctors"),
     (RoundState.TRAINING, "Adapt the model and segment the test patients", "computer"),
     (RoundState.AWAITING_REVIEW, "Review the model's contours", "oncologists"),
     (RoundState.REPORTED, "Report aggregate figures to the study", "computer"),

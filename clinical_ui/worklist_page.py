@@ -1,4 +1,4 @@
-"""The worklist: slices to contour, and cases to review."""
+"""The worklist: slices to annotate, and cases to review."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,7 +13,7 @@ from site_agent.case_store import CaseStore
 from site_agent.database import AnnotationTaskRow, ReviewRow, RoundRow
 
 Emphasis = Literal["primary", "secondary"]
-TASK_STATES = {"open": "○ to contour", "done": "✓ contoured"}
+TASK_STATES = {"open": "○ to annotate", "done": "✓ annotated"}
 TABLE_HEIGHT_PX = 260
 
 
@@ -103,7 +103,7 @@ def budget_line(cases: Sequence[Case], tasks: Sequence[AnnotationTaskRow]) -> st
     done = sum(task.state == "done" for task in tasks)
     share = f", {len(tasks) / slices:.0%} of the {slices} slices" if slices else ""
     return (
-        f"{done} of {len(tasks)} slices contoured. The budget: {len(tasks)} slices{share} of "
+        f"{done} of {len(tasks)} slices annotated. The budget: {len(tasks)} slices{share} of "
         f"{len({case.patient_id for case in asked})} patients; the chosen slices come from "
         f"{chosen} of them."
     )
@@ -115,9 +115,9 @@ def _annotation(
     open_page: Callable[[], None],
     emphasis: Emphasis,
 ) -> None:
-    st.subheader("Slices to contour")
+    st.subheader("Slices to annotate")
     if not tasks:
-        st.info("The slices to contour are being chosen; reload this page in a while.")
+        st.info("The slices to annotate are being chosen; reload this page in a while.")
         return
     done = sum(task.state == "done" for task in tasks)
     st.progress(done / len(tasks), text=budget_line(cases, tasks))

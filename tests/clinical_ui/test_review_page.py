@@ -131,7 +131,7 @@ def test_an_annotated_slice_says_why_and_by_whom(site, run_page):
 def test_an_open_slice_says_so_and_hides_the_reference(tmp_path, run_page):
     site = make_site(tmp_path / "home", reviewed=False)
     page = run_page(site, "case", case=CASES[0], slice="4")
-    assert "Still to contour" in texts(page)
+    assert "Still to annotate" in texts(page)
     assert drawn(page) == set()
 
 

@@ -21,15 +21,15 @@ def test_slices_to_contour_stand_in_order_of_rank(tmp_path, run_page):
         "domain-specific: new at this hospital",
     ]
     assert table["Distance to source"].tolist()[2] == "none: the model sees no tumour"
-    assert [state.split()[-1] for state in table["State"]] == ["contoured"] * 2 + ["contour"] * 2
+    assert [state.split()[-1] for state in table["State"]] == ["annotated"] * 2 + ["annotate"] * 2
 
 
 def test_the_round_is_told_in_plain_words(tmp_path, run_page):
     page = run_page(make_site(tmp_path / "home", reviewed=False), "worklist")
-    assert "The model waits for doctors: please contour these slices." in texts(page)
+    assert "The model waits for doctors: please annotate these slices." in texts(page)
     bar = page.get("progress")[0].proto
     assert bar.value == 50
-    assert "2 of 4 slices contoured" in bar.text
+    assert "2 of 4 slices annotated" in bar.text
     assert "11% of the 36 slices of 3 patients" in bar.text
 
 

@@ -123,14 +123,14 @@ def visit(server, tmp_path):
 
 def test_the_worklist_shows_the_tasks_and_opens_the_next(server, visit):
     page = visit("")
-    page.get_by_text("2 of 4 slices contoured").wait_for()
+    page.get_by_text("2 of 4 slices annotated").wait_for()
     rows = page.get_by_test_id("stDataFrame").first.locator("table")
     rows.get_by_text("domain-specific: new at this hospital").first.wait_for(state="attached")
     assert all(case in rows.inner_text() for case in CASES[:3])
 
     page.get_by_role("button", name=f"Open rank 3: {CASES[0]}, slice 4 / 12").click()
     page.get_by_role("img", name=f"axial slice 4 / 12 of {CASES[0]}").wait_for()
-    page.get_by_text("Still to contour").wait_for()
+    page.get_by_text("Still to annotate").wait_for()
     assert f"case={CASES[0]}&slice=4" in page.url
 
 
