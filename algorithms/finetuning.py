@@ -232,6 +232,8 @@ def finetune(
         raise ValueError("there are no slices to learn from")
     if dual_task and supervision == "scribble":
         raise ValueError("a scribble has no level set: dual-task consistency needs contours")
+    if dual_task and schedule.batch_size < 2:
+        raise ValueError("dual-task consistency needs batches of at least 2")
     unlabelled = schedule.batch_size // 2 if dual_task else 0
 
     def contours(rng: np.random.Generator) -> tuple[Tensor, ...]:

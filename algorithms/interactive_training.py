@@ -24,7 +24,7 @@ from algorithms.interactive_network import (
     seeds_in,
 )
 from algorithms.losses import soft_dice_loss
-from algorithms.training import Learner, Progress, Save, Step, TrainingState, apply, train
+from algorithms.training import Learner, Step, apply
 
 ClickBatch = tuple[Tensor, Tensor]  # inputs [B, 2, (Z,) Y, X] and labels [B, (Z,) Y, X], float32
 _THICK = 0.5  # of the samples in 3-D: slices thicker than their pixels
@@ -258,20 +258,3 @@ def draw_clicks(
         return torch.from_numpy(inputs), torch.from_numpy(labels)
 
     return draw
-
-
-def train_interactive(
-    network: nn.Module,
-    targets: Sequence[Sequence[Target]],
-    spec: InteractiveNetworkSpec,
-    schedule: TrainingSchedule,
-    *,
-    seed: int,
-    state: TrainingState | None = None,
-    save: Save | None = None,
-    progress: Progress | None = None,
-) -> None:
-    """Train `network` in place; see `draw_clicks` and `algorithms.training.train`."""
-    draw = draw_clicks(targets, spec, schedule.batch_size)
-    learner = ClickLearner(network)
-    train(learner, draw, schedule, seed=seed, state=state, save=save, progress=progress)

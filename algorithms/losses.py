@@ -46,10 +46,10 @@ def multiclass_dice_loss(probabilities: Tensor, labels: Tensor) -> Tensor:
         probabilities: `[B, classes, (Z,) Y, X]`, the softmax of the logits.
         labels: class per pixel, int64 `[B, (Z,) Y, X]`.
     """
-    classes = probabilities.shape[1]
-    everywhere = [0, *range(2, probabilities.ndim)]
-    chosen = probabilities.gather(1, labels[:, None]).flatten()
-    overlap = probabilities.new_zeros(classes).index_add(0, labels.flatten(), chosen)
-    size = probabilities.square().sum(everywhere) + labels.flatten().bincount(minlength=classes)
     smooth = 1e-5
-    return 1.0 - ((2.0 * overlap + smooth) / (size + smooth)).mean()
+    overlaps = []
+    for code in range(probabilities.shape[1]):
+        p, y = probabilities[:, code], (labels == code).to(probabilities.dtype)
+        size = p.square().sum() + y.sum()
+        overlaps.append((2.0 * (p * y).sum() + smooth) / (size + smooth))
+    return 1.0 - torch.stack(overlaps).mean()

@@ -8,6 +8,20 @@ from torch import Tensor, nn
 
 from algorithms.training import Step, apply
 
+_TWO_CLASSES = math.log(2)  # the entropy of a coin
+
+
+def sure(doubt: Tensor, ramp: float) -> Tensor:
+    """Say where a teacher is believed: where its entropy is below (3/4 + ramp/4) log 2 (Yu 2019).
+
+    As published, log 2 is taken for several classes too.
+
+    Args:
+        doubt: entropy, any shape.
+        ramp: of the consistency, 0 to 1.
+    """
+    return doubt < (0.75 + 0.25 * ramp) * _TWO_CLASSES
+
 
 class Teacher(nn.Module):
     """Predicts with averaged weights; it has no gradient.
@@ -47,11 +61,6 @@ class Teacher(nn.Module):
             [self.predict(images + noise * torch.randn_like(images)) for _ in range(samples)]
         ).mean(dim=0)
         return mean, _entropy(mean)
-
-    @staticmethod
-    def most_doubt(probabilities: Tensor) -> float:
-        """Return the largest entropy there is with so many classes."""
-        return math.log(max(probabilities.shape[1], 2))
 
 
 def _entropy(probabilities: Tensor) -> Tensor:

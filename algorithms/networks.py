@@ -17,7 +17,22 @@ from algorithms.contracts.model_package import NetworkSpec
 
 Normalisation = Literal["batch", "instance"]
 
-_CONVOLUTION: dict[int, type[nn.Conv2d | nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+
+class _Conv3d(nn.Conv3d):
+    """A 3-D convolution that keeps out of bfloat16 where that is wrong.
+
+    On a CPU, torch 2.13 computes garbage for the weights' gradient of a bfloat16 convolution of
+    exactly two slices, silently.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        if features.shape[2] != 2 or features.device.type != "cpu":
+            return super().forward(features)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(features.float())
+
+
+_CONVOLUTION: dict[int, type[nn.Conv2d | nn.Conv3d]] = {2: nn.Conv2d, 3: _Conv3d}
 _UPSAMPLING = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _POOLING = {2: nn.functional.max_pool2d, 3: nn.functional.max_pool3d}
 
@@ -142,6 +157,8 @@ class VNet(EncoderDecoder):
         convolutions: per level, in the encoder; the decoder has as many.
         dimensions: 2 or 3.
         normalisation: "batch" or "instance".
+        dropout: share of the coarsest channels, and of those that the head reads, that training
+            drops; 0.5 in the experiments of chapter 5.
     """
 
     def __init__(
@@ -153,6 +170,7 @@ class VNet(EncoderDecoder):
         *,
         dimensions: int = 3,
         normalisation: Normalisation = "batch",
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         widths = [base_channels * 2**level for level in range(len(convolutions))]
@@ -190,6 +208,7 @@ class VNet(EncoderDecoder):
             block(width, width, count)
             for width, count in zip(widths[:-1], convolutions[:-1], strict=True)
         )
+        self.dropout = (nn.Dropout2d if dimensions == 2 else nn.Dropout3d)(dropout)
         self.head = _CONVOLUTION[dimensions](widths[0], out_channels, kernel_size=1)
 
     def encode(self, images: Tensor) -> list[Tensor]:
@@ -198,6 +217,7 @@ class VNet(EncoderDecoder):
         for level, block in enumerate(self.encoder):
             below = self.downsampling[level - 1](features[-1]) if level else images
             features.append(block(below))
+        features[-1] = self.dropout(features[-1])
         return features
 
     def decode(self, features: Sequence[Tensor]) -> Tensor:
@@ -205,7 +225,7 @@ class VNet(EncoderDecoder):
         *skips, decoded = features
         for level in reversed(range(len(self.decoder))):
             decoded = self.decoder[level](skips[level] + self.upsampling[level](decoded))
-        return decoded
+        return cast(Tensor, self.dropout(decoded))
 
 
 class DualBranch(nn.Module):
@@ -278,7 +298,10 @@ class DualTask(nn.Module):
         the class's against all others, so that its sigmoid is the softmax.
         """
         decoded = self.main.penultimate(images)
-        return _foreground(self.main.head(decoded)), self.level_set_head(decoded).tanh()
+        # At a steepness of 1500 the mask of a level set hangs on less than bfloat16 can tell.
+        with torch.autocast(decoded.device.type, enabled=False):
+            decoded = decoded.float()
+            return _foreground(self.main.head(decoded)), self.level_set_head(decoded).tanh()
 
 
 def _foreground(logits: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from algorithms.contracts.errors import DataError
 from algorithms.contracts.model_package import TrainingSchedule
 
 Weights = dict[str, Tensor]
@@ -131,6 +132,9 @@ def train(
         progress: called with (iteration, iterations, mean loss) then.
         start_is_candidate: the starting weights may be the best ones too, so that fine-tuning
             never ends worse on the validation patients than it began.
+
+    Raises:
+        DataError: the loss is no number any more.
     """
     place = device()
     learner.to(place, memory_format=memory_layout(learner))  # type: ignore[call-overload]
@@ -230,6 +234,10 @@ def take_step(
     step = Step(iteration, schedule.iterations, np.random.default_rng([seed, iteration, 1]))
     with _torch_seeded(step.rng, place):  # dropout draws from it
         loss = learner.loss(on_device(batch, place), step)
+        if not torch.isfinite(loss):
+            raise DataError(
+                f"the training diverged at iteration {iteration}: lower its learning_rate"
+            )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(learner.parameters(), schedule.most_gradient)

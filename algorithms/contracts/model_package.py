@@ -94,7 +94,7 @@ class TrainingSchedule(_Noun):
     decay: Literal["polynomial", "step", "exponential"] = "polynomial"
     poly_power: float = Field(default=0.9, ge=0, le=10)
     decay_from: int = Field(default=0, ge=0)
-    decay_every: int = Field(default=1, gt=0)
+    decay_every: int = Field(default=2500, gt=0)
     decay_factor: float = Field(default=0.1, gt=0, le=1)
     most_gradient: float = Field(default=5.0, gt=0)
     target_share: float = Field(default=0.5, ge=0, le=1)
@@ -123,7 +123,7 @@ class AdaptationPlan(_Noun):
             "dual_task": they are the unlabelled half of (5-7), which needs contours; "none": there
             are no stages 2 and 3.
         stage1: fine-tuning on the annotated slices (6-7).
-        stage3: fine-tuning on annotated slices and the others.
+        stage3: fine-tuning on annotated slices and the others; not run with `unlabelled` "none".
         target_trained: comparator "trained on all target labels", for studies that hold all
             reference contours; None where a study does not ask for it.
         adapted_share: how far the delivered weights go from the source model (0) to the end of
@@ -131,7 +131,8 @@ class AdaptationPlan(_Noun):
             patients (`algorithms.adapted_share.choose_share`).
         share_folds: into how many parts the annotated patients are put for it; at most one per
             patient.
-        pseudo_label_min_confidence: pixels whose probability is nearer to one half carry no loss.
+        pseudo_label_min_confidence: pixels of stage 2 whose probability is nearer to one half carry
+            no loss.
     """
 
     annotation_budget: float = Field(default=0.2, gt=0, le=1)
@@ -149,9 +150,14 @@ class AdaptationPlan(_Noun):
 
     @model_validator(mode="after")
     def _dual_tasks_need_contours(self) -> Self:
-        if self.supervision == "scribble" and self.unlabelled == "dual_task":
+        if self.unlabelled == "dual_task" and self.supervision == "scribble":
             raise ValueError(
                 "unlabelled = 'dual_task' needs supervision = 'dense': a scribble has no level set"
+            )
+        if self.unlabelled == "dual_task" and self.stage3.batch_size < 2:
+            raise ValueError(
+                "unlabelled = 'dual_task' needs a batch_size of stage3 of at least 2: half of a "
+                "batch is unlabelled"
             )
         return self
 

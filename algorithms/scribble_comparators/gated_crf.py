@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from algorithms.contracts.contour import NOT_ANNOTATED
 from algorithms.scribble_supervision import ScribbleBatch, partial_cross_entropy
@@ -44,20 +43,16 @@ def gated_crf_loss(
 
 
 class GatedCrf(Learner[ScribbleBatch]):
-    """Partial cross-entropy and the gated CRF loss, on a coarser grid as published."""
+    """Partial cross-entropy and the gated CRF loss."""
 
-    def __init__(self, network: nn.Module, *, weight: float = 0.1, coarser: int = 2) -> None:
+    def __init__(self, network: nn.Module, *, weight: float = 0.1) -> None:
         super().__init__()
         self.network = network
         self._weight = weight
-        self._coarser = coarser
 
     def loss(self, batch: ScribbleBatch, step: Step) -> Tensor:
         """Return pCE + weight * the CRF's loss."""
         images, scribbles = batch
         logits = apply(self.network, images)
         drawn = partial_cross_entropy(logits, scribbles, ignore_index=NOT_ANNOTATED)
-        small = functional.avg_pool2d(logits.softmax(dim=1), self._coarser)
-        return drawn + self._weight * gated_crf_loss(
-            small, functional.avg_pool2d(images, self._coarser)
-        )
+        return drawn + self._weight * gated_crf_loss(logits.softmax(dim=1), images)

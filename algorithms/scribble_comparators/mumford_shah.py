@@ -8,7 +8,7 @@ from algorithms.training import Learner, Step, apply
 
 
 def mumford_shah_loss(
-    probabilities: Tensor, images: Tensor, *, length_weight: float = 1e-3
+    probabilities: Tensor, images: Tensor, *, length_weight: float = 1.0
 ) -> Tensor:
     """Return the mean over pixels of sum_c p_c (I - m_c)^2 + w |grad p|_1.
 

@@ -10,7 +10,10 @@ from algorithms.contracts.volume import ImageArray
 def walk(
     image: ImageArray, scribble: NDArray[np.uint8], *, beta: float = 130.0, least: float = 0.5
 ) -> NDArray[np.uint8]:
-    """Return a label for every pixel that a walker from it reaches a scribble with certainty.
+    """Return, for every pixel, the class whose scribble a walker from it most likely meets first.
+
+    A slice on which only background was drawn is background; one with scribbles of a single other
+    class stays as it was drawn.
 
     Args:
         image: `[y, x]`.
@@ -22,7 +25,7 @@ def walk(
 
     classes = np.setdiff1d(np.unique(scribble), [NOT_ANNOTATED])
     if len(classes) < 2:  # nothing to choose between
-        return np.full_like(scribble, classes[0] if len(classes) else NOT_ANNOTATED)
+        return np.zeros_like(scribble) if 0 in classes else scribble.copy()
     seeds = np.zeros(scribble.shape, dtype=np.int32)
     for number, code in enumerate(classes, start=1):
         seeds[scribble == code] = number

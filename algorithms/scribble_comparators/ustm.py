@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from algorithms.contracts.contour import NOT_ANNOTATED
 from algorithms.dual_task_consistency import consistency_weight
-from algorithms.mean_teacher import Teacher
+from algorithms.mean_teacher import Teacher, sure
 from algorithms.scribble_supervision import ScribbleBatch, partial_cross_entropy
 from algorithms.training import Learner, Step, apply
 
@@ -53,9 +53,9 @@ class Ustm(Learner[ScribbleBatch]):
         expected, doubt = self.teacher.ask(images, samples=self._samples, noise=self._noise)
         expected, doubt = torch.rot90(expected, turns, (2, 3)), torch.rot90(doubt, turns, (1, 2))
         ramp = consistency_weight(step.number, step.total)
-        sure = doubt < (0.75 + 0.25 * ramp) * self.teacher.most_doubt(expected)
+        believed = sure(doubt, ramp)
         apart = (logits.softmax(dim=1) - expected).square().mean(dim=1)
-        consistency: Tensor = (apart * sure).sum() / sure.sum().clamp_min(1)
+        consistency: Tensor = (apart * believed).sum() / believed.sum().clamp_min(1)
         return drawn + self._weight * ramp * consistency
 
     def after_step(self, step: Step) -> None:

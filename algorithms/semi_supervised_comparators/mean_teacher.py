@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from algorithms.dual_task_consistency import PartlyLabelledBatch, consistency_weight
-from algorithms.mean_teacher import Teacher
+from algorithms.mean_teacher import Teacher, sure
 from algorithms.semi_supervised_comparators.supervised_only import labelled_loss
 from algorithms.training import Learner, Step, apply
 
@@ -46,10 +46,9 @@ class MeanTeacher(Learner[PartlyLabelledBatch]):
         noisy = images + self._noise * torch.randn_like(images)
         apart = (logits.sigmoid() - self.teacher.predict(noisy)).square()
         if self._samples:
-            mean, doubt = self.teacher.ask(images, samples=self._samples, noise=self._noise)
-            most = (0.75 + 0.25 * ramp) * self.teacher.most_doubt(mean)
-            sure = (doubt < most)[:, None]
-            consistency = (apart * sure).sum() / sure.sum().clamp_min(1)
+            _, doubt = self.teacher.ask(images, samples=self._samples, noise=self._noise)
+            believed = sure(doubt, ramp)[:, None]
+            consistency = (apart * believed).sum() / believed.sum().clamp_min(1)
         else:
             consistency = apart.mean()
         return labelled_loss(logits, labels) + self._weight * ramp * consistency

@@ -22,7 +22,7 @@ from algorithms.contracts.errors import DataError
 from algorithms.contracts.model_package import TrainingSchedule
 from algorithms.contracts.volume import ImageArray
 from algorithms.dual_task_consistency import DualTaskConsistency, PartlyLabelledBatch
-from algorithms.networks import DualBranch, DualTask, VNet
+from algorithms.networks import DualBranch, DualTask, Normalisation, VNet
 from algorithms.semi_supervised_comparators.adversarial import Dan, Discriminator, Sassnet
 from algorithms.semi_supervised_comparators.entropy_minimisation import EntropyMinimisation
 from algorithms.semi_supervised_comparators.mean_teacher import MeanTeacher
@@ -36,6 +36,7 @@ from algorithms.training import Learner, apply
 from evaluation.benchmarks.few_labels import Draw, FewLabelStudy, Preset, TestCase
 from evaluation.benchmarks.image_packs import pack_patients, read_volumes
 
+_REVISION = 1  # raised when a method changes, so that results of before are not read
 _PACK = "la"
 _LABELLED, _UNLABELLED = 8, 8
 _SPACING_ZYX_MM = (0.625, 0.625, 0.625)
@@ -52,6 +53,8 @@ class AtriumPreset:
         stride_zyx: of the sliding window, in coarse voxels.
         base_channels: of the V-Net.
         convolutions: of the V-Net, per level.
+        normalisation: of the V-Net.
+        dropout: of the V-Net.
         asked: how often UA-MT's teacher is asked under noise.
         schedule: of the training; half of each batch is labelled.
     """
@@ -61,6 +64,8 @@ class AtriumPreset:
     stride_zyx: tuple[int, int, int]
     base_channels: int
     convolutions: tuple[int, ...]
+    normalisation: Normalisation
+    dropout: float
     asked: int
     schedule: TrainingSchedule
 
@@ -72,6 +77,8 @@ ATRIUM_PRESETS: dict[Preset, AtriumPreset] = {
         stride_zyx=(8, 28, 28),
         base_channels=8,
         convolutions=(1, 2, 3, 3),
+        normalisation="instance",  # four crops are few to take statistics of
+        dropout=0.0,
         asked=2,
         schedule=TrainingSchedule(
             iterations=400,
@@ -88,6 +95,8 @@ ATRIUM_PRESETS: dict[Preset, AtriumPreset] = {
         stride_zyx=(4, 18, 18),
         base_channels=16,
         convolutions=(1, 2, 3, 3, 3),
+        normalisation="batch",
+        dropout=0.5,
         asked=8,
         schedule=TrainingSchedule(
             iterations=6000,
@@ -180,7 +189,12 @@ def atrium_learners(
     def network(seed: int) -> VNet:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return VNet(base_channels=preset.base_channels, convolutions=preset.convolutions)
+            return VNet(
+                base_channels=preset.base_channels,
+                convolutions=preset.convolutions,
+                normalisation=preset.normalisation,
+                dropout=preset.dropout,
+            )
 
     def discriminator(seed: int) -> Discriminator:
         with torch.random.fork_rng(devices=[]):
@@ -237,12 +251,15 @@ def la_dual_task_study(packs: Path, kind: Preset) -> FewLabelStudy:
     return FewLabelStudy(
         name="la-dual-task",
         settings={
+            "revision": _REVISION,
             "split": split,
             "coarser": preset.coarser,
             "crop_zyx": list(crop),
             "stride_zyx": list(preset.stride_zyx),
             "base_channels": preset.base_channels,
             "convolutions": list(preset.convolutions),
+            "normalisation": preset.normalisation,
+            "dropout": preset.dropout,
             "asked": preset.asked,
             "schedule": preset.schedule.model_dump(mode="json"),
         },
@@ -281,10 +298,13 @@ def predict_atrium(
     place = next(network.parameters()).device
     picture = torch.from_numpy(_coarse(image, preset.coarser))[None, None].to(place)
     overlap = [1.0 - s / c for s, c in zip(preset.stride_zyx, preset.crop_zyx, strict=True)]
-    logits = sliding_window_inference(
-        picture, preset.crop_zyx, 4, partial(apply, network), overlap=overlap
-    )
-    probability = torch.as_tensor(logits).sigmoid()
+
+    def found(crops: torch.Tensor) -> torch.Tensor:
+        probability: torch.Tensor = apply(network, crops).sigmoid()
+        return probability
+
+    windows = sliding_window_inference(picture, preset.crop_zyx, 4, found, overlap=overlap)
+    probability = torch.as_tensor(windows)
     if preset.coarser > 1:
         covered = [n // preset.coarser * preset.coarser for n in image.shape]
         probability = functional.interpolate(

@@ -1,9 +1,9 @@
 """What a training step of DMPLS and DTC costs, beside the published step and the single network.
 
-The published steps are restated here in plain PyTorch: float32, the memory layout that images come
-in, for DMPLS a Dice loss that broadcasts labels of `[B, 1, Y, X]` against probabilities of
-`[B, Y, X]` to all B x B pairs, for DTC level sets computed anew in every step. Both kinds of step
-take the same network, batch and optimiser, in turn, so that a busy machine slows both alike.
+The published steps are restated here in plain PyTorch: float32, the memory layout that images
+come in, for DMPLS a Dice loss whose mask of `[B, 1, Y, X]` spreads every sum over B x B images (its
+value is the same), for DTC level sets computed anew in every step. Both kinds of step take the same
+network, batch and optimiser, in turn, so that a busy machine slows both alike.
 """
 
 import copy
@@ -184,16 +184,17 @@ class _PublishedMixedLabels(Learner[ScribbleBatch]):
         drawn = drawn + functional.cross_entropy(auxiliary, scribbles, ignore_index=NOT_ANNOTATED)
         mixing = step.rng.random()
         labels = (mixing * one.detach() + (1.0 - mixing) * two.detach()).argmax(dim=1)
-        pseudo = self._dice(one, labels[:, None]) + self._dice(two, labels[:, None])
+        pseudo = self._dice(one, labels) + self._dice(two, labels)
         return 0.5 * drawn + 0.5 * 0.5 * pseudo
 
     @staticmethod
     def _dice(probabilities: Tensor, labels: Tensor) -> Tensor:
         loss = probabilities.new_zeros(())
+        mask = torch.ones_like(labels[:, None], dtype=probabilities.dtype)
         for code in range(_CLASSES):
-            p, y = probabilities[:, code], (labels == code).float()  # [B, Y, X], [B, 1, Y, X]
-            overlap = (p * y).sum()  # B x B pairs
-            size = (p * p).sum() + (y * y).sum()
+            p, y = probabilities[:, code], (labels == code).float()
+            overlap = (p * y * mask).sum()  # [B, Y, X] times [B, 1, Y, X]
+            size = (p * p * mask).sum() + (y * y * mask).sum()
             loss = loss + 1.0 - (2.0 * overlap + 1e-5) / (size + 1e-5)
         return loss / _CLASSES
 

@@ -32,7 +32,6 @@ class TestCase:
     """A volume with its reference: what `predict` of the study takes.
 
     Attributes:
-        patient: cases of one patient are averaged first.
         image: float32 `[z, y, x]`.
         label: class per voxel, same shape.
         spacing_zyx_mm: of both.
@@ -53,7 +52,7 @@ class FewLabelStudy:
 
     Attributes:
         name: of the benchmark.
-        settings: all that the results depend on, as JSON holds it.
+        settings: all that the results depend on, as JSON holds it; `revision` stands for the code.
         schedule: of every training.
         methods: name -> what makes, for a seed, the learner and what draws its batches.
         classes: name -> code of each class that is measured.
@@ -93,7 +92,7 @@ def run_few_labels(
             raise DataError(f"method '{name}' is unknown: one of {', '.join(study.methods)}")
     rows: list[Row] = []
     for seed in seeds:  # so that a run that is stopped has compared all methods with some seeds
-        for method in only or study.methods:
+        for method in dict.fromkeys(only) or study.methods:
             file = folder / f"{method.replace(' ', '-')}-seed{seed}.json"
             found = read_rows(file, study.settings)
             if found is None:
@@ -148,7 +147,8 @@ def _train_and_test(
 def few_label_summary(rows: Sequence[Row]) -> list[Row]:
     """Return a row per method: mean and spread over seeds of the mean over cases and classes.
 
-    A case without prediction counts as Dice 0 and has no distance; how many is `missed`.
+    `missed` counts Dice 0. Where nothing was predicted there is no distance, and the mean distance
+    is that of the others.
     """
     return [
         {"method": method, **_over_seeds([r for r in rows if r["method"] == method])}
@@ -166,8 +166,7 @@ def _over_seeds(rows: Sequence[Row]) -> Row:
             return None, None
         return float(np.mean(means)), float(np.std(means, ddof=1)) if len(means) > 1 else None
 
-    missed = sum(r["dsc"] == 0 and r["hd95_mm"] is None for r in rows)
-    found: Row = {"seeds": len(seeds), "missed": missed}
+    found: Row = {"seeds": len(seeds), "missed": sum(r["dsc"] == 0 for r in rows)}
     for key in ("dsc", "hd95_mm", "assd_mm", "training_seconds"):
         found[key], found[f"{key}_sd"] = spread(key, rows)
     for name in dict.fromkeys(r["class"] for r in rows):
@@ -186,7 +185,7 @@ def few_label_table(summary: Sequence[Row], upper_bound: str) -> str:
     shown = classes if len(classes) > 1 else []
     whole = next((r["dsc"] for r in summary if r["method"] == upper_bound), None)
     head = ["method", "Dice %", *(name.removeprefix("dsc of ") for name in shown)]
-    head += ["of all labels", "HD95 mm", "missed", "training s"]
+    head += ["of all labels", "HD95 mm", "Dice 0", "training s"]
     lines = [head, ["---"] * len(head)]
     for r in sorted(summary, key=lambda r: (r["method"] == upper_bound, -(r["dsc"] or 0.0))):
         lines.append(

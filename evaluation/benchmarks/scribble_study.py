@@ -39,6 +39,7 @@ from algorithms.training import Learner, apply
 from evaluation.benchmarks.few_labels import Draw, FewLabelStudy, Preset, TestCase
 from evaluation.benchmarks.image_packs import pack_patients, read_volumes
 
+_REVISION = 1  # raised when a method changes, so that results of before are not read
 _PACK = "acdc-lv"
 _NOT_ANNOTATED_IN_PACK = 4
 _CLASSES = {"right ventricle": 1, "myocardium": 2, "left ventricle": 3}
@@ -207,7 +208,9 @@ def acdc_scribble_study(packs: Path, kind: Preset) -> FewLabelStudy:
     return FewLabelStudy(
         name="acdc-scribble",
         settings={
+            "revision": _REVISION,
             "split": split,
+            "spacing_zyx_mm": list(_SPACING_ZYX_MM),
             "side": preset.side,
             "base_channels": preset.base_channels,
             "levels": preset.levels,

@@ -13,14 +13,15 @@ from algorithms.interactive_network import InteractiveNetworkSpec, build_interac
 from algorithms.interactive_training import (
     _FEWEST_SLICES,
     PRESETS,
+    ClickLearner,
     Target,
     _thick_slices,
     click_schedule,
     cut_target,
+    draw_clicks,
     draw_sample,
-    train_interactive,
 )
-from algorithms.training import TrainingState, learning_rate
+from algorithms.training import TrainingState, learning_rate, train
 from tests.phantoms import ball
 
 FLAT = InteractiveNetworkSpec(dimensions=2, input_shape=(16, 16), base_channels=4, levels=2)
@@ -51,6 +52,10 @@ def network(seed: int = 0, spec: InteractiveNetworkSpec = FLAT):
 def schedule(iterations: int = 6, **changes) -> TrainingSchedule:
     fields = {"batch_size": 2, "learning_rate": 1e-2, "save_every": 2} | changes
     return click_schedule(iterations, **fields)
+
+
+def train_interactive(network, targets, spec, plan: TrainingSchedule, **options) -> None:
+    train(ClickLearner(network), draw_clicks(targets, spec, plan.batch_size), plan, **options)
 
 
 def assert_same(one: dict, other: dict) -> None:

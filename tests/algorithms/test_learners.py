@@ -9,10 +9,12 @@ import torch
 from algorithms.contracts.contour import NOT_ANNOTATED
 from algorithms.contracts.model_package import TrainingSchedule
 from algorithms.dual_task_consistency import DualTaskConsistency
+from algorithms.mean_teacher import Teacher, sure
 from algorithms.networks import DualBranch, DualTask, UNet, VNet
 from algorithms.scribble_comparators.entropy_minimisation import EntropyMinimisation
-from algorithms.scribble_comparators.gated_crf import GatedCrf
-from algorithms.scribble_comparators.mumford_shah import MumfordShah
+from algorithms.scribble_comparators.gated_crf import GatedCrf, gated_crf_loss
+from algorithms.scribble_comparators.mumford_shah import MumfordShah, mumford_shah_loss
+from algorithms.scribble_comparators.random_walker_labels import walk
 from algorithms.scribble_comparators.scribble2label import Scribble2Label
 from algorithms.scribble_comparators.two_branches import (
     ConsistencyRegularisation,
@@ -25,7 +27,7 @@ from algorithms.semi_supervised_comparators.adversarial import Dan, Discriminato
 from algorithms.semi_supervised_comparators.mean_teacher import MeanTeacher
 from algorithms.semi_supervised_comparators.supervised_only import SupervisedOnly
 from algorithms.signed_distance import level_sets
-from algorithms.training import Learner, TrainingState, train
+from algorithms.training import Learner, Step, TrainingState, train
 from tests.phantoms import ball
 
 SIDE = 16
@@ -148,4 +150,101 @@ def test_in_use_a_dual_network_is_the_single_one(make_dual, single) -> None:
     shape = (1, 1, 8, SIDE, SIDE) if network.dimensions == 3 else (1, 1, SIDE, SIDE)
     images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     assert torch.equal(dual(images), network(images))
-    assert torch.equal(dual.both(images)[0], network(images))
+    if make_dual is DualBranch or single is solid:  # else logits are against the background's
+        assert torch.equal(dual.both(images)[0], network(images))
+
+
+# -- what the comparators rest on -------------------------------------------------------------
+
+
+def test_a_teacher_is_believed_where_it_is_sure_and_more_so_towards_the_end() -> None:
+    coin = torch.tensor(np.log(2.0))
+    doubts = coin * torch.tensor([0.5, 0.8, 0.99, 1.2])
+    assert sure(doubts, 0.0).tolist() == [True, False, False, False]
+    assert sure(doubts, 1.0).tolist() == [True, True, True, False]
+
+
+def test_the_teacher_is_the_mean_of_what_the_student_was() -> None:
+    student = torch.nn.Linear(1, 1)
+    teacher = Teacher(student, decay=0.5)
+    seen = []
+    for number in range(3):
+        with torch.no_grad():
+            student.weight.fill_(float(number))
+        teacher.follow(student, Step(number, 3, np.random.default_rng(0)))
+        seen.append(teacher.network.weight.item())
+    assert seen == [0.0, 0.5, 1.25]
+    assert not any(p.requires_grad for p in teacher.parameters())
+
+
+def test_the_gated_crf_is_least_where_labels_follow_the_picture() -> None:
+    image = torch.zeros(1, 1, 12, 12)
+    image[..., 6:] = 1.0
+    right, shifted = (torch.zeros(1, 2, 12, 12) for _ in range(2))
+    right[:, 1, :, 6:], shifted[:, 1, :, 4:] = 1.0, 1.0
+    for p in (right, shifted):
+        p[:, 0] = 1.0 - p[:, 1]
+    assert gated_crf_loss(right, image) < 0.05 * gated_crf_loss(shifted, image)
+    one = torch.zeros_like(right)
+    one[:, 0] = 1.0
+    assert gated_crf_loss(one, image) == 0.0
+
+
+def test_the_gated_crf_is_its_sum_over_all_pairs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 1, 5, 4, generator=generator)
+    p = torch.rand(1, 3, 5, 4, generator=generator).softmax(dim=1)
+    total = 0.0
+    for y in range(5):
+        for x in range(4):
+            for v in range(5):
+                for u in range(4):
+                    if (v, u) != (y, x) and abs(v - y) <= 2 and abs(u - x) <= 2:
+                        far = ((v - y) ** 2 + (u - x) ** 2) / (2 * 6.0**2)
+                        grey = (image[0, 0, y, x] - image[0, 0, v, u]) ** 2 / (2 * 0.1**2)
+                        agree = (p[0, :, y, x] * p[0, :, v, u]).sum()
+                        total += float(torch.exp(-far - grey) * (1 - agree))
+    assert gated_crf_loss(p, image, radius=2).item() == pytest.approx(total / 20, rel=1e-5)
+
+
+def test_mumford_shah_asks_for_one_grey_value_per_class_and_short_boundaries() -> None:
+    image = torch.zeros(1, 1, 8, 8)
+    image[..., 4:] = 2.0
+    right = torch.zeros(1, 2, 8, 8)
+    right[:, 1, :, 4:] = 1.0
+    right[:, 0] = 1.0 - right[:, 1]
+    # No spread; one edge of 8 pixels in both channels.
+    assert mumford_shah_loss(right, image).item() == pytest.approx(2 * 8 / 64)
+    half = torch.full_like(right, 0.5)
+    assert mumford_shah_loss(half, image).item() == pytest.approx(1.0)  # variance, no boundary
+
+
+def test_walks_fill_a_slice_between_its_scribbles() -> None:
+    image = np.zeros((20, 20), dtype=np.float32)
+    image[:, 10:] = 1.0
+    drawn = np.full(image.shape, NOT_ANNOTATED, dtype=np.uint8)
+    drawn[10, 2], drawn[10, 17] = 0, 3
+    labels = walk(image, drawn)
+    assert (labels[:, :10] == 0).all()
+    assert (labels[:, 10:] == 3).all()
+    background = np.where(drawn == 0, 0, NOT_ANNOTATED).astype(np.uint8)
+    assert not walk(image, background).any()
+    target = np.where(drawn == 3, 3, NOT_ANNOTATED).astype(np.uint8)
+    np.testing.assert_array_equal(walk(image, target), target)
+
+
+def test_the_network_learns_to_fool_the_discriminator_that_learns_to_tell() -> None:
+    """One step downhill for both: the discriminator's loss falls by its own weights alone."""
+    learner = Dan(solid(), Discriminator(3, channels=2), weight=1.0)
+    batch = partly_labelled_batch(np.random.default_rng(0))
+    step = Step(100, 100, np.random.default_rng(0))
+    learner.loss(batch, step).backward()
+    told = [p.grad.clone() for p in learner.discriminator.parameters()]
+    images, _, _ = batch
+    learner.zero_grad()
+    maps = learner.network(images).sigmoid().detach()
+    answers = learner.discriminator(images, maps)
+    truth = torch.tensor([1.0, 1.0, 0.0, 0.0])
+    torch.nn.functional.binary_cross_entropy_with_logits(answers, truth).backward()
+    for ours, plain in zip(told, learner.discriminator.parameters(), strict=True):
+        torch.testing.assert_close(ours, plain.grad, rtol=0.1, atol=1e-2)

@@ -104,3 +104,34 @@ def test_the_second_branch_sees_other_features_each_time_in_use_too() -> None:
     _, seen = bottleneck.both(pictures())
     # All but the coarsest features arrive: the picture is still seen.
     assert seen[0].std() > 0
+
+
+@pytest.mark.parametrize("slices", [1, 2, 3])
+def test_half_precision_gradients_of_few_slices_are_those_of_full_precision(slices: int) -> None:
+    """A convolution of two slices is where torch 2.13 computes garbage in bfloat16."""
+    torch.manual_seed(0)
+    network = VNet(base_channels=8, convolutions=(1,))
+    images = torch.randn(2, 1, slices, 16, 16)
+    gradients = []
+    for half in (False, True):
+        network.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            loss = network(images).float().square().mean()
+        loss.backward()
+        gradients.append(network.encoder[0][0].weight.grad.flatten().clone())
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.98
+
+
+def test_the_heads_of_a_dual_task_compute_in_full_precision() -> None:
+    network = DualTask(UNet(base_channels=4, levels=2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        masks, level_sets = network.both(pictures())
+    assert masks.dtype == level_sets.dtype == torch.float32
+
+
+def test_the_v_nets_dropout_is_for_training_alone() -> None:
+    network = VNet(base_channels=4, convolutions=(1, 1), dropout=0.5)
+    images = pictures(3)
+    assert not torch.equal(network(images), network(images))
+    network.eval()
+    assert torch.equal(network(images), network(images))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from algorithms.contracts.errors import DataError
 from algorithms.contracts.model_package import NetworkSpec, TrainingSchedule
 from algorithms.finetuning import LabelledSlice, draw_batch, finetune
 from algorithms.networks import build_network
@@ -262,3 +263,10 @@ def test_a_slice_smaller_one_way_and_larger_the_other_is_cut_and_padded() -> Non
     _, labels, _ = draw_batch([item], size=6, patch_yx=(24, 24), rng=np.random.default_rng(1))
     assert labels.shape == (6, 24, 24)
     assert labels.sum(dim=(1, 2)).float().mean() == pytest.approx(240, rel=0.35)
+
+
+def test_a_training_that_diverges_stops_and_says_so() -> None:
+    slices = toy_slices()
+    slices[0].image[:] = np.inf
+    with pytest.raises(DataError, match="lower its learning_rate"):
+        finetune(network(), slices[:1], schedule(), patch_yx=PATCH_YX, seed=0)

@@ -147,3 +147,11 @@ def test_a_plan_written_before_there_were_scribbles_asks_for_contours() -> None:
     plan = tiny_plan().adaptation.model_dump(exclude={"supervision", "unlabelled"})
     found = AdaptationPlan.model_validate(plan)
     assert (found.supervision, found.unlabelled) == ("dense", "pseudo_labels")
+
+
+def test_dual_tasks_need_room_for_both_halves_of_a_batch() -> None:
+    plan = tiny_plan().adaptation.model_dump()
+    plan["stage3"]["batch_size"] = 1
+    plan["unlabelled"] = "dual_task"
+    with pytest.raises(ValidationError, match="at least 2"):
+        AdaptationPlan.model_validate(plan)

@@ -63,6 +63,8 @@ def make_few_labels_tiny(monkeypatch: pytest.MonkeyPatch, iterations: int = 4) -
             stride_zyx=(4, 4, 4),
             base_channels=2,
             convolutions=(1, 1),
+            normalisation="batch",
+            dropout=0.0,
             asked=2,
             schedule=schedule,
         ),

@@ -102,6 +102,8 @@ def test_predictions_lie_on_the_images_own_grid(coarser) -> None:
         stride_zyx=(2, 4, 4),
         base_channels=2,
         convolutions=(1, 1),
+        normalisation="batch",
+        dropout=0.0,
         asked=2,
         schedule=ATRIUM_PRESETS["cpu"].schedule,
     )
@@ -122,6 +124,7 @@ def test_too_few_volumes_are_refused(tmp_path) -> None:
 
 def test_the_full_preset_is_the_theses() -> None:
     full = ATRIUM_PRESETS["full"]
+    assert (full.dropout, full.normalisation) == (0.5, "batch")
     assert (full.crop_zyx, full.stride_zyx) == ((80, 112, 112), (4, 18, 18))
     schedule = full.schedule
     assert (schedule.iterations, schedule.batch_size, schedule.decay_every) == (6000, 4, 2500)
