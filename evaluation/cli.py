@@ -38,6 +38,12 @@ BENCHMARKS = {
 }
 
 
+_SUPERVISION = typer.Option(help="What doctors draw: 'dense' contours or a 'scribble'.")
+_UNLABELLED = typer.Option(
+    help="What other slices are used for: 'pseudo_labels', 'dual_task' or 'none'."
+)
+
+
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option(help="Where the hospitals and the report go.")] = Path(
@@ -49,6 +55,8 @@ def demo(
     transport: Annotated[str, typer.Option(help="'embedded' or 'flower'.")] = "embedded",
     seed: Annotated[int, typer.Option(min=0, help="For phantoms, splits and training.")] = 0,
     preset: Annotated[str, typer.Option(help="'cpu' (minutes) or 'full' (GPU, hours).")] = "cpu",
+    supervision: Annotated[str, _SUPERVISION] = "dense",
+    unlabelled: Annotated[str, _UNLABELLED] = "pseudo_labels",
 ) -> None:
     """Run a whole study: hospitals, coordinator, adaptation, review, report. Run again to resume.
 
@@ -58,6 +66,7 @@ def demo(
     from evaluation.benchmarks.study_table import site_rows, study_table
 
     study = _study("phantom-study" if data is None else "sts-study", data, preset)
+    study = _planned(study, supervision, unlabelled)
     if transport not in ("embedded", "flower"):
         raise DataError(f"transport '{transport}' is unknown: use 'embedded' or 'flower'")
     folder = output / f"{study.name}-{preset}-seed{seed}-{transport}"
@@ -89,6 +98,8 @@ def benchmark(
     target: Annotated[list[str], typer.Option(help="Only these targets.")] = [],  # noqa: B006
     seeds: Annotated[int, typer.Option(min=1, help="Runs with seeds 0..n-1.")] = 3,
     preset: Annotated[str, typer.Option(help="'cpu' or 'full'.")] = "cpu",
+    supervision: Annotated[str, _SUPERVISION] = "dense",
+    unlabelled: Annotated[str, _UNLABELLED] = "pseudo_labels",
     output: Annotated[Path, typer.Option(help="Where the runs go; run again to resume.")] = Path(
         "benchmark-output"
     ),
@@ -138,8 +149,10 @@ def benchmark(
 
     pack = None if packs is None else packs / "sts"
     study = _choose(_study(name, pack, preset), source, target)
+    study = _planned(study, supervision, unlabelled)
     began = time.monotonic()
-    rows = benchmark_study(study, output / f"{name}-{preset}-{study.source.name}", seeds=seeds)
+    folder = output / f"{study.name}-study-{preset}-{study.source.name}"
+    rows = benchmark_study(study, folder, seeds=seeds)
     summary = summarise_seeds(rows)
     wide = Console(width=max(console.width, 150))
     wide.print(study_table(rows, f"{name}, {seeds} seeds"))
@@ -344,6 +357,30 @@ def _study(name: str, pack: Path | None, preset: str) -> "Study":
             raise DataError("sts-study needs real images: give --packs, the folder that holds sts/")
         return sts_study(pack, kind)
     raise DataError(f"benchmark '{name}' is unknown: one of {', '.join(BENCHMARKS)}")
+
+
+def _planned(study: "Study", supervision: str, unlabelled: str) -> "Study":
+    """Ask doctors for something else, or use the other slices otherwise; named so in the study."""
+    from dataclasses import replace
+
+    from pydantic import ValidationError
+
+    from algorithms.contracts.model_package import AdaptationPlan, StudyPlan
+
+    default = study.plan.adaptation
+    changes = {"supervision": supervision, "unlabelled": unlabelled}
+    named = [v for k, v in changes.items() if v != getattr(default, k)]
+    if not named:
+        return study
+    try:
+        adaptation = AdaptationPlan.model_validate(default.model_dump() | changes)
+    except ValidationError as error:
+        said = error.errors()[0]
+        option = f"--{said['loc'][0]}: " if said["loc"] else ""
+        raise DataError(option + said["msg"].removeprefix("Value error, ")) from None
+    plan = StudyPlan.model_validate(study.plan.model_dump() | {"adaptation": adaptation})
+    name = "-".join([study.name, *named]).replace("_", "-")
+    return replace(study, name=name, plan=plan)
 
 
 def _choose(study: "Study", source: str | None, targets: list[str]) -> "Study":

@@ -3,6 +3,7 @@ import sys
 import pytest
 
 from evaluation import cli
+from evaluation.benchmarks.studies import phantom_study
 from tests.evaluation.benchmarks.few_label_packs import (
     make_few_labels_tiny,
     write_atria,
@@ -76,3 +77,32 @@ def test_an_unknown_method_is_named(run, tmp_path) -> None:
     code, _, err = run("acdc-scribble", "--packs", tmp_path, "--methods", "DMPLS,magic")
     assert code == 2
     assert "'magic' is unknown: one of partial cross-entropy, DMPLS" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--supervision", "clicks"], "--supervision: Input should be 'dense' or 'scribble'"),
+        (["--unlabelled", "all"], "--unlabelled: Input should be 'pseudo_labels'"),
+        (["--supervision", "scribble", "--unlabelled", "dual_task"], "has no level set"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_one_line(monkeypatch, capsys, arguments, expected) -> None:
+    monkeypatch.setattr(sys, "argv", ["fedgtv-evaluate", "demo", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_another_plan_is_another_study() -> None:
+    study = phantom_study("cpu")
+    assert cli._planned(study, "dense", "pseudo_labels") is study
+    scribbled = cli._planned(study, "scribble", "none")
+    assert scribbled.name == "phantom-scribble-none"
+    assert scribbled.plan.adaptation.supervision == "scribble"
+    changed = scribbled.plan.model_dump()
+    for key in ("supervision", "unlabelled"):
+        changed["adaptation"][key] = study.plan.model_dump()["adaptation"][key]
+    assert changed == study.plan.model_dump()
+    assert cli._planned(study, "dense", "dual_task").name == "phantom-dual-task"
