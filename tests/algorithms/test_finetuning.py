@@ -152,7 +152,7 @@ def test_a_network_learns_from_scribbles_and_slices_that_nobody_drew_on() -> Non
     finetune(
         network,
         [*drawn, *bare],
-        schedule(120),
+        schedule(80),
         patch_yx=(SIDE, SIDE),
         seed=0,
         supervision="scribble",
@@ -164,7 +164,7 @@ def test_a_network_learns_from_few_contours_and_slices_without() -> None:
     known = [LabelledSlice(image, mask.astype(np.uint8)) for image, mask in pictures(4)]
     bare = [bare_slice(image) for image, _ in pictures(16, seed=1)]
     network = build_network(NetworkSpec(base_channels=4, levels=3))
-    finetune(network, known, schedule(150), patch_yx=(SIDE, SIDE), seed=0, dual_task=bare)
+    finetune(network, known, schedule(100), patch_yx=(SIDE, SIDE), seed=0, dual_task=bare)
     assert score(network) > 0.8
 
 

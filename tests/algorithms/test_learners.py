@@ -95,9 +95,7 @@ def make(kind: str, name: str) -> tuple[Learner, object]:
 
 
 def schedule(iterations: int, validate_every: int) -> TrainingSchedule:
-    return TrainingSchedule(
-        iterations=iterations, learning_rate=0.05, validate_every=validate_every
-    )
+    return TrainingSchedule(iterations=iterations, learning_rate=0.1, validate_every=validate_every)
 
 
 def assert_same(one: dict, other: dict) -> None:
@@ -108,8 +106,9 @@ def assert_same(one: dict, other: dict) -> None:
 @pytest.mark.parametrize(("kind", "name"), METHODS)
 def test_it_learns_what_the_target_looks_like(kind, name) -> None:
     learner, draw = make(kind, name)
-    steps = 60 if kind == "scribble" else 150  # level sets take longer to begin
-    train(learner, draw, schedule(steps, steps), seed=0)
+    fast = {"optimiser": "adam", "learning_rate": 0.02} if kind == "scribble" else {}
+    steps = 30 if kind == "scribble" else 120  # level sets take longer to begin
+    train(learner, draw, schedule(steps, steps).model_copy(update=fast), seed=0)
     images, *_ = draw(np.random.default_rng(9))
     truth = images > 1.0
     with torch.no_grad():
@@ -120,26 +119,20 @@ def test_it_learns_what_the_target_looks_like(kind, name) -> None:
 
 
 @pytest.mark.parametrize(("kind", "name"), METHODS)
-def test_a_killed_run_ends_in_the_same_weights(kind, name) -> None:
+def test_a_killed_run_ends_in_the_same_weights_and_leaves_global_randomness_alone(
+    kind, name
+) -> None:
     saved: list[TrainingState] = []
     whole, draw = make(kind, name)
+    before = torch.get_rng_state()
     train(whole, draw, schedule(4, 2), seed=1, save=lambda s: saved.append(copy.deepcopy(s)))
+    assert torch.equal(torch.get_rng_state(), before)
     resumed, _ = make(kind, name)
     with torch.no_grad():
         for parameter in resumed.parameters():
             parameter.add_(1.0)  # whatever it starts from, the checkpoint decides
     train(resumed, draw, schedule(4, 2), seed=1, state=saved[0])
     assert_same(whole.state_dict(), resumed.state_dict())
-
-
-@pytest.mark.parametrize(("kind", "name"), METHODS)
-def test_global_randomness_is_left_alone(kind, name) -> None:
-    learner, draw = make(kind, name)
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    train(learner, draw, schedule(1, 1), seed=0)
-    assert torch.equal(torch.rand(3), expected)
 
 
 @pytest.mark.parametrize("make_dual", [DualBranch, DualTask])

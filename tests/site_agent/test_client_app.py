@@ -85,6 +85,7 @@ def test_status_counts_open_tasks_of_the_approved_package(home: SiteHome) -> Non
                     rank=z,
                     role="chosen",
                     score=0.0,
+                    kind="contour",
                     state=state,
                 )
             )
