@@ -7,7 +7,7 @@ A plan says what doctors draw and what is done with slices that nobody annotated
 - contours and dual-task consistency: (5-7), the other slices being the unlabelled half of a batch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -28,6 +28,7 @@ from algorithms.networks import DualBranch, DualTask, UNet2d
 from algorithms.scribble_supervision import MixedPseudoLabels, ScribbleBatch
 from algorithms.signed_distance import level_set
 from algorithms.training import (
+    Draw,
     Learner,
     Progress,
     Save,
@@ -152,9 +153,6 @@ def _patch(
         maps.append(item.level_set)
     image = np.pad(item.image[cut], padding, mode="symmetric")
     return [image, *(np.pad(part[cut], padding) for part in maps)]
-
-
-Draw = Callable[[np.random.Generator], Any]
 
 
 class ContourLearner(Learner[tuple[Tensor, Tensor, Tensor]]):

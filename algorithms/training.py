@@ -74,6 +74,7 @@ class TrainingState:
     best_score: float = -1.0
 
 
+Draw = Callable[[np.random.Generator], Any]  # draws a batch
 Validate = Callable[[nn.Module], float]
 Save = Callable[[TrainingState], None]
 Progress = Callable[[int, int, float], None]

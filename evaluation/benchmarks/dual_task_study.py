@@ -32,8 +32,8 @@ from algorithms.semi_supervised_comparators.two_views import (
     CrossPseudoSupervision,
 )
 from algorithms.signed_distance import level_sets
-from algorithms.training import Learner, apply
-from evaluation.benchmarks.few_labels import Draw, FewLabelStudy, Preset, TestCase
+from algorithms.training import Draw, Learner, apply
+from evaluation.benchmarks.few_labels import FewLabelStudy, Preset, TestCase
 from evaluation.benchmarks.image_packs import pack_patients, read_volumes
 
 _REVISION = 1  # raised when a method changes, so that results of before are not read

@@ -16,7 +16,7 @@ from torch import nn
 
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.model_package import TrainingSchedule
-from algorithms.training import Learner
+from algorithms.training import Draw, Learner
 from evaluation.benchmarks.image_packs import Spacing
 from evaluation.benchmarks.training_files import read_rows, train_resumably, write_rows
 from evaluation.case_metrics import measure_case
@@ -24,7 +24,6 @@ from evaluation.case_metrics import measure_case
 Preset = Literal["cpu", "full"]
 Row = dict[str, Any]
 Log = Callable[[str], None]
-Draw = Callable[[np.random.Generator], Any]
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,8 +35,8 @@ from algorithms.scribble_comparators.two_branches import (
 )
 from algorithms.scribble_comparators.ustm import Ustm
 from algorithms.scribble_supervision import MixedPseudoLabels, ScribbleBatch
-from algorithms.training import Learner, apply
-from evaluation.benchmarks.few_labels import Draw, FewLabelStudy, Preset, TestCase
+from algorithms.training import Draw, Learner, apply
+from evaluation.benchmarks.few_labels import FewLabelStudy, Preset, TestCase
 from evaluation.benchmarks.image_packs import pack_patients, read_volumes
 
 _REVISION = 1  # raised when a method changes, so that results of before are not read
