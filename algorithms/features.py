@@ -1,6 +1,7 @@
-"""One latent vector per slice: what the network sees where it finds the target, (6-2)."""
+"""What the network makes of every slice: one latent vector (6-2), and how sure it is."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -53,7 +54,87 @@ def pooled_feature(
     return pooled / size[:, None]
 
 
+@dataclass(frozen=True, eq=False)
+class SliceDescription:
+    """What a model says about `n` slices, without any label; rows are slices.
+
+    Attributes:
+        features: float32 `[n, 256]`, (6-2); zeros where no foreground is predicted.
+        embedding: float32 `[n, c]`, the coarsest features of the encoder, averaged over the slice:
+            what it looks like, whether or not the target is found.
+        foreground_share: float32 `[n]`, part of the pixels that are predicted foreground.
+        least_confidence: float32 `[n]`, mean over pixels of the lowest class probability: (2-14).
+        margin: float32 `[n]`, mean of the best minus the second best: (2-15).
+        entropy: float32 `[n]`, mean of the Shannon entropy in nats: (2-16).
+    """
+
+    features: NDArray[np.float32]
+    embedding: NDArray[np.float32]
+    foreground_share: NDArray[np.float32]
+    least_confidence: NDArray[np.float32]
+    margin: NDArray[np.float32]
+    entropy: NDArray[np.float32]
+
+    def rows(self, chosen: NDArray[np.intp]) -> "SliceDescription":
+        """Return some of the slices, or all in another order."""
+        return SliceDescription(*(getattr(self, field.name)[chosen] for field in fields(self)))
+
+
 @torch.inference_mode()
+def describe_slices(
+    model: UNet2d,
+    images: Sequence[ImageArray] | ImageArray,
+    *,
+    patch_yx: tuple[int, int] = (1, 1),
+    batch_size: int = 16,
+    weighting: Weighting = "foreground_mask",
+) -> SliceDescription:
+    """Describe every slice in one pass, without augmentation.
+
+    Args:
+        model: the network, left in evaluation mode.
+        images: preprocessed slices, float32 `[h, w]` each; sizes may differ.
+        patch_yx: size of the training patches; smaller slices are mirrored outwards to it.
+        batch_size: slices of one size computed together.
+        weighting: see `pooled_feature`.
+    """
+    model.eval()
+    place = next(model.parameters()).device
+    order: list[int] = []
+    parts: list[list[NDArray[np.float32]]] = [[] for _ in fields(SliceDescription)]
+    for indices in _batches_of_one_size(images, batch_size):
+        batch = np.stack([images[i] for i in indices])
+        padded, (rows_y, columns_x) = mirror_outwards(batch, stride=model.stride, patch_yx=patch_yx)
+        encoded = model.encode(torch.from_numpy(padded)[:, None].to(place))
+        features = model.decode(encoded)[:, :, rows_y, columns_x]
+        logits = model.head(features)
+        found = (
+            pooled_feature(features, logits, weighting=weighting),
+            encoded[-1].mean(dim=(2, 3)),
+            *_pixel_means(logits),
+        )
+        order += indices
+        for part, rows in zip(parts, found, strict=True):
+            part.append(rows.float().cpu().numpy())
+    back = np.argsort(order)
+    return SliceDescription(*(np.concatenate(part)[back] for part in parts))
+
+
+def _pixel_means(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return foreground share, least confidence, margin and entropy of `[B, classes, Y, X]`."""
+    probability = logits.softmax(dim=1)
+    best = probability.topk(2, dim=1).values
+    entropy = -torch.xlogy(probability, probability).sum(dim=1)
+    figures = (
+        (probability.argmax(dim=1) > 0).float(),
+        probability.amin(dim=1),
+        best[:, 0] - best[:, 1],
+        entropy,
+    )
+    foreground, lowest, margin, entropies = (figure.mean(dim=(1, 2)) for figure in figures)
+    return foreground, lowest, margin, entropies
+
+
 def latent_features(
     model: UNet2d,
     images: Sequence[ImageArray] | ImageArray,
@@ -62,29 +143,10 @@ def latent_features(
     batch_size: int = 16,
     weighting: Weighting = "foreground_mask",
 ) -> NDArray[np.float32]:
-    """Compute the latent vector of every slice (6-2), without augmentation.
-
-    Args:
-        model: the network, left in evaluation mode.
-        images: preprocessed slices, float32 `[h, w]` each; sizes may differ.
-        patch_yx: size of the training patches; smaller slices are mirrored outwards to it.
-        batch_size: slices of one size computed together.
-        weighting: see `pooled_feature`.
-
-    Returns:
-        float32 `[n, 256]`, in the order of `images`.
-    """
-    model.eval()
-    place = next(model.parameters()).device
-    rows = np.zeros((len(images), GRID_YX[0] * GRID_YX[1]), dtype=np.float32)
-    for indices in _batches_of_one_size(images, batch_size):
-        batch = np.stack([images[i] for i in indices])
-        padded, (rows_y, columns_x) = mirror_outwards(batch, stride=model.stride, patch_yx=patch_yx)
-        everywhere = model.penultimate(torch.from_numpy(padded)[:, None].to(place))
-        features = everywhere[:, :, rows_y, columns_x]
-        pooled = pooled_feature(features, model.head(features), weighting=weighting)
-        rows[indices] = pooled.cpu().numpy()
-    return rows
+    """Compute the latent vector of every slice (6-2): float32 `[n, 256]`; see `describe_slices`."""
+    return describe_slices(
+        model, images, patch_yx=patch_yx, batch_size=batch_size, weighting=weighting
+    ).features
 
 
 def _batches_of_one_size(images: Sequence[ImageArray] | ImageArray, size: int) -> list[list[int]]:

@@ -34,6 +34,9 @@ BENCHMARKS = {
     "interactive-speed": "how long a click takes, beside other engines",
     "acdc-scribble": "learning from scribbles, beside every comparator (needs --packs)",
     "la-dual-task": "learning from 8 contoured volumes and 8 without (needs --packs)",
+    "heart-hospitals": "asking about few slices, Dijon to Toronto (needs --packs)",
+    "sts-vendors": "asking about few slices, one scanner to others (needs --packs)",
+    "phantom-hospitals": "asking about few slices, phantom hospitals",
     "few-label-speed": "what a training step of either costs, beside the published one",
 }
 
@@ -94,7 +97,7 @@ def benchmark(
     packs: Annotated[
         Path | None, typer.Option(help="Folder that holds the packs acdc/ scd/ sts/ ...")
     ] = None,
-    source: Annotated[str | None, typer.Option(help="Other source hospital.")] = None,
+    source: Annotated[str | None, typer.Option(help="Other source hospital, or pack.")] = None,
     target: Annotated[list[str], typer.Option(help="Only these targets.")] = [],  # noqa: B006
     seeds: Annotated[int, typer.Option(min=1, help="Runs with seeds 0..n-1.")] = 3,
     preset: Annotated[str, typer.Option(help="'cpu' or 'full'.")] = "cpu",
@@ -119,7 +122,9 @@ def benchmark(
     ] = False,
     methods: Annotated[
         str | None,
-        typer.Option(help="'acdc-scribble', 'la-dual-task': only these, parted by commas."),
+        typer.Option(
+            help="Only these methods (few labels) or strategies (hospitals), parted by commas."
+        ),
     ] = None,
 ) -> None:
     """Run a benchmark over seeds and print mean and spread.
@@ -128,6 +133,10 @@ def benchmark(
     """
     if name in ("acdc-scribble", "la-dual-task"):
         _few_labels(name, packs, output, range(seeds), preset, _names(methods or ""), json_file)
+        return
+    if name in ("heart-hospitals", "sts-vendors", "phantom-hospitals"):
+        hospitals = (source or "", *target)
+        _adaptation(name, packs, output, range(seeds), preset, hospitals, methods or "", json_file)
         return
     if name == "few-label-speed":
         from evaluation.benchmarks.few_label_speed import few_label_speed_table, run_few_label_speed
@@ -303,6 +312,56 @@ def _few_labels(
     summary = few_label_summary(rows)
     print(f"\n### {name}, preset {preset}, {len(seeds)} seeds\n")
     print(few_label_table(summary, study.upper_bound))
+    _write(
+        json_file, name, began, len(seeds), rows, {"settings": study.settings, "summary": summary}
+    )
+
+
+def _adaptation(
+    name: str,
+    packs: Path | None,
+    output: Path,
+    seeds: range,
+    preset: str,
+    hospitals: tuple[str, ...],
+    strategies: str,
+    json_file: Path | None,
+) -> None:
+    from evaluation.benchmarks.adaptation_benchmarks import (
+        CURVE,
+        HEART,
+        OWN,
+        adaptation_study,
+        standard_arms,
+    )
+    from evaluation.benchmarks.adaptation_study import run_adaptation
+    from evaluation.benchmarks.adaptation_table import (
+        adaptation_summary,
+        adaptation_table,
+        comparison_table,
+    )
+
+    _check_preset(preset)
+    if any(hospitals) and name != HEART:
+        raise DataError(f"--source and --target choose packs for {HEART} alone")
+    if len(hospitals) > 2:
+        raise DataError("give one --target: a benchmark adapts to one hospital at a time")
+    began = time.monotonic()
+    kind: Preset = "full" if preset == "full" else "cpu"
+    source, *target = hospitals
+    study = adaptation_study(name, kind, packs, source=source, target="".join(target))
+    arms = standard_arms(_names(strategies))
+    folder = output / f"{name}-{preset}" / study.inputs.replace(":", "-").replace(" ", "-")[:40]
+    rows = run_adaptation(study, folder, arms, seeds=seeds)
+    for seed, hospital, fold in sorted({(r["seed"], r["hospital"], r["fold"]) for r in rows}):
+        unit = (seed, hospital, fold)
+        tested = {r["patient"] for r in rows if (r["seed"], r["hospital"], r["fold"]) == unit}
+        print(f"tested, {hospital}, seed {seed}, fold {fold}: {', '.join(sorted(tested))}")
+    summary = adaptation_summary(rows)
+    print(f"\n### {name}, preset {preset}, {len(seeds)} seeds\n")
+    print(adaptation_table(summary))
+    own = OWN if OWN in {arm.strategy for arm in arms} else arms[0].strategy
+    print(f"\n{comparison_table(rows, own, CURVE)}")
     _write(
         json_file, name, began, len(seeds), rows, {"settings": study.settings, "summary": summary}
     )

@@ -38,7 +38,7 @@ from algorithms.contracts.model_package import (
     TrainingSchedule,
 )
 from algorithms.contracts.site_report import AnnotationSummary, SiteReport, vendor_of
-from algorithms.features import latent_features
+from algorithms.features import describe_slices
 from algorithms.finetuning import (
     LabelledSlice,
     ValidationCase,
@@ -162,10 +162,10 @@ def _choose(
     patient_of = {case.case_id: case.patient_id for case in current.store.cases()}
     images = [image for case in cases for image in case.slices]
     patch_yx = current.manifest.preprocessing.patch_yx
-    features = latent_features(network, images, patch_yx=patch_yx)
+    described = describe_slices(network, images, patch_yx=patch_yx)
     budget = round(plan.annotation_budget * len(places))
     selection = select(
-        features,
+        described.features,
         reference_points,
         budget,
         strategy=plan.selection_strategy,
@@ -173,6 +173,7 @@ def _choose(
         if plan.budget_per_patient
         else None,
         representative=round(representative_share * budget),
+        described=described,
         rng=np.random.default_rng(current.seed),
     )
     return [

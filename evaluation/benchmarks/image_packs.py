@@ -84,6 +84,24 @@ PACK_TARGETS: dict[str, PackTarget] = {
 }
 
 
+def pack_target(name: str) -> PackTarget:
+    """Return what is known of a pack; of another folder, that all its labels are the target.
+
+    >>> pack_target("mine:2,3")
+    PackTarget(folder='mine', codes=(2, 3), swapped=False, spacing_zyx_mm=None, volumes=True)
+
+    Raises:
+        DataError: the codes after the colon are no whole numbers.
+    """
+    if name in PACK_TARGETS:
+        return PACK_TARGETS[name]
+    folder, _, codes = name.partition(":")
+    try:
+        return PackTarget(folder, tuple(int(code) for code in codes.split(",")) if codes else ())
+    except ValueError:
+        raise DataError(f"pack '{name}': give label codes as whole numbers: {folder}:1,2") from None
+
+
 def pack_patients(packs: Path, name: str) -> list[str]:
     """Return the patients of a pack, sorted.
 
@@ -98,15 +116,15 @@ def read_pack(packs: Path, name: str, patients: set[str] | None = None) -> Itera
 
     Args:
         packs: the folder that holds the packs.
-        name: a key of `PACK_TARGETS`.
+        name: a key of `PACK_TARGETS`, or a folder and perhaps label codes: see `pack_target`.
         patients: only these.
 
     Raises:
-        DataError: the pack is unknown, not there, or a file is broken.
+        DataError: the pack is not there, or a file is broken.
     """
-    codes = PACK_TARGETS[name].codes if name in PACK_TARGETS else ()
+    codes = pack_target(name).codes
     for volume in read_volumes(packs, name, patients):
-        mask = np.isin(volume.label, codes)
+        mask = np.isin(volume.label, codes) if codes else volume.label > 0
         if mask.any():
             yield PackCase(volume.name, volume.patient, volume.image, mask, volume.spacing_zyx_mm)
 
@@ -123,7 +141,7 @@ def read_volumes(packs: Path, name: str, patients: set[str] | None = None) -> It
         DataError: the pack is unknown, not there, or a file is broken.
     """
     files = _files(packs, name)
-    target = PACK_TARGETS[name]
+    target = pack_target(name)
     for file in files:
         if patients is not None and _patient(file) not in patients:
             continue
@@ -151,10 +169,13 @@ def read_volumes(packs: Path, name: str, patients: set[str] | None = None) -> It
 
 
 def _files(packs: Path, name: str) -> list[Path]:
-    if name not in PACK_TARGETS:
-        raise DataError(f"set '{name}' is unknown: one of {', '.join(PACK_TARGETS)}")
-    folder = packs / PACK_TARGETS[name].folder
+    folder = packs / pack_target(name).folder
     files = sorted(folder.glob("*.npz"))
+    if not files and name not in PACK_TARGETS:
+        raise DataError(
+            f"set '{name}' is unknown: one of {', '.join(PACK_TARGETS)}, or a folder of .npz files "
+            "in --packs"
+        )
     if not files:
         raise DataError(f"{folder}: no .npz files of the pack: give --packs, the folder above it")
     return files

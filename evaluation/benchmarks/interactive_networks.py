@@ -26,7 +26,7 @@ from algorithms.interactive_training import (
     cut_target,
     draw_clicks,
 )
-from evaluation.benchmarks.image_packs import PACK_TARGETS, pack_patients, read_pack
+from evaluation.benchmarks.image_packs import pack_patients, pack_target, read_pack
 from evaluation.benchmarks.shape_phantoms import shape_phantoms
 from evaluation.benchmarks.training_files import train_resumably
 
@@ -51,7 +51,7 @@ def training_targets(
             raise DataError("--sets needs --packs, the folder that holds the packs")
         patients = set(pack_patients(packs, name)) - held_back_patients(packs, name)
         for case in read_pack(packs, name, patients):
-            if dimensions == 3 and PACK_TARGETS[name].volumes:
+            if dimensions == 3 and pack_target(name).volumes:
                 targets.append(cut_target(case.image, case.mask))
             elif dimensions == 2:
                 targets += [

@@ -14,7 +14,7 @@ import numpy as np
 
 from algorithms.contracts.volume import ImageArray, MaskArray
 from algorithms.interactive_network import Encoding, InteractiveNetwork, default_network
-from evaluation.benchmarks.image_packs import PACK_TARGETS, pack_patients, read_pack
+from evaluation.benchmarks.image_packs import pack_patients, pack_target, read_pack
 from evaluation.benchmarks.interactive_networks import (
     SMALLEST_TARGET_PIXELS,
     Dimensions,
@@ -78,7 +78,7 @@ def study_cases(packs: Path, name: str, dimensions: Dimensions, most: int) -> li
 
 
 def _one_case(packs: Path, name: str, dimensions: Dimensions, patient: str) -> StudyCase | None:
-    if dimensions == 3 and not PACK_TARGETS[name].volumes:
+    if dimensions == 3 and not pack_target(name).volumes:
         return None
     for case in read_pack(packs, name, {patient}):
         if dimensions == 3:

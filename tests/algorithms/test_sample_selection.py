@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from algorithms.features import SliceDescription
 from algorithms.sample_selection import (
     DOMAIN_INVARIANT,
     DOMAIN_SPECIFIC,
@@ -18,6 +19,20 @@ POINTS = np.zeros((1, 2))  # with rows (r, 0) the distance is r squared
 def rows(*distances: float | None) -> np.ndarray:
     """Give rows at these distances from the origin; None is a slice without foreground."""
     return np.array([[0.0, 0.0] if d is None else [np.sqrt(d), 0.0] for d in distances])
+
+
+def described(features: np.ndarray) -> SliceDescription:
+    """What a model might say about slices: it follows from their features, so rows keep it."""
+    size = np.abs(features).sum(axis=1).astype(np.float32)
+    unsure = np.exp(-size / 3)
+    return SliceDescription(
+        features=features.astype(np.float32),
+        embedding=np.stack([size, np.sin(size), size % 2], axis=1),
+        foreground_share=size / 100,
+        least_confidence=unsure / 2,
+        margin=1 - unsure,
+        entropy=unsure,
+    )
 
 
 @st.composite
@@ -101,18 +116,18 @@ def test_a_slice_without_foreground_has_no_score() -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(problem=problems())
 def test_exactly_the_budget_is_chosen_without_duplicates(strategy, problem) -> None:
     features, points, budget = problem
-    chosen = select(features, points, budget, strategy=strategy)
+    chosen = select(features, points, budget, strategy=strategy, described=described(features))
     assert len(chosen.ids) == len(chosen.roles) == len(chosen.scores) == budget
     assert len(set(chosen.ids)) == budget
     assert set(chosen.ids) <= set(range(len(features)))
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(problem=problems(), seed=st.integers(0, 999))
 def test_the_order_of_the_rows_does_not_matter(strategy, problem, seed) -> None:
     features, points, budget = problem
@@ -120,7 +135,15 @@ def test_the_order_of_the_rows_does_not_matter(strategy, problem, seed) -> None:
     ids = rng.permutation(1000)[: len(features)]
     order = rng.permutation(len(features))
     one, other = (
-        select(f, points, budget, strategy=strategy, ids=i, rng=np.random.default_rng(seed))
+        select(
+            f,
+            points,
+            budget,
+            strategy=strategy,
+            ids=i,
+            described=described(f),
+            rng=np.random.default_rng(seed),
+        )
         for f, i in ((features, ids), (features[order], ids[order]))
     )
     assert (one.ids, one.roles) == (other.ids, other.roles)
@@ -155,7 +178,7 @@ def test_no_slice_left_out_is_nearer_or_farther_than_a_chosen_one(problem) -> No
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(problem=problems_of_patients(), seed=st.integers(0, 99))
 def test_with_patients_each_is_asked_for_their_share(strategy, problem, seed) -> None:
     features, points, budget, whose = problem
@@ -165,6 +188,7 @@ def test_with_patients_each_is_asked_for_their_share(strategy, problem, seed) ->
         budget,
         strategy=strategy,
         patients=list(whose),
+        described=described(features),
         rng=np.random.default_rng(seed),
     )
     assert len(set(chosen.ids)) == len(chosen.ids) == budget
@@ -182,6 +206,7 @@ def test_with_patients_each_is_asked_for_their_share(strategy, problem, seed) ->
         strategy=strategy,
         ids=list(order),
         patients=list(whose[order]),
+        described=described(features[order]),
         rng=np.random.default_rng(seed),
     )
     assert (chosen.ids, chosen.roles) == (again.ids, again.roles)
@@ -208,14 +233,22 @@ def test_representative_slices_are_spaced_evenly_whatever_they_show() -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(problem=problems_of_patients(), data=st.data())
 def test_every_patient_has_their_part_of_the_representative_slices(strategy, problem, data) -> None:
     features, points, budget, whose = problem
     representative = data.draw(st.integers(0, budget))
     # Which slices are representative does not depend on what the model makes of them.
     chosen, blind = (
-        select(f, points, budget, strategy=strategy, patients=whose, representative=representative)
+        select(
+            f,
+            points,
+            budget,
+            strategy=strategy,
+            patients=whose,
+            representative=representative,
+            described=described(f),
+        )
         for f in (features, np.ones_like(features))
     )
     assert len(set(chosen.ids)) == len(chosen.ids) == budget
@@ -238,6 +271,91 @@ def test_random_choice_comes_from_the_generator_alone() -> None:
         for s in (1, 1, 2)
     ]
     assert draws[0] == draws[1] != draws[2]
+
+
+# -- strategies beside STDR ---------------------------------------------------------------------
+
+
+def description(count: int, **figures) -> SliceDescription:
+    """Describe `count` slices alike, but for what is given."""
+    alike = {
+        "features": np.ones((count, 2), dtype=np.float32),
+        "embedding": np.zeros((count, 1), dtype=np.float32),
+        **dict.fromkeys(
+            ("foreground_share", "least_confidence", "margin", "entropy"),
+            np.full(count, 0.5, dtype=np.float32),
+        ),
+    }
+    given = {name: np.asarray(value, dtype=np.float32) for name, value in figures.items()}
+    return SliceDescription(**(alike | given))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "figures", "expected"),
+    [
+        ("least_confidence", {"least_confidence": [0.1, 0.4, 0.2]}, (1, 2)),
+        ("margin", {"margin": [0.1, 0.4, 0.2]}, (0, 2)),
+        ("entropy", {"entropy": [0.1, 0.4, 0.2]}, (1, 2)),
+    ],
+)
+def test_the_most_uncertain_slices_come_first(strategy, figures, expected) -> None:
+    told = description(3, **figures)
+    assert select(rows(1, 2, 3), POINTS, 2, strategy=strategy, described=told).ids == expected
+
+
+def test_with_two_classes_the_margin_asks_what_least_confidence_asks() -> None:
+    least = np.random.default_rng(0).uniform(0, 0.5, 20)
+    told = description(20, least_confidence=least, margin=1 - 2 * least)
+    one, other = (
+        select(rows(*range(1, 21)), POINTS, 7, strategy=s, described=told).ids
+        for s in ("least_confidence", "margin")
+    )
+    assert one == other
+
+
+def test_one_slice_of_every_cluster_is_chosen() -> None:
+    """Three heaps of equal slices: whatever their size, each is asked about once."""
+    places = np.repeat([[0.0], [10.0], [20.0]], [8, 1, 3], axis=0)
+    told = description(12, embedding=places)
+    chosen = select(
+        rows(*range(1, 13)), POINTS, 3, strategy="cluster_representative", described=told
+    )
+    assert {float(places[i, 0]) for i in chosen.ids} == {0.0, 10.0, 20.0}
+
+
+def test_the_discriminator_finds_what_does_not_look_like_the_source() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.normal(0, 1, (10, 4))
+    features = np.concatenate([rng.normal(0, 1, (12, 4)), rng.normal(6, 1, (4, 4))])
+    far = {12, 13, 14, 15}
+    assert set(select(features, points, 4, strategy="adversarial").ids) == far
+    told = description(16, entropy=[0.0] * 14 + [1.0, 1.0])
+    assert set(select(features, points, 2, strategy="aada", described=told).ids) == {14, 15}
+
+
+def test_minimum_happy_points_are_not_each_others_neighbours() -> None:
+    """Two heaps of slices, alike within: the second choice leaves the heap of the first."""
+    rng = np.random.default_rng(0)
+    places = np.concatenate([rng.normal(0, 0.1, (20, 3)), rng.normal(5, 0.1, (20, 3))])
+    told = description(40, embedding=places, entropy=[1.0] * 20 + [0.5] * 20)
+    first, *others = select(rows(*range(1, 41)), POINTS, 40, strategy="mhpl", described=told).ids
+    assert first < 20
+    assert {i // 20 for i in (first, *others[:10])} == {0, 1}
+
+
+def test_coverage_goes_evenly_through_slices_with_finding() -> None:
+    features = rows(None, 1, 1, 1, None, None, 1, 1, 1, None)
+    assert select(features, POINTS, 2, strategy="coverage").ids == (2, 7)
+    assert select(features, POINTS, 6, strategy="coverage").ids == (1, 2, 3, 6, 7, 8)
+    assert select(features, POINTS, 8, strategy="coverage").ids == (1, 2, 3, 6, 7, 8, 4, 9)
+
+
+@pytest.mark.parametrize(
+    "strategy", ["least_confidence", "margin", "entropy", "cluster_representative", "aada", "mhpl"]
+)
+def test_a_strategy_that_needs_a_description_says_so(strategy) -> None:
+    with pytest.raises(ValueError, match="describe_slices"):
+        select(rows(1, 2, 3), POINTS, 1, strategy=strategy)
 
 
 # -- mistakes ---------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from algorithms.interactive_network import InteractiveNetwork, InteractiveNetwor
 from algorithms.interactive_training import PRESETS, click_schedule
 from evaluation.benchmarks import interactive_networks as networks
 from evaluation.benchmarks import shape_phantoms
+from evaluation.benchmarks.image_packs import PACK_TARGETS
 
 PATIENTS = tuple(f"p{i}" for i in range(1, 7))
 HELD_BACK = {"p3", "p6"}
@@ -23,7 +24,7 @@ def ball(shape: tuple[int, ...] = (4, 32, 32), radius: float = 7.0) -> np.ndarra
 
 def write_case(packs: Path, name: str, patient: str, mask: np.ndarray, code: int = 1, **more):
     """Write a bright target on noise as a case of the pack."""
-    target = networks.PACK_TARGETS[name]
+    target = PACK_TARGETS[name]
     file = packs / target.folder / f"{patient}.npz"
     file.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(len(list(file.parent.iterdir()))).normal(0, 20, mask.shape)
@@ -38,7 +39,7 @@ def write_packs(packs: Path, *names: str, patients: tuple[str, ...] = PATIENTS) 
     """Write packs of one target per patient."""
     for name in names:
         for index, patient in enumerate(patients):
-            code = networks.PACK_TARGETS[name].codes[0]
+            code = PACK_TARGETS[name].codes[0]
             write_case(packs, name, patient, ball(radius=6.0 + 0.5 * index), code)
 
 
