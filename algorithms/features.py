@@ -116,6 +116,10 @@ def describe_slices(
         order += indices
         for part, rows in zip(parts, found, strict=True):
             part.append(rows.float().cpu().numpy())
+    if not order:
+        none = np.zeros(0, dtype=np.float32)
+        table = np.zeros((0, GRID_YX[0] * GRID_YX[1]), dtype=np.float32)
+        return SliceDescription(table, table[:, :0], none, none, none, none)
     back = np.argsort(order)
     return SliceDescription(*(np.concatenate(part)[back] for part in parts))
 

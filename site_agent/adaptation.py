@@ -50,7 +50,7 @@ from algorithms.inference import torch_predictor
 from algorithms.networks import UNet2d, build_network
 from algorithms.pseudo_labels import pseudo_label
 from algorithms.sample_selection import REPRESENTATIVE, select
-from algorithms.training import device
+from algorithms.training import Weights, device
 from evaluation.case_metrics import CaseMetrics, measure_case
 from evaluation.site_summary import (
     PatientRow,
@@ -64,6 +64,7 @@ from site_agent.case_workflow import RoundEvent
 from site_agent.checkpoints import file_sha256, load_state, load_weights, save_state, save_weights
 from site_agent.database import MeasurementRow, ReviewRow, RoundRow
 from site_agent.learning_data import PreparedCase, annotated_slice, fully_labelled, prepare
+from site_agent.model_store import Comparison, active_model, model_file, offer
 from site_agent.package_store import load_package
 from site_agent.progress import progress_bar
 from site_agent.segmentation import segment
@@ -200,6 +201,8 @@ def finetune_in_stages(current: Round) -> None:
     last, bare = "stage1", [bare_slice(image) for image in others]
     stage = partial(_stage, current, supervision=plan.supervision)
     stage("stage1", network, annotated, plan.stage1)
+    share = adapted_share(current)
+    (current.folder / SHARE_FILE).write_bytes(canonical_json(share))
     if plan.unlabelled != "none":
         last = "stage3"
         if plan.unlabelled == "dual_task":
@@ -207,23 +210,63 @@ def finetune_in_stages(current: Round) -> None:
         elif plan.supervision == "scribble":
             stage(last, network, annotated + bare, plan.stage3)
         else:
+            # Weights between the source's and stage 1's make better labels than stage 1's alone.
+            teacher = current.source_network()
+            teacher.load_state_dict(_towards(current, "stage1", share))
             pseudo_labelled = pseudo_label(
-                torch_predictor(network, patch_yx=recipe.patch_yx),
+                torch_predictor(teacher, patch_yx=recipe.patch_yx),
                 others,
                 min_confidence=plan.pseudo_label_min_confidence,
             )
             stage(last, network, annotated + pseudo_labelled, plan.stage3)
-    share = adapted_share(current)
-    (current.folder / SHARE_FILE).write_bytes(canonical_json(share))
-    adapted = interpolate_weights(
-        load_weights(current.package / MODEL_FILE),
-        load_weights(current.folder / f"{last}.safetensors"),
-        share,
-    )
-    save_weights(adapted, current.folder / f"{ADAPTED}.safetensors")
+    save_weights(_towards(current, last, share), current.folder / f"{ADAPTED}.safetensors")
+    offer_for_use(current)
     if plan.target_trained is not None and _all_have_references(current):
         labelled = fully_labelled(current.store, training, recipe)
         _stage(current, TARGET_TRAINED, current.source_network(), labelled, plan.target_trained)
+
+
+def _towards(current: Round, stage: str, share: float) -> Weights:
+    """Return the weights between the source model's and those a stage ended in."""
+    return interpolate_weights(
+        load_weights(current.package / MODEL_FILE),
+        load_weights(current.folder / f"{stage}.safetensors"),
+        share,
+    )
+
+
+def offer_for_use(current: Round) -> None:
+    """Compare the adapted model with the one in use, on the validation patients; offer it.
+
+    What is in use is the site's active model, or else the package's own. A model of another kind of
+    network, or of images prepared otherwise, cannot be compared here: then a person decides.
+    """
+    candidate, incumbent = current.folder / f"{ADAPTED}.safetensors", current.package / MODEL_FILE
+    active = active_model(current.store.engine)
+    comparable = True
+    if active is not None:
+        incumbent = model_file(current.store.home, active)
+        other = open_round(current.store, current.store.round(active.round_id)).manifest
+        mine = current.manifest
+        comparable = (other.network, other.preprocessing) == (mine.network, mine.preprocessing)
+    cases = _validation_cases(current)
+    validate = mean_dice(cases, patch_yx=current.manifest.preprocessing.patch_yx)
+    network = current.source_network()
+
+    def score(file: Path) -> float | None:
+        if validate is None:
+            return None
+        network.load_state_dict(load_weights(file))
+        return validate(network)
+
+    compared = Comparison(
+        patients=len(cases),
+        candidate_dsc=score(candidate),
+        incumbent_dsc=score(incumbent) if comparable else None,
+        margin=current.manifest.adaptation.promotion_margin,
+    )
+    store, weights = current.store, candidate.read_bytes()
+    offer(store.home, store.engine, weights, current.round_id, compared, actor=ACTOR)
 
 
 def adapted_share(current: Round) -> float:

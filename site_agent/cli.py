@@ -33,7 +33,13 @@ ledger_app = typer.Typer(
     help="See what left this hospital.\n\nExample: fedgtv-site ledger list --home SITE",
     no_args_is_help=True,
 )
+model_app = typer.Typer(
+    help="See the models this site's doctors taught, and which is in use.\n\n"
+    "Example: fedgtv-site model list --home SITE",
+    no_args_is_help=True,
+)
 app.add_typer(package_app, name="package")
+app.add_typer(model_app, name="model")
 app.add_typer(ledger_app, name="ledger")
 
 LONG_COMMANDS = {"work", "train-source"}
@@ -302,6 +308,57 @@ def package_approve(
     _, store = _open(home)
     approve(store.engine, package_id, actor="fedgtv-site package approve")
     console.print(f"{package_id}: approved")
+
+
+@model_app.command("list")
+def model_list(home: Home) -> None:
+    """List the models of this site, and how they did on its validation patients.
+
+    Example: fedgtv-site model list --home hospital-b
+    """
+    from site_agent.model_store import ACTIVE, models
+
+    _, store = _open(home)
+    rows = models(store.engine)
+    table = Table(padding=0)
+    for heading in ("model", "state", "validation patients", "Dice", "of what was in use"):
+        table.add_column(heading)
+    own = ACTIVE if all(row.state != ACTIVE for row in rows) else "retired"
+    table.add_row("the package's own", own, "", "", "")
+    for row in rows:
+        scores = (row.candidate_dsc, row.incumbent_dsc)
+        dice = ("-" if score is None else f"{100 * score:.1f} %" for score in scores)
+        table.add_row(row.sha256[:16], row.state, str(row.validation_patients), *dice)
+    console.print(table)
+
+
+@model_app.command("activate")
+def model_activate(
+    model: Annotated[str, typer.Argument(help="As 'model list' shows it.")], home: Home
+) -> None:
+    """Bring a model into use that the comparison held back, or that was in use before.
+
+    Example: fedgtv-site model activate --home hospital-b MODEL
+    """
+    from site_agent.model_store import activate
+
+    _, store = _open(home)
+    row = activate(store.engine, model, actor="fedgtv-site model activate")
+    console.print(f"{row.sha256[:16]}: in use")
+
+
+@model_app.command("rollback")
+def model_rollback(home: Home) -> None:
+    """Go back to the model that was in use before.
+
+    Example: fedgtv-site model rollback --home hospital-b
+    """
+    from site_agent.model_store import roll_back
+
+    _, store = _open(home)
+    before = roll_back(store.engine, actor="fedgtv-site model rollback")
+    now = "the package's own model" if before is None else before.sha256[:16]
+    console.print(f"{now}: in use")
 
 
 @ledger_app.command("list")

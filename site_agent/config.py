@@ -99,6 +99,11 @@ class SiteHome:
         return self.folder / "packages"
 
     @property
+    def models(self) -> Path:
+        """Weights that came out of rounds, by their hash."""
+        return self.folder / "models"
+
+    @property
     def rounds(self) -> Path:
         """Checkpoints and weights, one folder per adaptation round."""
         return self.folder / "rounds"

@@ -185,6 +185,21 @@ class MeasurementRow(Base):
     metrics: Mapped[dict[str, Any]]
 
 
+class SiteModelRow(Base):
+    """A model that this site's doctors taught; see `model_store`."""
+
+    __tablename__ = "site_models"
+
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.round_id"))
+    state: Mapped[str]  # candidate | active | retired
+    validation_patients: Mapped[int]
+    candidate_dsc: Mapped[float | None]
+    incumbent_dsc: Mapped[float | None]
+    offered_at: Mapped[datetime]
+    activated_at: Mapped[datetime | None]
+
+
 class AuditRow(Base):
     """One hash-chained entry of what happened; see `audit_log`."""
 

@@ -131,6 +131,8 @@ class AdaptationPlan(_Noun):
             patients (`algorithms.adapted_share.choose_share`).
         share_folds: into how many parts the annotated patients are put for it; at most one per
             patient.
+        promotion_margin: the adapted model comes into use at the site only if its mean Dice on the
+            site's validation patients is at most this much below that of the model in use.
         pseudo_label_min_confidence: pixels of stage 2 whose probability is nearer to one half carry
             no loss.
     """
@@ -146,6 +148,7 @@ class AdaptationPlan(_Noun):
     target_trained: TrainingSchedule | None = None
     adapted_share: float | None = Field(default=None, ge=0, le=1)
     share_folds: int = Field(default=2, ge=2)
+    promotion_margin: float = Field(default=0.01, ge=0, le=1)
     pseudo_label_min_confidence: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")

@@ -97,7 +97,7 @@ class AdaptationPreset:
     stage1: TrainingSchedule
     stage3: TrainingSchedule
     adapted_share: float = 0.4
-    min_confidence: float = 0.0
+    min_confidence: float = 0.8
     folds: int = 3
     reference_points: int = 10
 
@@ -334,20 +334,25 @@ class _Unit:
         patch = self.preset.recipe.patch_yx
         annotated = [self.pool[i] for i in chosen]
         finetune(network, annotated, self.preset.stage1, patch_yx=patch, seed=self.seed)
+        share = self.preset.adapted_share if arm.share is None else arm.share
         if arm.stages:
             others = [s.image for i, s in enumerate(self.pool) if i not in set(chosen)]
             pseudo = pseudo_label(
-                torch_predictor(network, patch_yx=patch),
+                torch_predictor(self._towards(network, share), patch_yx=patch),
                 others,
                 min_confidence=self.preset.min_confidence,
             )
             finetune(
                 network, annotated + pseudo, self.preset.stage3, patch_yx=patch, seed=self.seed
             )
-        adapted = {name: tensor.cpu().clone() for name, tensor in network.state_dict().items()}
-        source = {name: tensor.cpu() for name, tensor in self.source.state_dict().items()}
-        share = self.preset.adapted_share if arm.share is None else arm.share
-        network.load_state_dict(interpolate_weights(source, adapted, share))
+        return self._towards(network, share)
+
+    def _towards(self, adapted: UNet2d, share: float) -> UNet2d:
+        """Return the model between the source's and the adapted one."""
+        network = copy.deepcopy(adapted)
+        network.load_state_dict(
+            interpolate_weights(self.source.state_dict(), adapted.state_dict(), share)
+        )
         return network
 
     def _measure(self, network: UNet2d, patient: HospitalPatient, *, dsc_only: bool = False) -> Row:

@@ -22,12 +22,13 @@ from algorithms.networks import build_network
 from algorithms.sample_selection import REPRESENTATIVE
 from evaluation.overlap import dice
 from site_agent import audit_log
-from site_agent.adaptation import Round, advance, finetune_in_stages, open_round
+from site_agent.adaptation import Round, advance, finetune_in_stages, offer_for_use, open_round
 from site_agent.case_store import REFERENCE, REVIEWED, CaseStore
 from site_agent.case_workflow import RoundEvent
-from site_agent.checkpoints import file_sha256, load_weights, save_state
+from site_agent.checkpoints import file_sha256, load_weights, save_state, save_weights
 from site_agent.config import open_home
 from site_agent.database import MeasurementRow
+from site_agent.model_store import activate, active_model, model_file, models
 from site_agent.patient_split import assign_patients
 from site_agent.review import record_review
 from site_agent.simulated_annotator import annotate_open_tasks, review_cases
@@ -255,6 +256,46 @@ def test_a_round_that_failed_after_annotation_goes_on(finished, tmp_path) -> Non
     tasks = len(again.tasks(row.round_id))
     assert advance(open_round(again, row)) is RoundState.REPORTED
     assert len(again.tasks(row.round_id)) == tasks
+
+
+# -- which model comes into use ---------------------------------------------------------------
+
+
+def test_the_adapted_model_is_compared_on_the_validation_patients(finished) -> None:
+    (row,) = models(finished.engine)
+    assert row.sha256 == file_sha256(model_file(finished.home, row))
+    assert row.validation_patients == len(finished.cases(Split.VALIDATION)) == 1
+    assert row.candidate_dsc is not None
+    assert row.incumbent_dsc is not None
+    not_worse = row.candidate_dsc >= row.incumbent_dsc - 0.01
+    assert (row.state == "active") is not_worse
+
+
+def test_a_model_that_unlearnt_the_target_is_held_back(finished, tmp_path) -> None:
+    again = restarted(finished, tmp_path / "home", without=())
+    current = open_round(again, round_of(again))
+    (before,) = models(again.engine)
+    activate(again.engine, before.sha256, actor="test")
+    network = build_network(current.manifest.network, seed=99)
+    torch.nn.init.zeros_(network.head.weight)
+    network.head.bias.data = torch.tensor([5.0, -5.0])  # finds nothing anywhere
+    save_weights(dict(network.state_dict()), current.folder / "adapted.safetensors")
+    offer_for_use(current)
+    bad = next(row for row in models(again.engine) if row.sha256 != before.sha256)
+    assert bad.state == "candidate"
+    assert bad.candidate_dsc < bad.incumbent_dsc
+    in_use = active_model(again.engine)
+    assert in_use is not None
+    assert in_use.sha256 == before.sha256
+
+
+def test_without_validation_patients_a_person_decides(package, tmp_path) -> None:
+    home, store = make_target(tmp_path / "home", package, validation_share=0.0)
+    work(home, store)
+    annotate_open_tasks(store)
+    work(home, store)
+    (row,) = models(store.engine)
+    assert (row.state, row.validation_patients, row.candidate_dsc) == ("candidate", 0, None)
 
 
 # -- other hospitals --------------------------------------------------------------------------

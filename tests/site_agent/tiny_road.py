@@ -37,7 +37,7 @@ def make_package(folder: Path, plan: StudyPlan) -> TinyPackage:
 
 def make_target(folder: Path, package: TinyPackage, *, patients: int = 6, **settings):
     """Make a target hospital with other patients; its package is stored and approved."""
-    home = make_home(folder, trusted_key=public_hex(package.key), **SHARES, **settings)
+    home = make_home(folder, trusted_key=public_hex(package.key), **SHARES | settings)
     store = filled_store(home, patients, first_seed=100, contrast=30.0)
     install(home, store, package)
     return home, store

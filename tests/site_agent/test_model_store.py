@@ -1,0 +1,182 @@
+import sys
+
+import pytest
+from sqlalchemy.orm import Session
+
+from algorithms.contracts.canonical_json import sha256_hex
+from algorithms.contracts.errors import DataError
+from site_agent import audit_log, cli
+from site_agent.database import (
+    AuditRow,
+    PackageRow,
+    RoundRow,
+    open_database,
+    transaction,
+    utc_now,
+)
+from site_agent.model_store import (
+    Comparison,
+    activate,
+    active_model,
+    model_file,
+    models,
+    offer,
+    roll_back,
+)
+from tests.phantoms import filled_store, make_home
+
+BETTER = Comparison(patients=3, candidate_dsc=0.82, incumbent_dsc=0.80, margin=0.01)
+WORSE = Comparison(patients=3, candidate_dsc=0.75, incumbent_dsc=0.80, margin=0.01)
+UNKNOWN = Comparison(patients=0, candidate_dsc=None, incumbent_dsc=None, margin=0.01)
+
+
+@pytest.fixture
+def home(tmp_path):
+    return make_home(tmp_path / "site")
+
+
+@pytest.fixture
+def engine(home):
+    store = filled_store(home, 1)
+    package = PackageRow(
+        package_id="p" * 64,
+        model_version="1.0.0",
+        signed_by="k",
+        state="approved",
+        received_at=utc_now(),
+    )
+    with transaction(store.engine) as session:
+        session.add(package)
+    for seed in range(3):
+        store.start_round("p" * 64, seed=seed)
+    return store.engine
+
+
+@pytest.fixture
+def put_up(home, engine):
+    """Offer a model whose weights are these letters; its hash is remembered by them."""
+
+    def put_up(name: str, compared: Comparison):
+        with Session(engine) as session:
+            round_id = session.query(RoundRow).first().round_id
+        return offer(home, engine, name.encode(), round_id, compared, actor="worker")
+
+    return put_up
+
+
+HASH = {name: sha256_hex(name.encode()) for name in "abcd"}
+
+
+def in_use(engine) -> str | None:
+    row = active_model(engine)
+    return None if row is None else letter(row)
+
+
+def letter(row) -> str:
+    return next(name for name, value in HASH.items() if value == row.sha256)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "incumbent", "passes"),
+    [
+        (0.80, 0.80, True),
+        (0.79, 0.80, True),
+        (0.7899, 0.80, False),
+        (0.95, None, False),
+        (None, None, False),
+    ],
+)
+def test_the_gate_lets_through_what_is_not_worse_by_more_than_the_margin(
+    candidate, incumbent, passes
+) -> None:
+    margin = 0.01 + 1e-9  # 0.80 - 0.01 is no double
+    assert Comparison(4, candidate, incumbent, margin).passes is passes
+
+
+def test_a_better_model_comes_into_use_and_a_worse_or_unknown_one_waits(
+    home, engine, put_up
+) -> None:
+    assert in_use(engine) is None
+    assert put_up("a", WORSE).state == "candidate"
+    assert put_up("b", UNKNOWN).state == "candidate"
+    assert in_use(engine) is None
+    assert put_up("c", BETTER).state == "active"
+    put_up("d", BETTER)
+    assert in_use(engine) == "d"
+    assert [model_file(home, row).read_bytes() for row in models(engine)] == [
+        b"a",
+        b"b",
+        b"c",
+        b"d",
+    ]
+    assert [row.state for row in models(engine)] == ["candidate", "candidate", "retired", "active"]
+
+
+def test_a_model_is_offered_once(engine, put_up) -> None:
+    put_up("a", BETTER)
+    roll_back(engine, actor="it")
+    put_up("a", BETTER)  # the worker was killed and works again
+    assert in_use(engine) is None
+
+
+def test_rolling_back_goes_one_step_at_a_time_to_the_packages_own(engine, put_up) -> None:
+    for name in "abc":
+        put_up(name, BETTER)
+    assert letter(roll_back(engine, actor="it")) == "b"
+    assert letter(roll_back(engine, actor="it")) == "a"
+    assert roll_back(engine, actor="it") is None
+    assert in_use(engine) is None
+    with pytest.raises(DataError, match="nothing to go back"):
+        roll_back(engine, actor="it")
+
+
+def test_a_person_may_activate_what_was_held_back(engine, put_up) -> None:
+    put_up("a", BETTER)
+    put_up("b", WORSE)
+    assert activate(engine, HASH["b"][:9], actor="dr").state == "active"
+    assert in_use(engine) == "b"
+    assert letter(roll_back(engine, actor="it")) == "a"
+    for name, words in (("x", "no model"), ("", "several"), ("%", "no model")):
+        with pytest.raises(DataError, match=words):
+            activate(engine, name, actor="dr")
+
+
+def test_every_step_is_in_the_audit_log(engine, put_up) -> None:
+    put_up("a", BETTER)
+    put_up("b", WORSE)
+    activate(engine, HASH["b"], actor="dr")
+    roll_back(engine, actor="it")
+    with Session(engine) as session:
+        rows = session.query(AuditRow).order_by(AuditRow.sequence).all()
+        found = [(r.event, r.actor, r.detail) for r in rows if r.event.startswith("model_")]
+        assert audit_log.verify(session) >= len(found)
+    assert found == [
+        ("model_offered", "worker", {"passes": True}),
+        ("model_activated", "worker", {}),
+        ("model_offered", "worker", {"passes": False}),
+        ("model_activated", "dr", {}),
+        ("model_rolled_back", "it", {}),
+    ]
+
+
+def test_the_commands_list_activate_and_roll_back(
+    engine, put_up, home, monkeypatch, capsys
+) -> None:
+    put_up("a", WORSE)
+
+    def run(*arguments) -> str:
+        monkeypatch.setattr(
+            sys, "argv", ["fedgtv-site", "model", *arguments, "--home", str(home.folder)]
+        )
+        with pytest.raises(SystemExit):
+            cli.main()
+        printed = capsys.readouterr()
+        return printed.out + printed.err
+
+    listed = run("list")
+    assert "the package's own" in listed
+    assert "75.0 %" in listed
+    assert f"{HASH['a'][:16]}: in use" in run("activate", HASH["a"][:8])
+    assert "the package's own model: in use" in run("rollback")
+    assert "nothing to go back from" in run("rollback")
+    assert in_use(open_database(home.database_url)) is None
