@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from algorithms.contracts.messages import RoundState
 from algorithms.contracts.model_package import (
     MODEL_FILE,
     REFERENCE_POINTS_FILE,
+    AdaptationPlan,
     Manifest,
     Supervision,
     TrainingSchedule,
@@ -143,12 +144,30 @@ def select_slices(current: Round) -> RoundState:
         network = current.source_network()
         points = np.load(current.package / REFERENCE_POINTS_FILE, allow_pickle=False)
         plan = current.manifest.adaptation
-        parts = {Split.TRAINING: plan.representative_share, Split.VALIDATION: 1.0}
-        for split, representative in parts.items():
-            choices += _choose(current, network, points, _prepared(current, split), representative)
+        representative = {Split.TRAINING: plan.representative_share, Split.VALIDATION: 1.0}
+        cases = {split: _prepared(current, split) for split in representative}
+        slices = sum(len(case.slices) for part in cases.values() for case in part)
+        budget = budget_share(plan, slices, current.store.annotation_seconds())
+        for split, part in cases.items():
+            choices += _choose(current, network, points, part, budget, representative[split])
     kind = _KINDS[current.manifest.adaptation.supervision]
     current.store.open_tasks(current.round_id, choices, actor=ACTOR, kind=kind)
     return RoundState(current.store.round(current.round_id).state)
+
+
+def budget_share(plan: AdaptationPlan, slices: int, seconds: Sequence[float]) -> float:
+    """Return the share of `slices` that doctors are asked for.
+
+    Args:
+        plan: names a share, and perhaps minutes.
+        slices: of all patients who may be asked about.
+        seconds: how long this site's doctors took for a slice so far; without them the plan's share
+            holds.
+    """
+    if plan.annotation_minutes is None or not seconds or not slices:
+        return plan.annotation_budget
+    affordable = int(60.0 * plan.annotation_minutes / max(median(seconds), 1e-3))
+    return min(max(affordable, 1) / slices, 1.0)
 
 
 def _choose(
@@ -156,6 +175,7 @@ def _choose(
     network: UNet2d,
     reference_points: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
     cases: Sequence[PreparedCase],
+    budget_share: float,
     representative_share: float,
 ) -> list[SliceChoice]:
     plan = current.manifest.adaptation
@@ -164,7 +184,7 @@ def _choose(
     images = [image for case in cases for image in case.slices]
     patch_yx = current.manifest.preprocessing.patch_yx
     described = describe_slices(network, images, patch_yx=patch_yx)
-    budget = round(plan.annotation_budget * len(places))
+    budget = round(budget_share * len(places))
     selection = select(
         described.features,
         reference_points,

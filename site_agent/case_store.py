@@ -366,6 +366,16 @@ class CaseStore:
         with Session(self.engine) as session:
             return list(session.scalars(statement))
 
+    def annotation_seconds(self) -> list[float]:
+        """Return how long people took for each slice that they annotated, in any round."""
+        statement = select(AnnotationTaskRow.active_s).where(
+            AnnotationTaskRow.state == "done",
+            AnnotationTaskRow.active_s.is_not(None),
+            AnnotationTaskRow.provenance != Provenance.SIMULATED.value,
+        )
+        with Session(self.engine) as session:
+            return [seconds for seconds in session.scalars(statement) if seconds is not None]
+
     def complete_task(
         self,
         task_id: int,

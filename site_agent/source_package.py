@@ -25,7 +25,7 @@ from algorithms.contracts.model_package import (
 from algorithms.features import latent_features
 from algorithms.finetuning import finetune, mean_dice
 from algorithms.networks import UNet2d, build_network
-from algorithms.reference_points import fit_reference_points
+from algorithms.reference_points import FEWEST_PATIENTS, fit_reference_points
 from algorithms.sample_selection import STRATEGIES
 from evaluation.overlap import dice
 from site_agent.case_store import CaseStore
@@ -92,6 +92,13 @@ def _check_plan(home: SiteHome, store: CaseStore, plan: StudyPlan) -> None:
 def _make_package(home: SiteHome, store: CaseStore, plan: StudyPlan, work: Path) -> Manifest:
     recipe, seed = plan.preprocessing, home.config.seed
     training = prepare(store, _contoured(store, Split.TRAINING), recipe)
+    patient_of = {case.case_id: case.patient_id for case in store.cases()}
+    patients = [patient_of[case.case_id] for case in training for _ in case.slices]
+    if len(set(patients)) < FEWEST_PATIENTS:
+        raise DataError(
+            f"{len(set(patients))} patients to train with: a package needs {FEWEST_PATIENTS}, so "
+            "that what leaves describes none of them: ingest more, or lower test_share"
+        )
     slices = fully_labelled(store, training, recipe)
     held_out = _contoured(store, Split.VALIDATION)
     validation = fully_known(store, prepare(store, held_out, recipe), recipe)
@@ -114,7 +121,10 @@ def _make_package(home: SiteHome, store: CaseStore, plan: StudyPlan, work: Path)
         raise DataError(
             "the source model finds no target on any slice: train longer or check the contours"
         )
-    points = fit_reference_points(features, plan.reference_points, seed)
+    try:
+        points = fit_reference_points(features, plan.reference_points, seed, patients=patients)
+    except ValueError as error:
+        raise DataError(f"{error}: train with more patients") from None
     files = _write_files(network, points, work / "package")
     manifest = Manifest(
         study=home.config.study,

@@ -109,6 +109,8 @@ class AdaptationPlan(_Noun):
 
     Attributes:
         annotation_budget: share of a site's training slices that doctors are asked for.
+        annotation_minutes: what a site's doctors are asked for instead, where the site has logged
+            how long its doctors take for a slice (their median).
         selection_strategy: a name in the registry of `algorithms.sample_selection`.
         budget_per_patient: every patient is asked for the budget's share of their own slices. False
             ranks all slices of the site together, as printed (6-6); with few patients one of them
@@ -138,6 +140,7 @@ class AdaptationPlan(_Noun):
     """
 
     annotation_budget: float = Field(default=0.2, gt=0, le=1)
+    annotation_minutes: float | None = Field(default=None, gt=0)
     selection_strategy: str = Field(default="stdr", pattern=r"^[a-z0-9_]{1,32}$")
     budget_per_patient: bool = True
     representative_share: float = Field(default=0.5, ge=0, le=1)

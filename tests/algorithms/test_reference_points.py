@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from algorithms.reference_points import fit_reference_points
 
@@ -71,6 +73,49 @@ def test_equal_cluster_sizes_are_ordered_by_their_coordinates() -> None:
 def test_there_are_no_more_points_than_distinct_rows() -> None:
     features = np.repeat(np.array([[1, 0], [0, 1]], np.float32), 5, axis=0)
     assert fit_reference_points(features, 10).shape == (2, 2)
+
+
+# -- what leaves a hospital describes nobody --------------------------------------------------
+
+
+def test_every_point_stands_for_five_slices_of_three_patients() -> None:
+    """One patient's heap apart, and a heap of four slices: both go to their neighbours."""
+    rng = np.random.default_rng(0)
+    heaps = [
+        (rng.normal(0, 0.1, (9, 2)), list("aaabbbccc")),
+        (rng.normal(10, 0.1, (9, 2)), list("aaabbbccc")),
+        (rng.normal(12, 0.1, (8, 2)), ["d"] * 8),  # one patient
+        (rng.normal(-2, 0.1, (4, 2)), list("abcd")),  # four slices
+    ]
+    features = np.concatenate([heap for heap, _ in heaps]).astype(np.float32)
+    patients = [name for _, names in heaps for name in names]
+    assert len(fit_reference_points(features, 4)) == 4
+    points = fit_reference_points(features, 4, patients=patients)
+    expected = [features[9:26].mean(axis=0), features[[*range(9), *range(26, 30)]].mean(axis=0)]
+    np.testing.assert_allclose(points, expected, atol=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), count=st.integers(5, 60), people=st.integers(3, 8))
+def test_no_point_describes_one_patient(seed, count, people) -> None:
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(count, 3)).astype(np.float32)
+    patients = [str(i) for i in [*range(3), *rng.integers(0, people, count - 3)]]
+    points = fit_reference_points(features, 10, patients=patients)
+    assert 1 <= len(points) <= 10
+    mean = np.average(features, axis=0)
+    assert np.all((points >= features.min(axis=0) - 1e-5) & (points <= features.max(axis=0) + 1e-5))
+    if count < 10:  # cannot make two points of five slices
+        np.testing.assert_allclose(points, mean[None], atol=1e-4)
+
+
+@pytest.mark.parametrize("patients", [list("aaaaabbbbb"), list("abcabcabca")])
+def test_too_few_patients_or_slices_make_no_point(patients) -> None:
+    features = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
+    if len(set(patients)) == 3:
+        features[4:] = 0  # four slices with finding
+    with pytest.raises(ValueError, match="fewer than 5 slices or 3 patients"):
+        fit_reference_points(features, 3, patients=patients)
 
 
 def test_a_model_that_finds_nothing_has_no_reference_points() -> None:

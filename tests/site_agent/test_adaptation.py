@@ -22,7 +22,14 @@ from algorithms.networks import build_network
 from algorithms.sample_selection import REPRESENTATIVE
 from evaluation.overlap import dice
 from site_agent import audit_log
-from site_agent.adaptation import Round, advance, finetune_in_stages, offer_for_use, open_round
+from site_agent.adaptation import (
+    Round,
+    advance,
+    budget_share,
+    finetune_in_stages,
+    offer_for_use,
+    open_round,
+)
 from site_agent.case_store import REFERENCE, REVIEWED, CaseStore
 from site_agent.case_workflow import RoundEvent
 from site_agent.checkpoints import file_sha256, load_weights, save_state, save_weights
@@ -117,6 +124,38 @@ def test_the_budget_is_kept_in_training_and_validation_and_tests_stay_untouched(
     assert len([c for c in fair if c in by_split[Split.TRAINING]]) == round(0.5 * len(trained))
     assert len(fair) - round(0.5 * len(trained)) == len(tasks) - len(trained)
     assert len({(task.case_id, task.slice_z) for task in tasks}) == len(tasks)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "seconds", "slices", "expected"),
+    [
+        (None, [60.0], 100, 0.3),
+        (10.0, [], 100, 0.3),  # nobody has been timed yet
+        (10.0, [30.0, 20.0, 900.0], 100, 0.2),  # 20 slices of half a minute
+        (10.0, [12.0], 100, 0.5),
+        (10.0, [12.0], 10, 1.0),
+        (1.0, [600.0], 100, 0.01),  # one slice at least
+        (10.0, [0.0], 100, 1.0),
+    ],
+)
+def test_minutes_buy_as_many_slices_as_doctors_have_taken_for_one(
+    minutes, seconds, slices, expected
+) -> None:
+    plan = tiny_plan().adaptation.model_copy(
+        update={"annotation_budget": 0.3, "annotation_minutes": minutes}
+    )
+    assert budget_share(plan, slices, seconds) == pytest.approx(expected)
+
+
+def test_only_people_are_timed(finished, tmp_path) -> None:
+    """The simulated annotator's times say nothing about doctors."""
+    assert finished.annotation_seconds() == []
+    again = restarted(finished, tmp_path / "home", without=())
+    first = again.tasks(round_of(again).round_id)[0]
+    with Session(again.engine) as session, session.begin():
+        task = session.get_one(type(first), first.id)
+        task.provenance, task.active_s = Provenance.MANUAL.value, 14.5
+    assert again.annotation_seconds() == [14.5]
 
 
 def test_what_the_simulated_annotator_made_says_so(finished) -> None:

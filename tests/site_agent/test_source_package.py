@@ -3,13 +3,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from algorithms.contracts.canonical_json import sha256_hex
 from algorithms.contracts.case import Split
 from algorithms.contracts.contour import Contour, Provenance
 from algorithms.contracts.errors import DataError
-from algorithms.contracts.model_package import MANIFEST_FILE, Manifest
+from algorithms.contracts.model_package import MANIFEST_FILE, Manifest, StudyPlan
 from algorithms.contracts.volume import Mask
+from algorithms.networks import build_network
+from algorithms.reference_points import fit_reference_points
 from site_agent.case_store import CaseStore
 from site_agent.config import open_home
 from site_agent.patient_split import assign_patients
@@ -74,7 +77,7 @@ def test_the_manifest_names_the_plan_and_what_was_measured_at_home(package) -> N
     assert (manifest.adaptation, manifest.network) == (plan.adaptation, plan.network)
     assert manifest.preprocessing == plan.preprocessing
     assert (manifest.study, manifest.seed) == ("tiny", 0)
-    assert manifest.source_training_slices == 2 * 8
+    assert manifest.source_training_slices == 4 * 8
     validation = manifest.source_validation
     assert (validation.validation_patients, validation.test_patients) == (1, 3)
     assert validation.validation_dsc is None  # one patient, and at least two are asked for
@@ -111,8 +114,8 @@ def test_figures_about_few_patients_stay_at_home_even_when_the_minimum_is_raised
 
 def test_two_series_of_a_patient_count_once(tmp_path) -> None:
     home = make_home(tmp_path, role="source", **SHARES | {"minimum_group_size": 4})
-    store = filled_store(home)
-    twice = [replace(tiny_case(70 + i), patient_id=tiny_case(i).patient_id) for i in range(6)]
+    store = filled_store(home, 8)
+    twice = [replace(tiny_case(70 + i), patient_id=tiny_case(i).patient_id) for i in range(8)]
     store.add_cases(twice, actor="test")
     validation = train_source(home, store, tiny_plan()).source_validation
     assert (validation.validation_patients, validation.test_patients) == (1, 3)
@@ -121,7 +124,7 @@ def test_two_series_of_a_patient_count_once(tmp_path) -> None:
 
 def test_a_damaged_package_is_made_whole(tmp_path) -> None:
     home = make_home(tmp_path, role="source", **SHARES)
-    store, plan = filled_store(home), tiny_plan()
+    store, plan = filled_store(home, 8), tiny_plan()
     manifest = train_source(home, store, plan)
     published = home.source_package / "model.safetensors"
     (kept,) = (home.folder / "source-training").rglob("package/model.safetensors")
@@ -135,21 +138,21 @@ def test_a_damaged_package_is_made_whole(tmp_path) -> None:
 
 def test_a_series_without_contours_beside_one_with_them_is_left_out(tmp_path, caplog) -> None:
     home = make_home(tmp_path, role="source", **SHARES)
-    store = filled_store(home)
+    store = filled_store(home, 8)
     beside = [
         replace(tiny_case(70 + i, has_reference=False), patient_id=tiny_case(i).patient_id)
-        for i in range(6)
+        for i in range(8)
     ]
     store.add_cases(beside, actor="test")
     manifest = train_source(home, store, tiny_plan())
-    assert manifest.source_training_slices == 2 * 8
+    assert manifest.source_training_slices == 4 * 8
     assert manifest.source_validation.validation_patients == 1
-    assert "2 training cases without reference contour are left out" in caplog.text
+    assert "4 training cases without reference contour are left out" in caplog.text
 
 
 def test_every_plan_has_its_own_package(tmp_path) -> None:
     home = make_home(tmp_path, role="source", **SHARES)
-    store, plan = filled_store(home), tiny_plan()
+    store, plan = filled_store(home, 8), tiny_plan()
     other = plan.model_copy(update={"model_version": "2.0.0"})
     for asked in (plan, other, plan):
         manifest = train_source(home, store, asked)
@@ -162,6 +165,38 @@ def test_no_patient_and_no_path_is_in_the_package(package) -> None:
     contents = b"".join(f.read_bytes() for f in package.source.source_package.iterdir())
     for secret in ("patient-", "case-", "hospital-a", str(package.source.folder)):
         assert secret.encode() not in contents
+
+
+def test_weights_reference_points_and_counts_are_all_that_leaves(package) -> None:
+    """The list of what a source hospital gives away: whoever adds to it has to say so here."""
+    manifest, folder = package.manifest, package.source.source_package
+    assert set(manifest.files) == {"model.safetensors", "reference_points.npy"}
+    weights = load_file(folder / "model.safetensors")
+    network = build_network(manifest.network)
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    assert {name: tuple(tensor.shape) for name, tensor in weights.items()} == shapes
+    points = np.load(folder / "reference_points.npy", allow_pickle=False)
+    assert points.shape == (manifest.reference_point_count, 256)
+    of_the_plan = {*StudyPlan.model_fields} - {"source_training", "reference_points"}
+    of_the_site = {"study", "seed", "source_training_slices", "source_validation"}
+    of_the_files = {"files", "reference_point_count", "reference_point_dimension"}
+    fixed = {"schema_version", "parent_version", "licence", "intended_use"}
+    assert {*Manifest.model_fields} == of_the_plan | of_the_site | of_the_files | fixed
+
+
+def test_every_reference_point_stands_for_slices_of_three_patients(tmp_path, monkeypatch) -> None:
+    asked: list[set[str]] = []
+
+    def spy(features, k, seed, *, patients):
+        asked.append(set(patients))
+        assert len(patients) == len(features)
+        return fit_reference_points(features, k, seed, patients=patients)
+
+    monkeypatch.setattr("site_agent.source_package.fit_reference_points", spy)
+    home = make_home(tmp_path, role="source", **SHARES)
+    train_source(home, filled_store(home, 8), tiny_plan())
+    (patients,) = asked
+    assert len(patients) == 4
 
 
 # -- what can be wrong ------------------------------------------------------------------------
@@ -191,8 +226,10 @@ def test_a_plan_that_the_door_would_stop_is_found_before_training(tmp_path, chan
 def test_an_unknown_selection_strategy_is_found_before_training(tmp_path) -> None:
     home, plan = make_home(tmp_path, role="source", **SHARES), tiny_plan()
     adaptation = plan.adaptation.model_copy(update={"selection_strategy": "best"})
-    with pytest.raises(DataError, match="'best' is unknown: one of random, stdr"):
-        train_source(home, filled_store(home), plan.model_copy(update={"adaptation": adaptation}))
+    with pytest.raises(DataError, match="'best' is unknown: one of aada"):
+        train_source(
+            home, filled_store(home, 8), plan.model_copy(update={"adaptation": adaptation})
+        )
     assert not (home.folder / "source-training").exists()
 
 
@@ -207,25 +244,31 @@ def test_too_few_patients_or_contours_are_refused(tmp_path) -> None:
         train_source(bare, store, tiny_plan())
 
 
+def test_two_patients_to_train_with_make_no_package(tmp_path) -> None:
+    home = make_home(tmp_path, role="source", **SHARES)
+    with pytest.raises(DataError, match="2 patients to train with: a package needs 3"):
+        train_source(home, filled_store(home, 6), tiny_plan())
+
+
 def test_a_source_model_that_finds_nothing_is_no_package(tmp_path) -> None:
     home = make_home(tmp_path, role="source", **SHARES)
     plan = tiny_plan()
     lazy = plan.source_training.model_copy(update={"iterations": 1, "learning_rate": 1e-6})
     with pytest.raises(DataError, match="finds no target"):
-        train_source(home, filled_store(home), plan.model_copy(update={"source_training": lazy}))
+        train_source(home, filled_store(home, 8), plan.model_copy(update={"source_training": lazy}))
     assert not home.source_package.exists()
 
 
 def test_test_patients_without_any_target_leave_their_dice_open(tmp_path) -> None:
     home = make_home(tmp_path, role="source", **SHARES)
-    probe = filled_store(make_home(tmp_path / "probe", role="source", **SHARES))
+    probe = filled_store(make_home(tmp_path / "probe", role="source", **SHARES), 8)
     assign_patients(probe, "MR")
     tests = {case.case_id for case in probe.cases(Split.TEST)}
     store = CaseStore(home)
     store.add_cases(
         [
             without_target(tiny_case(i)) if tiny_case(i).case_id in tests else tiny_case(i)
-            for i in range(6)
+            for i in range(8)
         ],
         actor="test",
     )

@@ -27,10 +27,10 @@ class TinyPackage:
 
 
 def make_package(folder: Path, plan: StudyPlan) -> TinyPackage:
-    """Train at a source hospital of six patients and sign what it prepared."""
+    """Train at a source hospital of eight patients and sign what it prepared."""
     key = Ed25519PrivateKey.generate()
     source = make_home(folder / "source", "hospital-a", "source", **SHARES)
-    manifest = train_source(source, filled_store(source), plan)
+    manifest = train_source(source, filled_store(source, 8), plan)
     signed = sign_folder(source.source_package, folder / "signed", key)
     return TinyPackage(source, plan, manifest, signed, key)
 
