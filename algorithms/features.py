@@ -13,6 +13,7 @@ from torch.nn import functional
 from algorithms.contracts.volume import ImageArray
 from algorithms.networks import UNet2d
 from algorithms.preprocessing import mirror_outwards
+from algorithms.training import half_precision
 
 GRID_YX = (16, 16)
 Weighting = Literal["foreground_mask", "foreground_probability", "background_probability"]
@@ -105,12 +106,18 @@ def describe_slices(
     for indices in _batches_of_one_size(images, batch_size):
         batch = np.stack([images[i] for i in indices])
         padded, (rows_y, columns_x) = mirror_outwards(batch, stride=model.stride, patch_yx=patch_yx)
-        encoded = model.encode(torch.from_numpy(padded)[:, None].to(place))
-        features = model.decode(encoded)[:, :, rows_y, columns_x]
+        # Half precision moves a vector by less than a hundredth of its length, in half the time;
+        # what is foreground is decided in full.
+        with torch.autocast(place.type, torch.bfloat16, enabled=half_precision(place)):
+            encoded = model.encode(
+                torch.from_numpy(padded)[:, None].to(place, memory_format=torch.channels_last)
+            )
+            decoded = model.decode(encoded)
+        features = decoded.float()[:, :, rows_y, columns_x]
         logits = model.head(features)
         found = (
             pooled_feature(features, logits, weighting=weighting),
-            encoded[-1].mean(dim=(2, 3)),
+            encoded[-1].float().mean(dim=(2, 3)),
             *_pixel_means(logits),
         )
         order += indices

@@ -37,6 +37,7 @@ BENCHMARKS = {
     "heart-hospitals": "asking about few slices, Dijon to Toronto (needs --packs)",
     "sts-vendors": "asking about few slices, one scanner to others (needs --packs)",
     "phantom-hospitals": "asking about few slices, phantom hospitals",
+    "selection-speed": "what choosing among 2,000 slices costs, beside the plain way",
     "few-label-speed": "what a training step of either costs, beside the published one",
 }
 
@@ -137,6 +138,14 @@ def benchmark(
     if name in ("heart-hospitals", "sts-vendors", "phantom-hospitals"):
         hospitals = (source or "", *target)
         _adaptation(name, packs, output, range(seeds), preset, hospitals, methods or "", json_file)
+        return
+    if name == "selection-speed":
+        from evaluation.benchmarks.selection_speed import run_selection_speed, selection_speed_table
+
+        began = time.monotonic()
+        rows = run_selection_speed(log=_to_stderr)
+        print(selection_speed_table(rows))
+        _write(json_file, name, began, 0, rows, {})
         return
     if name == "few-label-speed":
         from evaluation.benchmarks.few_label_speed import few_label_speed_table, run_few_label_speed
