@@ -8,7 +8,13 @@ from algorithms.contracts.canonical_json import sha256_hex
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.model_package import NetworkSpec, PreprocessingRecipe, TrainingSchedule
 from algorithms.sample_selection import STRATEGIES
-from evaluation.benchmarks.adaptation_study import AdaptationPreset, AdaptationStudy, Arm
+from evaluation.benchmarks.adaptation_study import (
+    HISTOGRAM_MATCHING,
+    LABEL_FREE,
+    AdaptationPreset,
+    AdaptationStudy,
+    Arm,
+)
 from evaluation.benchmarks.few_labels import Preset
 from evaluation.benchmarks.hospital_images import (
     HospitalImages,
@@ -107,7 +113,8 @@ def standard_arms(strategies: Sequence[str] = ()) -> list[Arm]:
     everyone = [Arm(strategy, 0.2) for strategy in STRATEGIES]
     longer = [Arm("stdr", budget) for budget in (0.4, 0.6, 0.8)]
     more = [Arm("stdr", 0.2, per_patient=True), Arm(OWN, 0.2, stages=True, share=1.0)]
-    return list(dict.fromkeys([*curves, *stages, *everyone, *more, *longer]))
+    without = [Arm(without_labels=method) for method in (HISTOGRAM_MATCHING, *LABEL_FREE)]
+    return list(dict.fromkeys([*curves, *stages, *everyone, *more, *longer, *without]))
 
 
 def _schedule(iterations: int, learning_rate: float, batch_size: int) -> TrainingSchedule:

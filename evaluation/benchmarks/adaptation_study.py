@@ -20,25 +20,45 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from algorithms.adapted_share import interpolate_weights
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.model_package import NetworkSpec, PreprocessingRecipe, TrainingSchedule
 from algorithms.contracts.volume import MaskArray
 from algorithms.features import SliceDescription, describe_slices, latent_features
-from algorithms.finetuning import ContourLearner, LabelledSlice, draw_batch, finetune
+from algorithms.finetuning import (
+    ContourLearner,
+    LabelledSlice,
+    bare_slice,
+    draw_batch,
+    finetune,
+)
 from algorithms.inference import torch_predictor
+from algorithms.label_free_comparators.adami import AdaMi
+from algorithms.label_free_comparators.cbmt import ClassBalancedMeanTeacher
+from algorithms.label_free_comparators.dpl import DenoisedPseudoLabels
+from algorithms.label_free_comparators.histogram_matching import grey_quantiles, match_histogram
+from algorithms.label_free_comparators.tent import Tent
 from algorithms.networks import UNet2d, build_network
 from algorithms.preprocessing import restore
 from algorithms.pseudo_labels import pseudo_label
 from algorithms.reference_points import fit_reference_points
 from algorithms.sample_selection import select
+from algorithms.training import Learner, train
 from evaluation.benchmarks.hospital_images import HospitalImage, HospitalImages, HospitalPatient
 from evaluation.benchmarks.training_files import read_rows, train_resumably, write_rows
 from evaluation.case_metrics import measure_case
 from evaluation.overlap import dice
 
 DIRECT, ALL_LABELS = "direct", "all labels"
+HISTOGRAM_MATCHING = "HistMatch"
+LABEL_FREE: dict[str, Callable[[UNet2d], Learner[torch.Tensor]]] = {
+    "CBMT": ClassBalancedMeanTeacher,
+    "AdaMI": AdaMi,
+    "DPL": DenoisedPseudoLabels,
+    "Tent": Tent,
+}
 Row = dict[str, Any]
 
 
@@ -52,6 +72,7 @@ class Arm:
         stages: pseudo labels and stage 3 follow.
         per_patient: the budget is shared out among the patients.
         share: how far the weights go from the source model; None is the preset's.
+        without_labels: a method that adapts to the pool's images alone, as published.
     """
 
     strategy: str = ""
@@ -59,6 +80,7 @@ class Arm:
     stages: bool = False
     per_patient: bool = False
     share: float | None = None
+    without_labels: str = ""
 
     @property
     def name(self) -> str:
@@ -67,6 +89,8 @@ class Arm:
         >>> Arm("stdr", 0.025, per_patient=True, stages=True).name
         'stdr per patient + stages, 2.5 %'
         """
+        if self.without_labels:
+            return f"without labels: {self.without_labels}"
         if not self.strategy:
             return ALL_LABELS if self.budget else DIRECT
         words = self.strategy + (" per patient" if self.per_patient else "")
@@ -274,6 +298,8 @@ class _Unit:
         patch = self.preset.recipe.patch_yx
         learnt, self.home = home_patients(_hospitals(study, seed)[0], seed)
         home = [s.image for p in learnt for s in labelled_slices(p)]
+        self.home_quantiles = grey_quantiles(home)
+        self.matched: NDArray[np.float64] | None = None
         features = latent_features(self.source, home, patch_yx=patch)
         if not features.any():
             raise DataError(
@@ -289,6 +315,8 @@ class _Unit:
         """Adapt and test."""
         chosen = self._chosen(arm)
         network = self._adapted(arm, chosen)
+        # Images are changed and not the network.
+        self.matched = self.home_quantiles if arm.without_labels == HISTOGRAM_MATCHING else None
         told = {
             "arm": arm.name,
             "strategy": arm.strategy,
@@ -309,7 +337,7 @@ class _Unit:
 
     def _at_home(self, arm: Arm, network: UNet2d) -> float | None:
         """Mean Dice on the source hospital's test patients, where it shows what is forgotten."""
-        if arm.strategy and not arm.stages:
+        if arm.without_labels or (arm.strategy and not arm.stages):
             return None
         return float(np.mean([self._measure(network, p, dsc_only=True)["dsc"] for p in self.home]))
 
@@ -329,9 +357,17 @@ class _Unit:
 
     def _adapted(self, arm: Arm, chosen: Sequence[int]) -> UNet2d:
         network = copy.deepcopy(self.source)
+        patch = self.preset.recipe.patch_yx
+        if arm.without_labels in LABEL_FREE:
+            images = [bare_slice(s.image) for s in self.pool]
+            schedule = self.preset.stage1
+
+            def draw(rng: np.random.Generator) -> torch.Tensor:
+                return draw_batch(images, size=schedule.batch_size, patch_yx=patch, rng=rng)[0]
+
+            train(LABEL_FREE[arm.without_labels](network), draw, schedule, seed=self.seed)
         if not chosen:
             return network
-        patch = self.preset.recipe.patch_yx
         annotated = [self.pool[i] for i in chosen]
         finetune(network, annotated, self.preset.stage1, patch_yx=patch, seed=self.seed)
         share = self.preset.adapted_share if arm.share is None else arm.share
@@ -369,7 +405,10 @@ class _Unit:
 
     def _predicted(self, network: UNet2d, image: HospitalImage) -> MaskArray:
         predictor = torch_predictor(network, patch_yx=self.preset.recipe.patch_yx)
-        found: MaskArray = restore(predictor(image.slices), image.geometry) > 0.5
+        slices = image.slices
+        if self.matched is not None:
+            slices = match_histogram(slices, self.matched)
+        found: MaskArray = restore(predictor(slices), image.geometry) > 0.5
         return found
 
 

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,6 +12,8 @@ from algorithms.contracts.model_package import NetworkSpec, PreprocessingRecipe,
 from algorithms.contracts.volume import Geometry
 from evaluation.benchmarks import adaptation_study as module
 from evaluation.benchmarks.adaptation_study import (
+    HISTOGRAM_MATCHING,
+    LABEL_FREE,
     AdaptationPreset,
     AdaptationStudy,
     Arm,
@@ -174,6 +177,17 @@ def test_settings_are_json_and_say_everything_but_where_the_images_lie() -> None
 
 def hospitals_of(_place: str, seed: int):
     return hospitals(seed)
+
+
+def test_methods_without_labels_ask_nobody_and_change_something(tmp_path) -> None:
+    arms = [Arm(without_labels=method) for method in (HISTOGRAM_MATCHING, *LABEL_FREE)]
+    quick = replace(study().preset, stage1=schedule(8, 0.05))
+    rows = run_adaptation(study(preset=quick), tmp_path, arms, seeds=[0], jobs=1)
+    scores = {arm.name: [r["dsc"] for r in rows if r["arm"] == arm.name] for arm in arms}
+    direct = [r["dsc"] for r in rows if r["arm"] == "direct"]
+    assert all(len(score) == len(direct) for score in scores.values())
+    assert sum(score != direct for score in scores.values()) >= 3
+    assert {r["annotated"] for r in rows if r["arm"] in scores} == {0}
 
 
 def test_global_random_state_is_left_alone(tmp_path) -> None:

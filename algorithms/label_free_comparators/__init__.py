@@ -1,0 +1,1 @@
+"""Adapting to a hospital without any label of it and without the source's images."""
