@@ -306,7 +306,12 @@ class _Unit:
                 f"the source model of seed {seed} finds the target on none of its own patients: "
                 "look at the pack's labels, or try the preset 'full'"
             )
-        self.reference_points = fit_reference_points(features, self.preset.reference_points, seed)
+        self.reference_points = fit_reference_points(
+            features,
+            self.preset.reference_points,
+            seed,
+            patients=[p.name for p in learnt for _ in labelled_slices(p)],
+        )
         self.described: SliceDescription = describe_slices(
             self.source, [s.image for s in self.pool], patch_yx=patch
         )
