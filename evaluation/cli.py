@@ -37,6 +37,7 @@ BENCHMARKS = {
     "heart-hospitals": "asking about few slices, Dijon to Toronto (needs --packs)",
     "sts-vendors": "asking about few slices, one scanner to others (needs --packs)",
     "phantom-hospitals": "asking about few slices, phantom hospitals",
+    "annotator-styles": "adapting to each of four raters of one phantom hospital",
     "selection-speed": "what choosing among 2,000 slices costs, beside the plain way",
     "few-label-speed": "what a training step of either costs, beside the published one",
 }
@@ -138,6 +139,23 @@ def benchmark(
     if name in ("heart-hospitals", "sts-vendors", "phantom-hospitals"):
         hospitals = (source or "", *target)
         _adaptation(name, packs, output, range(seeds), preset, hospitals, methods or "", json_file)
+        return
+    if name == "annotator-styles":
+        from evaluation.benchmarks.annotator_styles import (
+            annotator_styles_table,
+            run_annotator_styles,
+        )
+
+        _check_preset(preset)
+        began = time.monotonic()
+        rows = run_annotator_styles(
+            output / f"{name}-{preset}",
+            "full" if preset == "full" else "cpu",
+            seeds=range(seeds),
+            log=_to_stderr,
+        )
+        print(annotator_styles_table(rows))
+        _write(json_file, name, began, seeds, rows, {})
         return
     if name == "selection-speed":
         from evaluation.benchmarks.selection_speed import run_selection_speed, selection_speed_table

@@ -272,7 +272,7 @@ def _run_unit(
     missing = [arm for arm in arms if arm.name not in {row["arm"] for row in rows}]
     if not missing:
         return rows
-    unit = _Unit(study, folder, hospital, seed, fold)
+    unit = Unit(study, folder, hospital, seed, fold)
     for arm in missing:
         found = unit.run(arm)
         rows += found
@@ -282,7 +282,7 @@ def _run_unit(
     return rows
 
 
-class _Unit:
+class Unit:
     """One seed, target hospital and fold: what all of its arms share."""
 
     def __init__(
@@ -301,25 +301,25 @@ class _Unit:
         self.home_quantiles = grey_quantiles(home)
         self.matched: NDArray[np.float64] | None = None
         features = latent_features(self.source, home, patch_yx=patch)
-        if not features.any():
-            raise DataError(
-                f"the source model of seed {seed} finds the target on none of its own patients: "
-                "look at the pack's labels, or try the preset 'full'"
+        try:
+            self.reference_points = fit_reference_points(
+                features,
+                self.preset.reference_points,
+                seed,
+                patients=[p.name for p in learnt for _ in labelled_slices(p)],
             )
-        self.reference_points = fit_reference_points(
-            features,
-            self.preset.reference_points,
-            seed,
-            patients=[p.name for p in learnt for _ in labelled_slices(p)],
-        )
+        except ValueError as error:
+            raise DataError(
+                f"seed {seed}: {error}: look at the pack's labels, bring more patients, or try the "
+                "preset 'full'"
+            ) from None
         self.described: SliceDescription = describe_slices(
             self.source, [s.image for s in self.pool], patch_yx=patch
         )
 
     def run(self, arm: Arm) -> list[Row]:
         """Adapt and test."""
-        chosen = self._chosen(arm)
-        network = self._adapted(arm, chosen)
+        chosen, network = self.adapt(arm)
         # Images are changed and not the network.
         self.matched = self.home_quantiles if arm.without_labels == HISTOGRAM_MATCHING else None
         told = {
@@ -339,6 +339,11 @@ class _Unit:
             told | {"patient": patient.name} | self._measure(network, patient)
             for patient in self.tested
         ]
+
+    def adapt(self, arm: Arm) -> tuple[list[int], UNet2d]:
+        """Return which slices of the pool are asked about, and the network that learnt them."""
+        chosen = self._chosen(arm)
+        return chosen, self._adapted(arm, chosen)
 
     def _at_home(self, arm: Arm, network: UNet2d) -> float | None:
         """Mean Dice on the source hospital's test patients, where it shows what is forgotten."""
@@ -398,7 +403,7 @@ class _Unit:
 
     def _measure(self, network: UNet2d, patient: HospitalPatient, *, dsc_only: bool = False) -> Row:
         """Dice over all of a patient's images together; the mean distance over those with one."""
-        masks = [(image.reference, self._predicted(network, image)) for image in patient.images]
+        masks = [(image.reference, self.predict(network, image)) for image in patient.images]
         dsc = dice(*(np.concatenate([pair[k].ravel() for pair in masks]) for k in (0, 1)))
         distances = [
             measure_case(r, p, spacing_zyx_mm=image.geometry.spacing_zyx_mm).hd95_mm
@@ -408,7 +413,8 @@ class _Unit:
         known = [distance for distance in distances if np.isfinite(distance)]
         return {"dsc": float(dsc), "hd95_mm": float(np.mean(known)) if known else None}
 
-    def _predicted(self, network: UNet2d, image: HospitalImage) -> MaskArray:
+    def predict(self, network: UNet2d, image: HospitalImage) -> MaskArray:
+        """Segment an image on its own grid."""
         predictor = torch_predictor(network, patch_yx=self.preset.recipe.patch_yx)
         slices = image.slices
         if self.matched is not None:

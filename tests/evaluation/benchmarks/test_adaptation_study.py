@@ -127,9 +127,9 @@ def test_a_finished_unit_is_read_and_only_a_new_arm_is_run(finished, tmp_path, m
     folder, rows = finished
     shutil.copytree(folder, tmp_path / "again")
     ran: list[str] = []
-    run = module._Unit.run
+    run = module.Unit.run
     monkeypatch.setattr(
-        module._Unit, "run", lambda self, arm: ran.append(arm.name) or run(self, arm)
+        module.Unit, "run", lambda self, arm: ran.append(arm.name) or run(self, arm)
     )
     again = run_adaptation(study(), tmp_path / "again", ARMS, seeds=[0, 1], jobs=1)
     assert (again, ran) == (rows, [])
@@ -139,14 +139,14 @@ def test_a_finished_unit_is_read_and_only_a_new_arm_is_run(finished, tmp_path, m
 
 def test_a_killed_run_goes_on_to_the_same_figures(finished, tmp_path, monkeypatch) -> None:
     _, rows = finished
-    run = module._Unit.run
+    run = module.Unit.run
 
     def pull_the_plug(self, arm):
         if arm.strategy == "stdr" and self.fold == 1:
             raise KeyboardInterrupt
         return run(self, arm)
 
-    monkeypatch.setattr(module._Unit, "run", pull_the_plug)
+    monkeypatch.setattr(module.Unit, "run", pull_the_plug)
     with pytest.raises(KeyboardInterrupt):
         run_adaptation(study(), tmp_path, ARMS, seeds=[0, 1], jobs=1)
     monkeypatch.undo()
