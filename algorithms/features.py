@@ -106,8 +106,8 @@ def describe_slices(
     for indices in _batches_of_one_size(images, batch_size):
         batch = np.stack([images[i] for i in indices])
         padded, (rows_y, columns_x) = mirror_outwards(batch, stride=model.stride, patch_yx=patch_yx)
-        # Half precision moves a vector by less than a hundredth of its length, in half the time;
-        # what is foreground is decided in full.
+        # Half precision moves a vector by about a hundredth of its length, in half the time; the
+        # head, whose sign decides what is foreground, computes in full.
         with torch.autocast(place.type, torch.bfloat16, enabled=half_precision(place)):
             encoded = model.encode(
                 torch.from_numpy(padded)[:, None].to(place, memory_format=torch.channels_last)

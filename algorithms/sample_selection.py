@@ -76,10 +76,10 @@ def select(
 
     Empty predictions have a zero vector. Taken literally they lie nearest to a reference point and
     fill the domain-invariant half with slices on which there is nothing to learn; left out, a
-    patient whose tumour the model misses is never asked about. Here they are never
-    domain-invariant, and take part in the domain-specific half in the proportion in which they
-    occur, evenly spaced in order of id, so that every patient has its turn. Ties go to the lowest
-    id, and no slice is chosen twice.
+    patient whose tumour the model misses is never asked about. Here they are domain-invariant only
+    when nothing else is left, and take part in the domain-specific half in the proportion in which
+    they occur, evenly spaced in order of id, so that every patient has its turn. Ties go to the
+    lowest id, and no slice is chosen twice.
 
     Printed, all slices of a site are ranked together. Where patients are few, one of them may then
     fill a whole half with nearly equal neighbours. Given `patients`, the budget is shared out among

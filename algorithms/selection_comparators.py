@@ -167,7 +167,8 @@ def _source_probability(slices: Candidates) -> Vector:
     """Return a discriminator's probability that a slice is the source's."""
     rows = np.concatenate([slices.reference_points, slices.features])
     domain = np.repeat([1, 0], [len(slices.reference_points), len(slices)])
-    scale = np.maximum(rows.std(axis=0), 1e-12)
+    scale = rows.std(axis=0)
+    scale = np.where(scale > 1e-9 * np.abs(rows).max(), scale, np.inf)  # a constant tells nothing
     judge = LogisticRegression(C=0.01, class_weight="balanced", max_iter=5000).fit(
         rows / scale, domain
     )

@@ -65,7 +65,7 @@ from site_agent.case_workflow import RoundEvent
 from site_agent.checkpoints import file_sha256, load_state, load_weights, save_state, save_weights
 from site_agent.database import MeasurementRow, ReviewRow, RoundRow
 from site_agent.learning_data import PreparedCase, annotated_slice, fully_labelled, prepare
-from site_agent.model_store import Comparison, active_model, model_file, offer
+from site_agent.model_store import Comparison, active_model, offer, read_model
 from site_agent.package_store import load_package
 from site_agent.progress import progress_bar
 from site_agent.segmentation import segment
@@ -146,28 +146,32 @@ def select_slices(current: Round) -> RoundState:
         plan = current.manifest.adaptation
         representative = {Split.TRAINING: plan.representative_share, Split.VALIDATION: 1.0}
         cases = {split: _prepared(current, split) for split in representative}
-        slices = sum(len(case.slices) for part in cases.values() for case in part)
-        budget = budget_share(plan, slices, current.store.annotation_seconds())
-        for split, part in cases.items():
-            choices += _choose(current, network, points, part, budget, representative[split])
+        sizes = [sum(len(case.slices) for case in part) for part in cases.values()]
+        seconds = current.store.annotation_seconds(_KINDS[plan.supervision])
+        for split, budget in zip(cases, budgets(plan, sizes, seconds), strict=True):
+            share = representative[split]
+            choices += _choose(current, network, points, cases[split], budget, share)
     kind = _KINDS[current.manifest.adaptation.supervision]
     current.store.open_tasks(current.round_id, choices, actor=ACTOR, kind=kind)
     return RoundState(current.store.round(current.round_id).state)
 
 
-def budget_share(plan: AdaptationPlan, slices: int, seconds: Sequence[float]) -> float:
-    """Return the share of `slices` that doctors are asked for.
+def budgets(plan: AdaptationPlan, sizes: Sequence[int], seconds: Sequence[float]) -> list[int]:
+    """Return how many slices doctors are asked for, in every part of the patients.
 
     Args:
-        plan: names a share, and perhaps minutes.
-        slices: of all patients who may be asked about.
+        plan: names a share of the slices, and perhaps minutes.
+        sizes: slices of each part; that to learn from comes first, and is asked for one at least.
         seconds: how long this site's doctors took for a slice so far; without them the plan's share
             holds.
     """
-    if plan.annotation_minutes is None or not seconds or not slices:
-        return plan.annotation_budget
+    if plan.annotation_minutes is None or not seconds:
+        return [round(plan.annotation_budget * size) for size in sizes]
     affordable = int(60.0 * plan.annotation_minutes / max(median(seconds), 1e-3))
-    return min(max(affordable, 1) / slices, 1.0)
+    total = min(max(affordable, 1), sum(sizes))
+    first = min(max(round(total * sizes[0] / max(sum(sizes), 1)), 1), sizes[0])
+    rest = [min(round((total - first) * size / max(sum(sizes[1:]), 1)), size) for size in sizes[1:]]
+    return [first, *rest]
 
 
 def _choose(
@@ -175,7 +179,7 @@ def _choose(
     network: UNet2d,
     reference_points: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
     cases: Sequence[PreparedCase],
-    budget_share: float,
+    budget: int,
     representative_share: float,
 ) -> list[SliceChoice]:
     plan = current.manifest.adaptation
@@ -184,7 +188,6 @@ def _choose(
     images = [image for case in cases for image in case.slices]
     patch_yx = current.manifest.preprocessing.patch_yx
     described = describe_slices(network, images, patch_yx=patch_yx)
-    budget = round(budget_share * len(places))
     selection = select(
         described.features,
         reference_points,
@@ -216,7 +219,10 @@ def finetune_in_stages(current: Round) -> None:
     training = _prepared(current, Split.TRAINING)
     annotated, others = _annotated_slices(current, training)
     if not annotated:
-        raise DataError("no slice of a training patient was annotated: raise annotation_budget")
+        raise DataError(
+            "no slice of a training patient was annotated: raise annotation_budget, or "
+            "annotation_minutes where the plan names them"
+        )
     network = current.source_network()
     last, bare = "stage1", [bare_slice(image) for image in others]
     stage = partial(_stage, current, supervision=plan.supervision)
@@ -259,34 +265,86 @@ def offer_for_use(current: Round) -> None:
     """Compare the adapted model with the one in use, on the validation patients; offer it.
 
     What is in use is the site's active model, or else the package's own. A model of another kind of
-    network, or of images prepared otherwise, cannot be compared here: then a person decides.
-    """
-    candidate, incumbent = current.folder / f"{ADAPTED}.safetensors", current.package / MODEL_FILE
-    active = active_model(current.store.engine)
-    comparable = True
-    if active is not None:
-        incumbent = model_file(current.store.home, active)
-        other = open_round(current.store, current.store.round(active.round_id)).manifest
-        mine = current.manifest
-        comparable = (other.network, other.preprocessing) == (mine.network, mine.preprocessing)
-    cases = _validation_cases(current)
-    validate = mean_dice(cases, patch_yx=current.manifest.preprocessing.patch_yx)
-    network = current.source_network()
+    network, or of images prepared otherwise, or whose weights are damaged, cannot be compared: then
+    a person decides. Cases none of whose annotated slices shows the target are left out: there, a
+    model that finds nothing is perfect.
 
-    def score(file: Path) -> float | None:
-        if validate is None:
+    The same slices chose the candidate's best checkpoint, which favours it a little; the margin
+    should be no wider than that is worth.
+    """
+    store, candidate = current.store, current.folder / f"{ADAPTED}.safetensors"
+    incumbent = _comparable_incumbent(current)
+    by_patient: defaultdict[str, list[ValidationCase]] = defaultdict(list)
+    prepared = _prepared(current, Split.VALIDATION)
+    patient_of = {case.case_id: case.patient_id for case in store.cases(Split.VALIDATION)}
+    for case in prepared:
+        known = _known_cases(current, [case])
+        by_patient[patient_of[case.case_id]] += [k for k in known if (k.label[k.known] > 0).any()]
+    patients = [cases for cases in by_patient.values() if cases]
+    network, patch_yx = current.source_network(), current.manifest.preprocessing.patch_yx
+
+    def score(file: Path | None) -> float | None:
+        if file is None or not patients:
             return None
         network.load_state_dict(load_weights(file))
-        return validate(network)
+        measures = [mean_dice(cases, patch_yx=patch_yx) for cases in patients]
+        return fmean(measure(network) for measure in measures if measure is not None)
 
     compared = Comparison(
-        patients=len(cases),
+        patients=len(patients),
         candidate_dsc=score(candidate),
-        incumbent_dsc=score(incumbent) if comparable else None,
+        incumbent_dsc=score(incumbent),
         margin=current.manifest.adaptation.promotion_margin,
     )
-    store, weights = current.store, candidate.read_bytes()
+    weights = candidate.read_bytes()
     offer(store.home, store.engine, weights, current.round_id, compared, actor=ACTOR)
+
+
+def _comparable_incumbent(current: Round) -> Path | None:
+    """Return the weights of the model in use, if they fit the candidate's network and images."""
+    active = active_model(current.store.engine)
+    if active is None:
+        return current.package / MODEL_FILE
+    try:
+        other = open_round(current.store, current.store.round(active.round_id)).manifest
+        file = read_model(current.store.home, active)
+    except DataError as error:
+        log.warning("the model in use cannot be compared: %s", error)
+        return None
+    mine = current.manifest
+    fits = (other.network, other.preprocessing) == (mine.network, mine.preprocessing)
+    return file if fits else None
+
+
+def segment_new_patients(current: Round) -> int:
+    """Segment patients who came after the study's with the model in use; return how many cases.
+
+    Reviewed ones keep their contour. After `model activate` or `rollback` the others are segmented
+    again, by the model then in use.
+    """
+    store, round_id = current.store, current.round_id
+    active = active_model(store.engine)
+    serving = current if active is None else open_round(store, store.round(active.round_id))
+    file = serving.package / MODEL_FILE if active is None else read_model(store.home, active)
+    author = f"model {'package' if active is None else active.sha256[:16]}"
+    reviewed = {review.case_id for review in store.reviews(round_id)}
+    modality = serving.manifest.modality
+    waiting = [
+        case
+        for case in store.cases(Split.UNASSIGNED)
+        if case.modality == modality
+        and case.case_id not in reviewed
+        and store.contour_author(case.case_id, purpose=ADAPTED, round_id=round_id) != author
+    ]
+    if not waiting:
+        return 0
+    network = build_network(serving.manifest.network)
+    network.load_state_dict(load_weights(file))
+    for case in waiting:
+        mask = segment(store, case.case_id, network, serving.manifest.preprocessing)
+        contour = Contour(serving.manifest.roi_name, mask, Provenance.AUTOMATIC)
+        store.save_contour(case.case_id, contour, purpose=ADAPTED, round_id=round_id, author=author)
+    return len(waiting)
 
 
 def adapted_share(current: Round) -> float:

@@ -257,6 +257,21 @@ class CaseStore:
         voxels = _read_mask(self.home.folder / row.file, geometry.shape_zyx)
         return Contour(row.roi_name, Mask(voxels, geometry), Provenance(row.provenance))
 
+    def contour_author(self, case_id: str, *, purpose: str, round_id: str) -> str | None:
+        """Return who made the newest contour of a purpose, or None where there is none."""
+        statement = (
+            select(ContourRow.author)
+            .where(
+                ContourRow.case_id == case_id,
+                ContourRow.purpose == purpose,
+                ContourRow.round_id == round_id,
+            )
+            .order_by(ContourRow.id.desc())
+            .limit(1)
+        )
+        with Session(self.engine) as session:
+            return session.scalars(statement).first()
+
     # -- rounds -----------------------------------------------------------------------------
 
     def start_round(self, package_id: str, *, seed: int) -> RoundRow:
@@ -366,10 +381,11 @@ class CaseStore:
         with Session(self.engine) as session:
             return list(session.scalars(statement))
 
-    def annotation_seconds(self) -> list[float]:
-        """Return how long people took for each slice that they annotated, in any round."""
+    def annotation_seconds(self, kind: TaskKind) -> list[float]:
+        """Return how long people took for each slice that they annotated so, in any round."""
         statement = select(AnnotationTaskRow.active_s).where(
             AnnotationTaskRow.state == "done",
+            AnnotationTaskRow.kind == kind,
             AnnotationTaskRow.active_s.is_not(None),
             AnnotationTaskRow.provenance != Provenance.SIMULATED.value,
         )

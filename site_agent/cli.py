@@ -316,19 +316,20 @@ def model_list(home: Home) -> None:
 
     Example: fedgtv-site model list --home hospital-b
     """
-    from site_agent.model_store import ACTIVE, models
+    from site_agent.model_store import active_model, is_whole, models
 
-    _, store = _open(home)
-    rows = models(store.engine)
+    site, store = _open(home)
+    active = active_model(store.engine)
     table = Table(padding=0)
     for heading in ("model", "state", "validation patients", "Dice", "of what was in use"):
         table.add_column(heading)
-    own = ACTIVE if all(row.state != ACTIVE for row in rows) else "retired"
-    table.add_row("the package's own", own, "", "", "")
-    for row in rows:
+    table.add_row("the package's own", "in use" if active is None else "", "", "", "")
+    for row in models(store.engine):
+        state = "in use" if active is not None and row.sha256 == active.sha256 else ""
+        state = state if is_whole(site, row) else f"{state} damaged".strip()
         scores = (row.candidate_dsc, row.incumbent_dsc)
         dice = ("-" if score is None else f"{100 * score:.1f} %" for score in scores)
-        table.add_row(row.sha256[:16], row.state, str(row.validation_patients), *dice)
+        table.add_row(row.sha256[:16], state, str(row.validation_patients), *dice)
     console.print(table)
 
 
@@ -342,8 +343,8 @@ def model_activate(
     """
     from site_agent.model_store import activate
 
-    _, store = _open(home)
-    row = activate(store.engine, model, actor="fedgtv-site model activate")
+    site, store = _open(home)
+    row = activate(site, store.engine, model, actor="fedgtv-site model activate")
     console.print(f"{row.sha256[:16]}: in use")
 
 
@@ -355,8 +356,8 @@ def model_rollback(home: Home) -> None:
     """
     from site_agent.model_store import roll_back
 
-    _, store = _open(home)
-    before = roll_back(store.engine, actor="fedgtv-site model rollback")
+    site, store = _open(home)
+    before = roll_back(site, store.engine, actor="fedgtv-site model rollback")
     now = "the package's own model" if before is None else before.sha256[:16]
     console.print(f"{now}: in use")
 

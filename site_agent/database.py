@@ -14,6 +14,7 @@ from sqlalchemy import (
     UniqueConstraint,
     create_engine,
     event,
+    inspect,
     make_url,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -192,12 +193,20 @@ class SiteModelRow(Base):
 
     sha256: Mapped[str] = mapped_column(primary_key=True)
     round_id: Mapped[str] = mapped_column(ForeignKey("rounds.round_id"))
-    state: Mapped[str]  # candidate | active | retired
     validation_patients: Mapped[int]
     candidate_dsc: Mapped[float | None]
     incumbent_dsc: Mapped[float | None]
     offered_at: Mapped[datetime]
-    activated_at: Mapped[datetime | None]
+
+
+class ModelActivationRow(Base):
+    """A stack: the newest is in use, going back takes it away; the audit log keeps all."""
+
+    __tablename__ = "model_activations"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    sha256: Mapped[str] = mapped_column(ForeignKey("site_models.sha256"))
+    at: Mapped[datetime]
 
 
 class AuditRow(Base):
@@ -252,7 +261,15 @@ def open_database(url: str | URL) -> Engine:
         raise DataError(
             f"{location.database}: the site's database is missing: restore it from a backup"
         )
-    return _connect(location)
+    engine = _connect(location)
+    with engine.connect() as connection:
+        lacking = set(Base.metadata.tables) - set(inspect(connection).get_table_names())
+    if lacking:
+        raise DataError(
+            "the site's database was made by another version and lacks "
+            f"{', '.join(sorted(lacking))}: make a new home with 'fedgtv-site init'"
+        )
+    return engine
 
 
 def _connect(location: URL) -> Engine:

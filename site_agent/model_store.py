@@ -2,9 +2,11 @@
 
 A round ends in a candidate. It comes into use only when it is not worse on the site's validation
 patients than what is in use, or when a person says so; one command goes back to the one before.
-Where no model of the site is in use, the package's own is.
+What is in use segments patients who come after the study's. Where no model of the site is, the
+package's own is.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +17,9 @@ from algorithms.contracts.canonical_json import sha256_hex
 from algorithms.contracts.errors import DataError
 from site_agent import audit_log
 from site_agent.config import SiteHome
-from site_agent.database import SiteModelRow, transaction, utc_now
+from site_agent.database import ModelActivationRow, SiteModelRow, transaction, utc_now
 
-CANDIDATE, ACTIVE, RETIRED = "candidate", "active", "retired"
+OWN = "package"  # what the audit log calls the package's own model
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Comparison:
     Attributes:
         patients: how many there were.
         candidate_dsc: mean Dice; None without patients.
-        incumbent_dsc: likewise.
-        margin: how much worse it may be, a fraction.
+        incumbent_dsc: likewise; None too where what is in use cannot be compared.
+        margin: how much worse the candidate may be, a fraction.
     """
 
     patients: int
@@ -64,12 +66,7 @@ def offer(
         actor: who offers it.
     """
     sha256 = sha256_hex(weights)
-    file = home.models / f"{sha256}.safetensors"
-    if not file.is_file():
-        home.models.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(file.name + ".part")
-        part.write_bytes(weights)
-        part.replace(file)
+    _write(home.models / f"{sha256}.safetensors", weights)
     with transaction(engine) as session:
         row = session.get(SiteModelRow, sha256)
         if row is not None:
@@ -77,30 +74,29 @@ def offer(
         row = SiteModelRow(
             sha256=sha256,
             round_id=round_id,
-            state=CANDIDATE,
             validation_patients=compared.patients,
             candidate_dsc=compared.candidate_dsc,
             incumbent_dsc=compared.incumbent_dsc,
             offered_at=utc_now(),
-            activated_at=None,
         )
         session.add(row)
-        _log(session, "model_offered", row, actor, passes=compared.passes)
+        _log(session, "model_offered", sha256, actor, passes=compared.passes)
         if compared.passes:
             _activate(session, row, actor)
         return row
 
 
-def activate(engine: Engine, model: str, *, actor: str) -> SiteModelRow:
+def activate(home: SiteHome, engine: Engine, model: str, *, actor: str) -> SiteModelRow:
     """Bring a model into use because a person says so.
 
     Args:
+        home: of the site.
         engine: of the site.
         model: its SHA-256, or as many of the first digits as name one model.
         actor: who says so.
 
     Raises:
-        DataError: no model, or several, are called so.
+        DataError: no model, or several, are called so, or its weights are lost.
     """
     with transaction(engine) as session:
         query = select(SiteModelRow).where(SiteModelRow.sha256.startswith(model, autoescape=True))
@@ -108,30 +104,33 @@ def activate(engine: Engine, model: str, *, actor: str) -> SiteModelRow:
         if len(found) != 1:
             number = "several models begin" if found else "no model begins"
             raise DataError(f"{number} with '{model}': see 'fedgtv-site model list'")
-        if found[0].state != ACTIVE:
+        read_model(home, found[0])
+        current = _active(session)
+        if current is None or current.sha256 != found[0].sha256:
             _activate(session, found[0], actor)
         return found[0]
 
 
-def roll_back(engine: Engine, *, actor: str) -> SiteModelRow | None:
+def roll_back(home: SiteHome, engine: Engine, *, actor: str) -> SiteModelRow | None:
     """Go back to the model that was in use before; None is the package's own.
+
+    A model whose weights are lost is passed over.
 
     Raises:
         DataError: the package's own is in use.
     """
     with transaction(engine) as session:
-        current = _active(session)
-        if current is None:
+        newest = _newest(session)
+        if newest is None:
             raise DataError("the package's own model is in use: there is nothing to go back from")
-        current.state = RETIRED
-        _log(session, "model_rolled_back", current, actor)
-        before = session.scalars(
-            select(SiteModelRow)
-            .where(SiteModelRow.activated_at < current.activated_at)
-            .order_by(SiteModelRow.activated_at.desc())
-        ).first()
-        if before is not None:
-            before.state = ACTIVE
+        left = newest.sha256
+        session.delete(newest)
+        session.flush()
+        while (before := _active(session)) is not None and not is_whole(home, before):
+            session.delete(_newest(session))
+            session.flush()
+        to = OWN if before is None else before.sha256[:16]
+        _log(session, "model_rolled_back", left, actor, to=to)
         return before
 
 
@@ -148,29 +147,65 @@ def models(engine: Engine) -> list[SiteModelRow]:
         return list(session.scalars(select(SiteModelRow).order_by(*order)))
 
 
-def model_file(home: SiteHome, row: SiteModelRow) -> Path:
-    """Return where a model's weights are."""
+def read_model(home: SiteHome, row: SiteModelRow) -> Path:
+    """Return the file of a model's weights; their hash is checked.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    if not is_whole(home, row):
+        raise DataError(
+            f"model {row.sha256[:16]}: its weights are missing or damaged: restore "
+            f"{_file(home, row)} from a backup, or go back with 'fedgtv-site model rollback'"
+        )
+    return _file(home, row)
+
+
+def is_whole(home: SiteHome, row: SiteModelRow) -> bool:
+    """Say whether a model's weights are there, every byte."""
+    file = _file(home, row)
+    return file.is_file() and sha256_hex(file.read_bytes()) == row.sha256
+
+
+def _file(home: SiteHome, row: SiteModelRow) -> Path:
     return home.models / f"{row.sha256}.safetensors"
 
 
+def _write(file: Path, content: bytes) -> None:
+    """Write a file, whole or not at all; one that is there and is the same stays."""
+    if file.is_file() and file.read_bytes() == content:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(file.name + ".part")
+    with part.open("wb") as opened:
+        opened.write(content)
+        opened.flush()
+        os.fsync(opened.fileno())  # or a power cut leaves the name with no content
+    part.replace(file)
+
+
+def _newest(session: Session) -> ModelActivationRow | None:
+    order = ModelActivationRow.id.desc()
+    return session.scalars(select(ModelActivationRow).order_by(order).limit(1)).first()
+
+
 def _active(session: Session) -> SiteModelRow | None:
-    return session.scalars(select(SiteModelRow).where(SiteModelRow.state == ACTIVE)).first()
+    newest = _newest(session)
+    return None if newest is None else session.get_one(SiteModelRow, newest.sha256)
 
 
 def _activate(session: Session, row: SiteModelRow, actor: str) -> None:
-    current = _active(session)
-    if current is not None:
-        current.state = RETIRED
-    row.state, row.activated_at = ACTIVE, utc_now()
-    _log(session, "model_activated", row, actor)
+    session.flush()
+    session.add(ModelActivationRow(sha256=row.sha256, at=utc_now()))
+    _log(session, "model_activated", row.sha256, actor)
 
 
-def _log(session: Session, event: str, row: SiteModelRow, actor: str, **detail: bool) -> None:
+def _log(session: Session, event: str, sha256: str, actor: str, **detail: bool | str) -> None:
     audit_log.append(
         session,
         actor=actor,
         event=event,
-        subject=f"model-{row.sha256[:16]}",
+        subject=f"model-{sha256[:16]}",
         detail=detail,
         at=utc_now(),
     )

@@ -3,7 +3,7 @@
 import logging
 
 from algorithms.contracts.messages import RoundState
-from site_agent.adaptation import ACTOR, Round, advance, open_round
+from site_agent.adaptation import ACTOR, Round, advance, open_round, segment_new_patients
 from site_agent.case_store import CaseStore
 from site_agent.case_workflow import TRANSITIONS, RoundEvent
 from site_agent.config import SiteHome
@@ -36,6 +36,8 @@ def work(home: SiteHome, store: CaseStore) -> RoundState:
         current = open_round(store, row)
         try:
             state = advance(current)
+            if state in (RoundState.AWAITING_REVIEW, RoundState.REPORTED):
+                segment_new_patients(current)
         except Exception as error:
             _mark_failed(current, type(error).__name__)
             raise

@@ -22,7 +22,7 @@ from evaluation.benchmarks.hospital_images import (
     phantom_hospital,
     sts_hospitals,
 )
-from evaluation.benchmarks.image_packs import pack_patients
+from evaluation.benchmarks.image_packs import pack_patients, pack_target
 from evaluation.benchmarks.phantom_hospitals import HOSPITALS
 
 HEART, VENDORS, PHANTOMS = "heart-hospitals", "sts-vendors", "phantom-hospitals"
@@ -64,6 +64,11 @@ def adaptation_study(
     first, second = source or "acdc-lv", target or "scd"
     for pack in (first, second):
         pack_patients(packs, pack)
+    if pack_target(first).folder == pack_target(second).folder:
+        raise DataError(
+            f"'{first}' and '{second}' are the same images: name two packs, or the model would be "
+            "tested on patients that it learnt from"
+        )
     return AdaptationStudy(
         name,
         f"{first} to {second}",

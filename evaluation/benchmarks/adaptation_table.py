@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
-from evaluation.benchmarks.adaptation_study import ALL_LABELS, DIRECT, Row
+from evaluation.benchmarks.adaptation_study import ALL_LABELS, DIRECT, Arm, Row
 
 Summary = list[dict[str, Any]]
 
@@ -15,7 +15,8 @@ Summary = list[dict[str, Any]]
 def adaptation_summary(rows: Sequence[Row]) -> Summary:
     """Return a row per arm: mean and spread over seeds of the mean over patients.
 
-    `gap_closed` = (arm - direct) / (all labels - direct), of the means over seeds.
+    `gap_closed` = (arm - direct) / (all labels - direct), of the means over seeds. Where nothing
+    was found there is no distance; `hd95_of` is the share of patients that its mean is of.
     """
     low, high = (float(np.mean(_per_seed(rows, arm, "dsc"))) for arm in (DIRECT, ALL_LABELS))
     summary = []
@@ -33,6 +34,7 @@ def adaptation_summary(rows: Sequence[Row]) -> Summary:
                 "dsc": float(np.mean(dsc)),
                 "dsc_sd": float(np.std(dsc, ddof=1)) if len(dsc) > 1 else None,
                 "hd95_mm": _mean(hd95),
+                "hd95_of": sum(row["hd95_mm"] is not None for row in own) / len(own),
                 "home_dsc": _mean([r["home_dsc"] for r in own if r["home_dsc"] is not None]),
                 "missed": sum(row["dsc"] == 0 for row in own),
                 "with_target": sum(row["annotated_with_target"] for row in own)
@@ -55,8 +57,9 @@ def area_under_budget_curve(
         ValueError: a budget was not run.
     """
     found: dict[tuple[str, str], list[NDArray[np.float64]]] = {}
+    names = {Arm(strategy, budget).name for budget in budgets}
     for row in rows:
-        if row["strategy"] == strategy and not row["stages"] and row["budget"] in budgets:
+        if row["arm"] in names:
             place = [float(b == row["budget"]) for b in budgets]
             found.setdefault((row["hospital"], row["patient"]), []).append(
                 np.array([*place, row["dsc"]])
@@ -74,7 +77,10 @@ def area_under_budget_curve(
 
 
 def paired_test(one: dict[tuple[str, str], float], other: dict[tuple[str, str], float]) -> Row:
-    """Compare two arms on the same patients: mean difference and Wilcoxon's signed-rank p."""
+    """Compare two arms on the same patients: mean difference and Wilcoxon's signed-rank p.
+
+    The p is that of one comparison; whoever makes several has to correct for it.
+    """
     patients = sorted(one.keys() & other.keys())
     difference = np.array([one[p] - other[p] for p in patients])
     tested = len(difference) > 0 and bool(np.any(difference))
@@ -106,7 +112,7 @@ def adaptation_table(summary: Summary) -> str:
                 row["arm"],
                 f"{100 * row['dsc']:.1f}{spread}",
                 "-" if closed is None else f"{100 * closed:.0f} %",
-                "-" if row["hd95_mm"] is None else f"{row['hd95_mm']:.1f}",
+                "-" if row["hd95_mm"] is None else _of(row["hd95_mm"], row["hd95_of"]),
                 str(row["missed"]),
                 f"{100 * row['with_target']:.0f} %" if row["budget"] else "-",
                 "-" if row["home_dsc"] is None else f"{100 * row['home_dsc']:.1f}",
@@ -120,8 +126,7 @@ def comparison_table(rows: Sequence[Row], strategy: str, budgets: Sequence[float
     own = area_under_budget_curve(rows, strategy, budgets)
     lines = [["area under the curve of", "Dice %", f"{strategy} is ahead by", "p"], ["---"] * 4]
     for other in dict.fromkeys(row["strategy"] for row in rows if row["strategy"]):
-        run = {row["budget"] for row in rows if row["strategy"] == other and not row["stages"]}
-        if not run.issuperset(budgets):
+        if not {Arm(other, budget).name for budget in budgets} <= {row["arm"] for row in rows}:
             continue
         areas = area_under_budget_curve(rows, other, budgets)
         test = paired_test(own, areas)
@@ -129,6 +134,11 @@ def comparison_table(rows: Sequence[Row], strategy: str, budgets: Sequence[float
         p = "-" if test["p"] is None else f"{test['p']:.2g}"
         lines.append([other, f"{100 * np.mean(list(areas.values())):.1f}", ahead, p])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _of(distance_mm: float, share: float) -> str:
+    """Show a mean distance, and of how many it is where some patients have none."""
+    return f"{distance_mm:.1f}" + ("" if share == 1 else f" (of {100 * share:.0f} %)")
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -83,7 +83,7 @@ def phantom_hospital(
     for index in range(profile.patients):
         image, mask, geometry = generate_patient(profile, index, seed)
         prepared = prepare_image(image, mask, geometry, recipe)
-        patients.append(HospitalPatient(f"{profile.name}-{index:02d}", (prepared,)))
+        patients.append(HospitalPatient(f"{profile.name}-seed{seed}-{index:02d}", (prepared,)))
     return HospitalImages(profile.name, tuple(patients))
 
 
@@ -93,7 +93,8 @@ def pack_hospital(packs: Path, name: str, recipe: PreprocessingRecipe) -> Hospit
     Args:
         packs: the folder that holds the packs.
         name: a key of `PACK_TARGETS`, or any folder of `.npz` files with `image` and `label`
-            `[z, y, x]` and perhaps `spacing_zyx`: see `image_packs.pack_target`.
+            `[z, y, x]` and perhaps `spacing_zyx`, one per patient (or `PATIENT_frame...npz`): see
+            `image_packs.pack_target`.
         recipe: of the preprocessing.
 
     Raises:
@@ -128,6 +129,8 @@ def sts_hospitals(
         }
     by_site: dict[str, list[HospitalPatient]] = {}
     for case in read_pack(packs, "sts"):
+        if case.patient not in site_of:
+            raise DataError(f"{table}: no row for '{case.patient}': fetch the pack again")
         rng = np.random.default_rng([seed, zlib.crc32(case.patient.encode())])
         image, mask = cut_margins(case.image, case.mask, rng)
         cut = PackCase(case.name, case.patient, image, mask, case.spacing_zyx_mm)

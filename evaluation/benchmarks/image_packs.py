@@ -5,7 +5,7 @@ A pack's folder name says how its arrays lie and what its labels mean. Nothing i
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -87,6 +87,8 @@ PACK_TARGETS: dict[str, PackTarget] = {
 def pack_target(name: str) -> PackTarget:
     """Return what is known of a pack; of another folder, that all its labels are the target.
 
+    A file is a patient, or, where its name holds `_frame`, what stands before that is.
+
     >>> pack_target("mine:2,3")
     PackTarget(folder='mine', codes=(2, 3), swapped=False, spacing_zyx_mm=None, volumes=True)
 
@@ -96,8 +98,10 @@ def pack_target(name: str) -> PackTarget:
     if name in PACK_TARGETS:
         return PACK_TARGETS[name]
     folder, _, codes = name.partition(":")
+    known = next((t for t in PACK_TARGETS.values() if t.folder == folder), PackTarget(folder, ()))
     try:
-        return PackTarget(folder, tuple(int(code) for code in codes.split(",")) if codes else ())
+        chosen = tuple(int(code) for code in codes.split(",")) if codes else ()
+        return replace(known, codes=chosen)
     except ValueError:
         raise DataError(f"pack '{name}': give label codes as whole numbers: {folder}:1,2") from None
 
@@ -157,6 +161,8 @@ def read_volumes(packs: Path, name: str, patients: set[str] | None = None) -> It
             shapes = {array.shape for array in arrays}
             if len(shapes) > 1 or arrays[0].ndim != 3:
                 raise ValueError(f"arrays of {shapes}")
+            if not np.isfinite(arrays[0]).all():
+                raise ValueError("grey values that are no numbers")
         except _BROKEN as error:
             raise DataError(
                 f"{file}: cannot be read as a case of the pack '{name}': fetch the pack again"

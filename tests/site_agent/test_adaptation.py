@@ -25,17 +25,18 @@ from site_agent import audit_log
 from site_agent.adaptation import (
     Round,
     advance,
-    budget_share,
+    budgets,
     finetune_in_stages,
     offer_for_use,
     open_round,
+    segment_new_patients,
 )
 from site_agent.case_store import REFERENCE, REVIEWED, CaseStore
 from site_agent.case_workflow import RoundEvent
 from site_agent.checkpoints import file_sha256, load_weights, save_state, save_weights
 from site_agent.config import open_home
 from site_agent.database import MeasurementRow
-from site_agent.model_store import activate, active_model, model_file, models
+from site_agent.model_store import activate, active_model, models, read_model, roll_back
 from site_agent.patient_split import assign_patients
 from site_agent.review import record_review
 from site_agent.simulated_annotator import annotate_open_tasks, review_cases
@@ -127,35 +128,37 @@ def test_the_budget_is_kept_in_training_and_validation_and_tests_stay_untouched(
 
 
 @pytest.mark.parametrize(
-    ("minutes", "seconds", "slices", "expected"),
+    ("minutes", "seconds", "sizes", "expected"),
     [
-        (None, [60.0], 100, 0.3),
-        (10.0, [], 100, 0.3),  # nobody has been timed yet
-        (10.0, [30.0, 20.0, 900.0], 100, 0.2),  # 20 slices of half a minute
-        (10.0, [12.0], 100, 0.5),
-        (10.0, [12.0], 10, 1.0),
-        (1.0, [600.0], 100, 0.01),  # one slice at least
-        (10.0, [0.0], 100, 1.0),
+        (None, [60.0], [100, 20], [30, 6]),
+        (10.0, [], [100, 20], [30, 6]),  # nobody has been timed yet
+        (10.0, [30.0, 20.0, 900.0], [80, 20], [16, 4]),  # 20 slices of half a minute
+        (10.0, [12.0], [10, 0], [10, 0]),
+        (1.0, [60.0], [100, 100], [1, 0]),  # one to learn from before any to validate on
+        (3.0, [60.0], [100, 100], [2, 1]),
+        (1.0, [600.0], [100, 100], [1, 0]),
+        (10.0, [0.0], [100, 20], [100, 20]),
     ],
 )
 def test_minutes_buy_as_many_slices_as_doctors_have_taken_for_one(
-    minutes, seconds, slices, expected
+    minutes, seconds, sizes, expected
 ) -> None:
     plan = tiny_plan().adaptation.model_copy(
         update={"annotation_budget": 0.3, "annotation_minutes": minutes}
     )
-    assert budget_share(plan, slices, seconds) == pytest.approx(expected)
+    assert budgets(plan, sizes, seconds) == expected
 
 
 def test_only_people_are_timed(finished, tmp_path) -> None:
     """The simulated annotator's times say nothing about doctors."""
-    assert finished.annotation_seconds() == []
+    assert finished.annotation_seconds("contour") == []
     again = restarted(finished, tmp_path / "home", without=())
     first = again.tasks(round_of(again).round_id)[0]
     with Session(again.engine) as session, session.begin():
         task = session.get_one(type(first), first.id)
         task.provenance, task.active_s = Provenance.MANUAL.value, 14.5
-    assert again.annotation_seconds() == [14.5]
+    assert again.annotation_seconds("contour") == [14.5]
+    assert again.annotation_seconds("scribble") == []
 
 
 def test_what_the_simulated_annotator_made_says_so(finished) -> None:
@@ -302,26 +305,25 @@ def test_a_round_that_failed_after_annotation_goes_on(finished, tmp_path) -> Non
 
 def test_the_adapted_model_is_compared_on_the_validation_patients(finished) -> None:
     (row,) = models(finished.engine)
-    assert row.sha256 == file_sha256(model_file(finished.home, row))
+    assert row.sha256 == file_sha256(read_model(finished.home, row))
     assert row.validation_patients == len(finished.cases(Split.VALIDATION)) == 1
     assert row.candidate_dsc is not None
     assert row.incumbent_dsc is not None
     not_worse = row.candidate_dsc >= row.incumbent_dsc - 0.01
-    assert (row.state == "active") is not_worse
+    assert (active_model(finished.engine) is not None) is not_worse
 
 
 def test_a_model_that_unlearnt_the_target_is_held_back(finished, tmp_path) -> None:
     again = restarted(finished, tmp_path / "home", without=())
     current = open_round(again, round_of(again))
     (before,) = models(again.engine)
-    activate(again.engine, before.sha256, actor="test")
+    activate(again.home, again.engine, before.sha256, actor="test")
     network = build_network(current.manifest.network, seed=99)
     torch.nn.init.zeros_(network.head.weight)
     network.head.bias.data = torch.tensor([5.0, -5.0])  # finds nothing anywhere
     save_weights(dict(network.state_dict()), current.folder / "adapted.safetensors")
     offer_for_use(current)
     bad = next(row for row in models(again.engine) if row.sha256 != before.sha256)
-    assert bad.state == "candidate"
     assert bad.candidate_dsc < bad.incumbent_dsc
     in_use = active_model(again.engine)
     assert in_use is not None
@@ -334,7 +336,51 @@ def test_without_validation_patients_a_person_decides(package, tmp_path) -> None
     annotate_open_tasks(store)
     work(home, store)
     (row,) = models(store.engine)
-    assert (row.state, row.validation_patients, row.candidate_dsc) == ("candidate", 0, None)
+    assert (row.validation_patients, row.candidate_dsc) == (0, None)
+    assert active_model(store.engine) is None
+    report = work(home, store)  # and nothing stands in the way of going on
+    assert report is RoundState.AWAITING_REVIEW
+
+
+def test_a_damaged_model_in_use_leaves_the_decision_to_a_person(finished, tmp_path, caplog) -> None:
+    again = restarted(finished, tmp_path / "home", without=())
+    current = open_round(again, round_of(again))
+    (row,) = models(again.engine)
+    activate(again.home, again.engine, row.sha256, actor="test")
+    read_model(again.home, row).write_bytes(b"x" * 100)
+    save_weights(
+        dict(build_network(current.manifest.network, seed=3).state_dict()),
+        current.folder / "adapted.safetensors",
+    )
+    offer_for_use(current)
+    new = next(m for m in models(again.engine) if m.sha256 != row.sha256)
+    assert new.candidate_dsc is not None
+    assert new.incumbent_dsc is None
+    assert "cannot be compared" in caplog.text
+
+
+def test_patients_who_come_later_are_segmented_by_the_model_in_use(finished, tmp_path) -> None:
+    again = restarted(finished, tmp_path / "home", without=())
+    current = open_round(again, round_of(again))
+    again.add_cases([tiny_case(300, contrast=30.0)], actor="test")
+    (new,) = again.cases(Split.UNASSIGNED)
+    key = {"purpose": "adapted", "round_id": current.round_id}
+    (row,) = models(again.engine)
+    activate(again.home, again.engine, row.sha256, actor="test")
+    assert segment_new_patients(current) == 1
+    assert segment_new_patients(current) == 0
+    assert again.contour_author(new.case_id, **key) == f"model {row.sha256[:16]}"
+    adapted = again.contour(new.case_id, **key)
+    roll_back(again.home, again.engine, actor="test")
+    assert segment_new_patients(current) == 1
+    assert again.contour_author(new.case_id, **key) == "model package"
+    direct = again.contour(new.case_id, **key)
+    assert adapted is not None
+    assert direct is not None
+    assert (adapted.mask.voxels != direct.mask.voxels).any()
+    record_review(again, current.round_id, new.case_id, direct.mask, author="dr", simulated=True)
+    activate(again.home, again.engine, row.sha256, actor="test")
+    assert segment_new_patients(current) == 0  # what an oncologist has seen stays
 
 
 # -- other hospitals --------------------------------------------------------------------------

@@ -18,9 +18,9 @@ from site_agent.model_store import (
     Comparison,
     activate,
     active_model,
-    model_file,
     models,
     offer,
+    read_model,
     roll_back,
 )
 from tests.phantoms import filled_store, make_home
@@ -97,55 +97,86 @@ def test_a_better_model_comes_into_use_and_a_worse_or_unknown_one_waits(
     home, engine, put_up
 ) -> None:
     assert in_use(engine) is None
-    assert put_up("a", WORSE).state == "candidate"
-    assert put_up("b", UNKNOWN).state == "candidate"
+    put_up("a", WORSE)
+    put_up("b", UNKNOWN)
     assert in_use(engine) is None
-    assert put_up("c", BETTER).state == "active"
+    put_up("c", BETTER)
+    assert in_use(engine) == "c"
     put_up("d", BETTER)
     assert in_use(engine) == "d"
-    assert [model_file(home, row).read_bytes() for row in models(engine)] == [
+    assert [read_model(home, row).read_bytes() for row in models(engine)] == [
         b"a",
         b"b",
         b"c",
         b"d",
     ]
-    assert [row.state for row in models(engine)] == ["candidate", "candidate", "retired", "active"]
 
 
-def test_a_model_is_offered_once(engine, put_up) -> None:
+def test_a_model_is_offered_once(home, engine, put_up) -> None:
     put_up("a", BETTER)
-    roll_back(engine, actor="it")
+    roll_back(home, engine, actor="it")
     put_up("a", BETTER)  # the worker was killed and works again
     assert in_use(engine) is None
 
 
-def test_rolling_back_goes_one_step_at_a_time_to_the_packages_own(engine, put_up) -> None:
+def test_rolling_back_goes_one_step_at_a_time_to_the_packages_own(home, engine, put_up) -> None:
     for name in "abc":
         put_up(name, BETTER)
-    assert letter(roll_back(engine, actor="it")) == "b"
-    assert letter(roll_back(engine, actor="it")) == "a"
-    assert roll_back(engine, actor="it") is None
+    assert letter(roll_back(home, engine, actor="it")) == "b"
+    assert letter(roll_back(home, engine, actor="it")) == "a"
+    assert roll_back(home, engine, actor="it") is None
     assert in_use(engine) is None
     with pytest.raises(DataError, match="nothing to go back"):
-        roll_back(engine, actor="it")
+        roll_back(home, engine, actor="it")
 
 
-def test_a_person_may_activate_what_was_held_back(engine, put_up) -> None:
+def test_rolling_back_never_returns_to_what_was_left_before(home, engine, put_up) -> None:
+    """b was bad and was left; whoever leaves c goes on to a."""
+    put_up("a", BETTER)
+    put_up("b", BETTER)
+    roll_back(home, engine, actor="it")
+    put_up("c", BETTER)
+    assert letter(roll_back(home, engine, actor="it")) == "a"
+    activate(home, engine, HASH["c"], actor="it")
+    activate(home, engine, HASH["a"], actor="it")
+    assert letter(roll_back(home, engine, actor="it")) == "c"
+    assert letter(roll_back(home, engine, actor="it")) == "a"
+    assert roll_back(home, engine, actor="it") is None
+
+
+def test_lost_or_damaged_weights_are_passed_over_and_mended_when_offered_again(
+    home, engine, put_up
+) -> None:
+    for name in "abc":
+        put_up(name, BETTER)
+    files = {row.sha256: read_model(home, row) for row in models(engine)}
+    files[HASH["b"]].write_bytes(b"x")
+    with pytest.raises(DataError, match="missing or damaged"):
+        activate(home, engine, HASH["b"], actor="dr")
+    assert letter(roll_back(home, engine, actor="it")) == "a"
+    put_up("b", BETTER)  # the round is worked on again
+    assert files[HASH["b"]].read_bytes() == b"b"
+    files[HASH["a"]].unlink()
+    with pytest.raises(DataError, match="rollback"):
+        read_model(home, active_model(engine))
+
+
+def test_a_person_may_activate_what_was_held_back(home, engine, put_up) -> None:
     put_up("a", BETTER)
     put_up("b", WORSE)
-    assert activate(engine, HASH["b"][:9], actor="dr").state == "active"
+    assert activate(home, engine, HASH["b"][:9], actor="dr").sha256 == HASH["b"]
     assert in_use(engine) == "b"
-    assert letter(roll_back(engine, actor="it")) == "a"
+    assert letter(roll_back(home, engine, actor="it")) == "a"
     for name, words in (("x", "no model"), ("", "several"), ("%", "no model")):
         with pytest.raises(DataError, match=words):
-            activate(engine, name, actor="dr")
+            activate(home, engine, name, actor="dr")
 
 
-def test_every_step_is_in_the_audit_log(engine, put_up) -> None:
+def test_every_step_is_in_the_audit_log(home, engine, put_up) -> None:
     put_up("a", BETTER)
     put_up("b", WORSE)
-    activate(engine, HASH["b"], actor="dr")
-    roll_back(engine, actor="it")
+    activate(home, engine, HASH["b"], actor="dr")
+    roll_back(home, engine, actor="it")
     with Session(engine) as session:
         rows = session.query(AuditRow).order_by(AuditRow.sequence).all()
         found = [(r.event, r.actor, r.detail) for r in rows if r.event.startswith("model_")]
@@ -155,7 +186,7 @@ def test_every_step_is_in_the_audit_log(engine, put_up) -> None:
         ("model_activated", "worker", {}),
         ("model_offered", "worker", {"passes": False}),
         ("model_activated", "dr", {}),
-        ("model_rolled_back", "it", {}),
+        ("model_rolled_back", "it", {"to": HASH["a"][:16]}),
     ]
 
 
@@ -180,3 +211,12 @@ def test_the_commands_list_activate_and_roll_back(
     assert "the package's own model: in use" in run("rollback")
     assert "nothing to go back from" in run("rollback")
     assert in_use(open_database(home.database_url)) is None
+    read_model(home, models(engine)[0]).write_bytes(b"?")
+    assert "damaged" in run("list")
+
+
+def test_a_database_of_another_version_is_named_as_such(home, engine) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("drop table model_activations")
+    with pytest.raises(DataError, match="another version and lacks model_activations"):
+        open_database(home.database_url)

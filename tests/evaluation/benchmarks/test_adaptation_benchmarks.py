@@ -1,4 +1,5 @@
 import pickle
+import shutil
 import sys
 from dataclasses import replace
 
@@ -142,10 +143,15 @@ def test_the_command_prints_splits_and_tables_and_writes_rows(run, tmp_path) -> 
 def test_the_heart_benchmark_takes_any_pack(run, tmp_path) -> None:
     write_sarcomas(tmp_path)
     (tmp_path / "sts").rename(tmp_path / "mine")
-    ask = (HEART, "--packs", tmp_path, "--source", "mine:1", "--target", "mine", "--seeds", 1)
-    code, out, err = run(*ask, "--methods", "random")
+    shutil.copytree(tmp_path / "mine", tmp_path / "other one")
+    ask = (HEART, "--packs", tmp_path, "--source", "mine:1", "--seeds", 1, "--methods", "random")
+    code, out, err = run(*ask, "--target", "other one:1")
     assert code == 0, err
-    assert "tested, mine, seed 0, fold 1:" in out
+    assert "tested, other one:1, seed 0, fold 1:" in out
+    # One's own patients would be learnt from and tested.
+    code, _, err = run(*ask, "--target", "mine")
+    assert code == 2
+    assert "the same images" in err
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,16 @@ def test_results_of_other_settings_are_refused(finished) -> None:
         run_adaptation(study(revision=2), folder, ARMS, seeds=[0], jobs=1)
 
 
+def test_fewer_patients_than_folds_are_refused_before_any_training(tmp_path) -> None:
+    def few(seed: int):
+        home, (away,) = hospitals(seed)
+        return home, (HospitalImages("away", away.patients[:1]),)
+
+    with pytest.raises(DataError, match="'away' has 1 patients: at least 2"):
+        run_adaptation(study(hospitals=few), tmp_path, ARMS, seeds=[0], jobs=1)
+    assert not list(tmp_path.iterdir())
+
+
 def test_settings_are_json_and_say_everything_but_where_the_images_lie() -> None:
     one, other = (study(hospitals=partial(hospitals_of, p)).settings for p in ("here", "there"))
     assert json.loads(json.dumps(one)) == one == other

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
+from evaluation.benchmarks.adaptation_study import Arm
 from evaluation.benchmarks.adaptation_table import (
     adaptation_summary,
     adaptation_table,
@@ -32,9 +33,13 @@ def row(arm: str, dsc: float, **more) -> dict:
 ENDS = [row("direct", 0.5, home_dsc=0.9), row("all labels", 0.9, budget=1.0)]
 
 
-def curve(strategy: str, budgets_dsc: dict[float, float], **more) -> list[dict]:
+def curve(strategy: str, budgets_dsc: dict[float, float], *, stages=False, **more) -> list[dict]:
     return [
-        row(f"{strategy}, {b}", dsc, strategy=strategy, budget=b, **more)
+        row(
+            Arm(strategy, b, stages=stages).name,
+            dsc,
+            **{"strategy": strategy, "budget": b, "stages": stages} | more,
+        )
         for b, dsc in budgets_dsc.items()
     ]
 
@@ -83,6 +88,8 @@ def test_the_area_leaves_stages_and_other_budgets_out_and_averages_seeds() -> No
         *curve("s", {0.1: 0.6, 0.2: 0.6}, seed=1),
         *curve("s", {0.1: 1.0, 0.2: 1.0}, stages=True),
         *curve("t", {0.1: 1.0, 0.2: 1.0}),
+        row("s per patient, 20 %", 1.0, strategy="s", budget=0.2),
+        row("s, share 1, 20 %", 1.0, strategy="s", budget=0.2),
     ]
     assert area_under_budget_curve(rows, "s", budgets) == {("h", "p"): pytest.approx(0.5)}
     with pytest.raises(ValueError, match="not every budget"):
@@ -114,6 +121,13 @@ def test_tables_show_every_arm_and_every_whole_curve() -> None:
     assert table[2].startswith("| own | 85.0 | - |")
     assert table[3].startswith("| stdr | 75.0 | +10.0 |")
     assert len(table) == 4  # of "random" one budget is missing
+
+
+def test_a_mean_distance_says_of_how_many_it_is() -> None:
+    rows = [*ENDS, row("a", 0.5), row("a", 0.0, patient="q", hd95_mm=None)]
+    table = adaptation_table(adaptation_summary(rows))
+    assert "| 3.0 (of 50 %) | 1 |" in table
+    assert "| 3.0 | 0 |" in table
 
 
 def test_a_patient_of_two_seeds_has_one_score() -> None:

@@ -96,7 +96,7 @@ def test_sarcomas_are_parted_by_scanner(tmp_path) -> None:
 def test_phantoms_are_hospitals_too() -> None:
     profile = replace(HOSPITALS[1], patients=2)
     hospital = phantom_hospital(profile, RECIPE, seed=0)
-    assert [p.name for p in hospital.patients] == ["hospital-b-00", "hospital-b-01"]
+    assert [p.name for p in hospital.patients] == ["hospital-b-seed0-00", "hospital-b-seed0-01"]
     image = hospital.patients[0].images[0]
     assert image.label.any()
     assert len(image.slices) == len(image.reference)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from algorithms.contracts.errors import DataError
-from evaluation.benchmarks.image_packs import PACK_TARGETS, pack_patients, read_pack
+from evaluation.benchmarks.image_packs import PACK_TARGETS, pack_patients, pack_target, read_pack
 
 SHAPE = (3, 4, 5)
 
@@ -61,6 +61,22 @@ def test_each_pack_has_its_own_codes(tmp_path, name, found) -> None:
 def test_every_pack_is_tested() -> None:
     assert set(PACK_TARGETS) == {"sts", "la", "hippocampus", "acdc-lv", "acdc-rv", "scd"}
     assert [name for name, target in PACK_TARGETS.items() if not target.volumes] == ["scd"]
+
+
+def test_a_known_folder_keeps_its_axes_and_spacing_with_other_codes() -> None:
+    atrium, heart, other = (pack_target(name) for name in ("la:1", "acdc:1,3", "clinic:2"))
+    assert (atrium.swapped, atrium.spacing_zyx_mm) == (True, (0.625, 0.625, 0.625))
+    assert (heart.codes, heart.spacing_zyx_mm) == ((1, 3), (8.0, 1.5, 1.5))
+    assert (other.folder, other.codes, other.spacing_zyx_mm) == ("clinic", (2,), None)
+
+
+def test_grey_values_that_are_no_numbers_are_refused(tmp_path) -> None:
+    label = np.ones(SHAPE, dtype=np.uint8)
+    (tmp_path / "clinic").mkdir()
+    image = np.full(SHAPE, np.nan, dtype=np.float32)
+    np.savez(tmp_path / "clinic" / "p1.npz", image=image, label=label)
+    with pytest.raises(DataError, match=r"p1\.npz"):
+        list(read_pack(tmp_path, "clinic"))
 
 
 def test_swapped_axes_are_put_right(tmp_path) -> None:
