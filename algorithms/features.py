@@ -1,7 +1,7 @@
 """What the network makes of every slice: one latent vector (6-2), and how sure it is."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch.nn import functional
 from algorithms.contracts.volume import ImageArray
 from algorithms.networks import UNet2d
 from algorithms.preprocessing import mirror_outwards
+from algorithms.slice_description import SliceDescription
 from algorithms.training import half_precision
 
 GRID_YX = (16, 16)
@@ -53,32 +54,6 @@ def pooled_feature(
     weighted = (weight[:, None] * features).mean(dim=1, keepdim=True)
     pooled = functional.adaptive_max_pool2d(weighted, grid_yx).flatten(start_dim=1)
     return pooled / size[:, None]
-
-
-@dataclass(frozen=True, eq=False)
-class SliceDescription:
-    """What a model says about `n` slices, without any label; rows are slices.
-
-    Attributes:
-        features: float32 `[n, 256]`, (6-2); zeros where no foreground is predicted.
-        embedding: float32 `[n, c]`, the coarsest features of the encoder, averaged over the slice:
-            what it looks like, whether or not the target is found.
-        foreground_share: float32 `[n]`, part of the pixels that are predicted foreground.
-        least_confidence: float32 `[n]`, mean over pixels of the lowest class probability: (2-14).
-        margin: float32 `[n]`, mean of the best minus the second best: (2-15).
-        entropy: float32 `[n]`, mean of the Shannon entropy in nats: (2-16).
-    """
-
-    features: NDArray[np.float32]
-    embedding: NDArray[np.float32]
-    foreground_share: NDArray[np.float32]
-    least_confidence: NDArray[np.float32]
-    margin: NDArray[np.float32]
-    entropy: NDArray[np.float32]
-
-    def rows(self, chosen: NDArray[np.intp]) -> "SliceDescription":
-        """Return some of the slices, or all in another order."""
-        return SliceDescription(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
 @torch.inference_mode()

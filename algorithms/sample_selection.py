@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from algorithms.features import SliceDescription
 from algorithms.selection_comparators import (
     CHOSEN,
     Candidates,
@@ -22,6 +21,7 @@ from algorithms.selection_comparators import (
     mhpl,
     random,
 )
+from algorithms.slice_description import SliceDescription
 
 DOMAIN_INVARIANT = "domain_invariant"
 DOMAIN_SPECIFIC = "domain_specific"

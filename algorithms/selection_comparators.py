@@ -1,6 +1,8 @@
 """What other methods would ask doctors about: each strategy beside its source.
 
 A strategy is given candidates in order of their ids and chooses by position; ties go to the lowest.
+SciPy and scikit-learn are imported where they are used: the names of the strategies are needed where
+a slow start would be felt.
 """
 
 from collections.abc import Callable
@@ -8,11 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
-from sklearn.cluster import KMeans
-from sklearn.linear_model import LogisticRegression
 
-from algorithms.features import SliceDescription
+from algorithms.slice_description import SliceDescription
 
 Vector = NDArray[np.float64]
 CHOSEN = "chosen"
@@ -92,6 +91,9 @@ def cluster_representative(
     Clusters are of standardised embeddings, in which slices without predicted foreground differ
     too.
     """
+    from scipy.spatial.distance import cdist
+    from sklearn.cluster import KMeans
+
     count = near + far
     if not count:
         return []
@@ -165,6 +167,8 @@ def _unit_rows(rows: Vector) -> Vector:
 
 def _source_probability(slices: Candidates) -> Vector:
     """Return a discriminator's probability that a slice is the source's."""
+    from sklearn.linear_model import LogisticRegression
+
     rows = np.concatenate([slices.reference_points, slices.features])
     domain = np.repeat([1, 0], [len(slices.reference_points), len(slices)])
     scale = rows.std(axis=0)

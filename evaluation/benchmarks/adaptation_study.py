@@ -27,7 +27,7 @@ from algorithms.adapted_share import interpolate_weights
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.model_package import NetworkSpec, PreprocessingRecipe, TrainingSchedule
 from algorithms.contracts.volume import MaskArray
-from algorithms.features import SliceDescription, describe_slices, latent_features
+from algorithms.features import describe_slices, latent_features
 from algorithms.finetuning import (
     ContourLearner,
     LabelledSlice,
@@ -46,6 +46,7 @@ from algorithms.preprocessing import restore
 from algorithms.pseudo_labels import pseudo_label
 from algorithms.reference_points import fit_reference_points
 from algorithms.sample_selection import select
+from algorithms.slice_description import SliceDescription
 from algorithms.training import Learner, train
 from evaluation.benchmarks.hospital_images import HospitalImage, HospitalImages, HospitalPatient
 from evaluation.benchmarks.training_files import read_rows, train_resumably, write_rows

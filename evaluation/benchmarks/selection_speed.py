@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from algorithms.contracts.model_package import NetworkSpec
-from algorithms.features import SliceDescription, describe_slices, pooled_feature
+from algorithms.features import describe_slices, pooled_feature
 from algorithms.networks import UNet2d, build_network
 from algorithms.reference_points import fit_reference_points
 from algorithms.sample_selection import STRATEGIES, select
+from algorithms.slice_description import SliceDescription
 from algorithms.training import device
 
 Row = dict[str, Any]

@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from algorithms.features import SliceDescription
 from algorithms.sample_selection import (
     DOMAIN_INVARIANT,
     DOMAIN_SPECIFIC,
@@ -12,6 +11,7 @@ from algorithms.sample_selection import (
     distances_to_reference_points,
     select,
 )
+from algorithms.slice_description import SliceDescription
 
 POINTS = np.zeros((1, 2))  # with rows (r, 0) the distance is r squared
 

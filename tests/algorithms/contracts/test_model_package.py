@@ -54,6 +54,8 @@ def another(value):
         return not value
     if isinstance(value, str):
         return ("0" if value[0] != "0" else "1") + value[1:]
+    if value is None:
+        return 1
     return value + 1 if isinstance(value, int) else value / 2 + 0.01
 
 
