@@ -1,8 +1,8 @@
 """What other methods would ask doctors about: each strategy beside its source.
 
 A strategy is given candidates in order of their ids and chooses by position; ties go to the lowest.
-SciPy and scikit-learn are imported where they are used: the names of the strategies are needed where
-a slow start would be felt.
+SciPy and scikit-learn are imported where they are used: the names of the strategies are needed
+where a slow start would be felt.
 """
 
 from collections.abc import Callable
