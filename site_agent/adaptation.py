@@ -581,11 +581,15 @@ def _summarise(current: Round, rows: Sequence[PatientRow]) -> SiteReport:
 
 
 def _revisions(current: Round) -> list[RevisionRow]:
-    """Return one row per reviewed patient: the average over the reviews of their cases."""
-    patient_of = {case.case_id: case.patient_id for case in current.store.cases()}
+    """Return one row per reviewed test patient: the average over the reviews of their cases.
+
+    Patients who came after the study's were segmented by what is in use, and are not in the study.
+    """
+    patient_of = {case.case_id: case.patient_id for case in current.store.cases(Split.TEST)}
     reviews: defaultdict[str, list[ReviewRow]] = defaultdict(list)
     for review in current.store.reviews(current.round_id):
-        reviews[patient_of[review.case_id]].append(review)
+        if review.case_id in patient_of:
+            reviews[patient_of[review.case_id]].append(review)
     rows = []
     for of_patient in reviews.values():
         times_s = [review.active_s for review in of_patient if review.active_s is not None]

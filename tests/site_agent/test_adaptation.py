@@ -27,6 +27,7 @@ from site_agent.adaptation import (
     advance,
     budgets,
     finetune_in_stages,
+    measure_and_report,
     offer_for_use,
     open_round,
     segment_new_patients,
@@ -35,7 +36,7 @@ from site_agent.case_store import REFERENCE, REVIEWED, CaseStore
 from site_agent.case_workflow import RoundEvent
 from site_agent.checkpoints import file_sha256, load_weights, save_state, save_weights
 from site_agent.config import open_home
-from site_agent.database import MeasurementRow
+from site_agent.database import MeasurementRow, RoundRow
 from site_agent.model_store import activate, active_model, models, read_model, roll_back
 from site_agent.patient_split import assign_patients
 from site_agent.review import record_review
@@ -381,6 +382,13 @@ def test_patients_who_come_later_are_segmented_by_the_model_in_use(finished, tmp
     record_review(again, current.round_id, new.case_id, direct.mask, author="dr", simulated=True)
     activate(again.home, again.engine, row.sha256, actor="test")
     assert segment_new_patients(current) == 0  # what an oncologist has seen stays
+    # They are not in the study: its report stays as it was.
+    assert len(again.reviews(current.round_id)) == len(again.cases(Split.TEST)) + 1
+    with Session(again.engine) as session, session.begin():
+        row = session.get_one(RoundRow, current.round_id)
+        row.state = RoundState.AWAITING_REVIEW.value
+    measure_and_report(current)
+    assert report_of(again).revision == report_of(finished).revision
 
 
 # -- other hospitals --------------------------------------------------------------------------
