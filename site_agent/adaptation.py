@@ -51,7 +51,7 @@ from algorithms.inference import torch_predictor
 from algorithms.networks import UNet2d, build_network
 from algorithms.pseudo_labels import pseudo_label
 from algorithms.sample_selection import REPRESENTATIVE, select
-from algorithms.training import Weights, device
+from algorithms.training import device
 from evaluation.case_metrics import CaseMetrics, measure_case
 from evaluation.site_summary import (
     PatientRow,
@@ -227,8 +227,6 @@ def finetune_in_stages(current: Round) -> None:
     last, bare = "stage1", [bare_slice(image) for image in others]
     stage = partial(_stage, current, supervision=plan.supervision)
     stage("stage1", network, annotated, plan.stage1)
-    share = adapted_share(current)
-    (current.folder / SHARE_FILE).write_bytes(canonical_json(share))
     if plan.unlabelled != "none":
         last = "stage3"
         if plan.unlabelled == "dual_task":
@@ -236,29 +234,24 @@ def finetune_in_stages(current: Round) -> None:
         elif plan.supervision == "scribble":
             stage(last, network, annotated + bare, plan.stage3)
         else:
-            # Weights between the source's and stage 1's make better labels than stage 1's alone.
-            teacher = current.source_network()
-            teacher.load_state_dict(_towards(current, "stage1", share))
             pseudo_labelled = pseudo_label(
-                torch_predictor(teacher, patch_yx=recipe.patch_yx),
+                torch_predictor(network, patch_yx=recipe.patch_yx),
                 others,
                 min_confidence=plan.pseudo_label_min_confidence,
             )
             stage(last, network, annotated + pseudo_labelled, plan.stage3)
-    save_weights(_towards(current, last, share), current.folder / f"{ADAPTED}.safetensors")
+    share = adapted_share(current)
+    (current.folder / SHARE_FILE).write_bytes(canonical_json(share))
+    adapted = interpolate_weights(
+        load_weights(current.package / MODEL_FILE),
+        load_weights(current.folder / f"{last}.safetensors"),
+        share,
+    )
+    save_weights(adapted, current.folder / f"{ADAPTED}.safetensors")
     offer_for_use(current)
     if plan.target_trained is not None and _all_have_references(current):
         labelled = fully_labelled(current.store, training, recipe)
         _stage(current, TARGET_TRAINED, current.source_network(), labelled, plan.target_trained)
-
-
-def _towards(current: Round, stage: str, share: float) -> Weights:
-    """Return the weights between the source model's and those a stage ended in."""
-    return interpolate_weights(
-        load_weights(current.package / MODEL_FILE),
-        load_weights(current.folder / f"{stage}.safetensors"),
-        share,
-    )
 
 
 def offer_for_use(current: Round) -> None:
