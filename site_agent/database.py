@@ -14,7 +14,6 @@ from sqlalchemy import (
     UniqueConstraint,
     create_engine,
     event,
-    inspect,
     make_url,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -261,15 +260,7 @@ def open_database(url: str | URL) -> Engine:
         raise DataError(
             f"{location.database}: the site's database is missing: restore it from a backup"
         )
-    engine = _connect(location)
-    with engine.connect() as connection:
-        lacking = set(Base.metadata.tables) - set(inspect(connection).get_table_names())
-    if lacking:
-        raise DataError(
-            "the site's database was made by another version and lacks "
-            f"{', '.join(sorted(lacking))}: make a new home with 'fedgtv-site init'"
-        )
-    return engine
+    return _connect(location)
 
 
 def _connect(location: URL) -> Engine:

@@ -8,8 +8,11 @@ from algorithms.contracts.errors import DataError
 from site_agent import audit_log, cli
 from site_agent.database import (
     AuditRow,
+    Base,
+    ModelActivationRow,
     PackageRow,
     RoundRow,
+    SiteModelRow,
     open_database,
     transaction,
     utc_now,
@@ -215,8 +218,9 @@ def test_the_commands_list_activate_and_roll_back(
     assert "damaged" in run("list")
 
 
-def test_a_database_of_another_version_is_named_as_such(home, engine) -> None:
-    with engine.begin() as connection:
-        connection.exec_driver_sql("drop table model_activations")
-    with pytest.raises(DataError, match="another version and lacks model_activations"):
-        open_database(home.database_url)
+def test_homes_from_before_models_were_kept_get_the_tables(home, engine, put_up) -> None:
+    tables = [ModelActivationRow.__table__, SiteModelRow.__table__]
+    Base.metadata.drop_all(engine, tables=tables)
+    assert active_model(open_database(home.database_url)) is None
+    put_up("a", BETTER)
+    assert in_use(engine) == "a"
