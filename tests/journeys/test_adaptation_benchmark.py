@@ -13,6 +13,9 @@ from evaluation.benchmarks.adaptation_study import Arm, run_adaptation
 from tests.evaluation.benchmarks.test_adaptation_study import study
 
 
+pytestmark = pytest.mark.journey
+
+
 def test_two_processes_find_what_one_finds(tmp_path) -> None:
     """Up to rounding: the number of threads may change the order of sums."""
     arms = [Arm("random", 0.25)]
