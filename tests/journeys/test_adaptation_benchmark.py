@@ -12,7 +12,6 @@ import pytest
 from evaluation.benchmarks.adaptation_study import Arm, run_adaptation
 from tests.evaluation.benchmarks.test_adaptation_study import study
 
-
 pytestmark = pytest.mark.journey
 
 
