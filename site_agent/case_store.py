@@ -241,16 +241,7 @@ class CaseStore:
     def contour(self, case_id: str, *, purpose: str, round_id: str = "") -> Contour | None:
         """Return the newest contour of a purpose ("reference", "adapted", ...) or None."""
         with Session(self.engine) as session:
-            row = session.scalars(
-                select(ContourRow)
-                .where(
-                    ContourRow.case_id == case_id,
-                    ContourRow.purpose == purpose,
-                    ContourRow.round_id == round_id,
-                )
-                .order_by(ContourRow.id.desc())
-                .limit(1)
-            ).first()
+            row = _newest_contour(session, case_id, purpose, round_id)
             if row is None:
                 return None
             geometry = _geometry(_existing(session, case_id).series)
@@ -259,18 +250,9 @@ class CaseStore:
 
     def contour_author(self, case_id: str, *, purpose: str, round_id: str) -> str | None:
         """Return who made the newest contour of a purpose, or None where there is none."""
-        statement = (
-            select(ContourRow.author)
-            .where(
-                ContourRow.case_id == case_id,
-                ContourRow.purpose == purpose,
-                ContourRow.round_id == round_id,
-            )
-            .order_by(ContourRow.id.desc())
-            .limit(1)
-        )
         with Session(self.engine) as session:
-            return session.scalars(statement).first()
+            row = _newest_contour(session, case_id, purpose, round_id)
+            return None if row is None else row.author
 
     # -- rounds -----------------------------------------------------------------------------
 
@@ -594,6 +576,22 @@ def _npy_bytes(array: NDArray[Any]) -> bytes:
 def _read_mask(file: Path, shape: tuple[int, ...]) -> MaskArray:
     packed = np.load(file, allow_pickle=False)
     return np.unpackbits(packed, count=int(np.prod(shape))).reshape(shape).astype(bool)
+
+
+def _newest_contour(
+    session: Session, case_id: str, purpose: str, round_id: str
+) -> ContourRow | None:
+    statement = (
+        select(ContourRow)
+        .where(
+            ContourRow.case_id == case_id,
+            ContourRow.purpose == purpose,
+            ContourRow.round_id == round_id,
+        )
+        .order_by(ContourRow.id.desc())
+        .limit(1)
+    )
+    return session.scalars(statement).first()
 
 
 def _existing(session: Session, case_id: str) -> CaseRow:

@@ -366,7 +366,7 @@ class Unit:
 
     def _at_home(self, arm: Arm, network: UNet2d) -> float | None:
         """Mean Dice on the source hospital's test patients, where it shows what is forgotten."""
-        if arm.without_labels or (arm.strategy and not arm.stages):
+        if not self.home or arm.without_labels or (arm.strategy and not arm.stages):
             return None
         return float(np.mean([self._measure(network, p, dsc_only=True)["dsc"] for p in self.home]))
 
