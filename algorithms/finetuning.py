@@ -88,6 +88,7 @@ def draw_batch(
     patch_yx: tuple[int, int],
     rng: np.random.Generator,
     target_share: float = 0.0,
+    augmentation: float = 1.0,
     level_sets: bool = False,
 ) -> tuple[Tensor, ...]:
     """Draw slices, cut random patches and augment them.
@@ -102,6 +103,7 @@ def draw_batch(
         rng: what is drawn with.
         target_share: so much of the batch comes from slices with target, the rest from all, those
             with target among them; 0 where no slice has one.
+        augmentation: strength of the random changes.
         level_sets: cut and turn those too. They are normalised, so scaling leaves them alone.
 
     Returns:
@@ -115,7 +117,7 @@ def draw_batch(
     images, labels, weights, *maps = (
         torch.from_numpy(np.stack(part)) for part in zip(*patches, strict=True)
     )
-    return augment(images[:, None], labels, weights, rng, *maps)
+    return augment(images[:, None], labels, weights, rng, *maps, strength=augmentation)
 
 
 def _draw(
@@ -241,6 +243,7 @@ def finetune(
             patch_yx=patch_yx,
             rng=rng,
             target_share=schedule.target_share,
+            augmentation=schedule.augmentation,
             level_sets=unlabelled > 0,
         )
 
@@ -250,7 +253,13 @@ def finetune(
 
     def partly(rng: np.random.Generator) -> tuple[Tensor, ...]:
         images, *known = contours(rng)
-        others, *_ = draw_batch(dual_task, size=unlabelled, patch_yx=patch_yx, rng=rng)
+        others, *_ = draw_batch(
+            dual_task,
+            size=unlabelled,
+            patch_yx=patch_yx,
+            rng=rng,
+            augmentation=schedule.augmentation,
+        )
         return torch.cat([images, others]), *known
 
     if supervision == "scribble":

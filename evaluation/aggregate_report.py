@@ -276,6 +276,7 @@ def _site_row(study: str, package: PackageResult, site: SiteResult) -> TableRow:
         "training_patients": annotation.training_patients,
         "training_slices": annotation.training_slices,
         "selected_slices": annotation.selected_slices,
+        "earlier_slices": annotation.earlier_slices,
         "annotator_simulated": str(annotation.simulated).lower(),
         "patients_against_reference": yardstick.reference_contour if yardstick else None,
         "patients_against_reviewed": yardstick.reviewed_contour if yardstick else None,

@@ -13,15 +13,11 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from statistics import fmean, median
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from algorithms.adapted_share import choose_share, interpolate_weights
@@ -34,11 +30,11 @@ from algorithms.contracts.model_package import (
     MODEL_FILE,
     REFERENCE_POINTS_FILE,
     AdaptationPlan,
-    Manifest,
     Supervision,
     TrainingSchedule,
 )
 from algorithms.contracts.site_report import AnnotationSummary, SiteReport, vendor_of
+from algorithms.contracts.volume import ImageArray
 from algorithms.features import describe_slices
 from algorithms.finetuning import (
     LabelledSlice,
@@ -51,7 +47,6 @@ from algorithms.inference import torch_predictor
 from algorithms.networks import UNet2d, build_network
 from algorithms.pseudo_labels import pseudo_label
 from algorithms.sample_selection import REPRESENTATIVE, select
-from algorithms.training import device
 from evaluation.case_metrics import CaseMetrics, measure_case
 from evaluation.site_summary import (
     PatientRow,
@@ -60,54 +55,31 @@ from evaluation.site_summary import (
     average_cases,
     summarise_site,
 )
-from site_agent.case_store import REFERENCE, REVIEWED, CaseStore, SliceChoice, TaskKind
+from site_agent.adaptation_round import (
+    ACTOR,
+    ADAPTED,
+    DIRECT,
+    TARGET_TRAINED,
+    TASK_KINDS,
+    KnownLabels,
+    Round,
+    annotated_slices,
+    known_cases,
+    known_labels,
+    prepared,
+)
+from site_agent.case_store import REFERENCE, REVIEWED, SliceChoice
 from site_agent.case_workflow import RoundEvent
 from site_agent.checkpoints import file_sha256, load_state, load_weights, save_state, save_weights
 from site_agent.database import MeasurementRow, ReviewRow, RoundRow
-from site_agent.learning_data import PreparedCase, annotated_slice, fully_labelled, prepare
-from site_agent.model_store import Comparison, active_model, offer, read_model
-from site_agent.package_store import load_package
+from site_agent.learning_data import fully_labelled
+from site_agent.model_promotion import offer_for_use
 from site_agent.progress import progress_bar
 from site_agent.segmentation import segment
 
 log = logging.getLogger("fedgtv.adaptation")
 
-ACTOR = "worker"
 SHARE_FILE = "adapted_share.json"
-_KINDS: dict[Supervision, TaskKind] = {"dense": "contour", "scribble": "scribble"}
-DIRECT, ADAPTED, TARGET_TRAINED = "direct", "adapted", "target_trained"
-
-
-@dataclass(frozen=True)
-class Round:
-    """One package at one site: what every step below is given."""
-
-    store: CaseStore
-    round_id: str
-    seed: int
-    manifest: Manifest
-    package: Path
-
-    @property
-    def folder(self) -> Path:
-        """Weights and checkpoints of this round."""
-        return self.store.home.rounds / self.round_id
-
-    def source_network(self) -> UNet2d:
-        """Return the package's network with its weights, placed and laid out as training does.
-
-        So a stage that was loaded computes, bit for bit, what the one just trained computed.
-        """
-        network = build_network(self.manifest.network)
-        network.load_state_dict(load_weights(self.package / MODEL_FILE))
-        network.to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return network
-
-
-def open_round(store: CaseStore, row: RoundRow) -> Round:
-    """Load what a round works with; the package's files are verified again."""
-    manifest, package = load_package(store.home, row.package_id)
-    return Round(store, row.round_id, row.seed, manifest, package)
 
 
 def advance(current: Round) -> RoundState:
@@ -136,8 +108,8 @@ def select_slices(current: Round) -> RoundState:
     """Choose the slices doctors are asked for: the budget's share of each split's slices.
 
     Slices of training patients are learnt from; those of validation patients choose the best
-    weights and are all spaced evenly. Both count towards the budget: no other label of the site is
-    used.
+    weights and are all spaced evenly. Both count towards the budget. Slices that are known from
+    rounds before are not asked about again, and the budget is a share of the others.
     """
     choices: list[SliceChoice] = []
     if not current.store.tasks(current.round_id):  # a round that is tried again has its tasks
@@ -145,13 +117,22 @@ def select_slices(current: Round) -> RoundState:
         points = np.load(current.package / REFERENCE_POINTS_FILE, allow_pickle=False)
         plan = current.manifest.adaptation
         representative = {Split.TRAINING: plan.representative_share, Split.VALIDATION: 1.0}
-        cases = {split: _prepared(current, split) for split in representative}
-        sizes = [sum(len(case.slices) for case in part) for part in cases.values()]
-        seconds = current.store.annotation_seconds(_KINDS[plan.supervision])
-        for split, budget in zip(cases, budgets(plan, sizes, seconds), strict=True):
+        known = known_labels(current)
+        unknown = {
+            split: [
+                (case.case_id, z, image)
+                for case in prepared(current, split)
+                for z, image in enumerate(case.slices)
+                if (case.case_id, z) not in known
+            ]
+            for split in representative
+        }
+        sizes = [len(slices) for slices in unknown.values()]
+        seconds = current.store.annotation_seconds(TASK_KINDS[plan.supervision])
+        for split, budget in zip(unknown, budgets(plan, sizes, seconds), strict=True):
             share = representative[split]
-            choices += _choose(current, network, points, cases[split], budget, share)
-    kind = _KINDS[current.manifest.adaptation.supervision]
+            choices += _choose(current, network, points, unknown[split], budget, share)
+    kind = TASK_KINDS[current.manifest.adaptation.supervision]
     current.store.open_tasks(current.round_id, choices, actor=ACTOR, kind=kind)
     return RoundState(current.store.round(current.round_id).state)
 
@@ -178,22 +159,22 @@ def _choose(
     current: Round,
     network: UNet2d,
     reference_points: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
-    cases: Sequence[PreparedCase],
+    slices: Sequence[tuple[str, int, ImageArray]],
     budget: int,
     representative_share: float,
 ) -> list[SliceChoice]:
     plan = current.manifest.adaptation
-    places = [(case.case_id, z) for case in cases for z in range(len(case.slices))]
+    if budget == 0:
+        return []
     patient_of = {case.case_id: case.patient_id for case in current.store.cases()}
-    images = [image for case in cases for image in case.slices]
     patch_yx = current.manifest.preprocessing.patch_yx
-    described = describe_slices(network, images, patch_yx=patch_yx)
+    described = describe_slices(network, [image for *_, image in slices], patch_yx=patch_yx)
     selection = select(
         described.features,
         reference_points,
         budget,
         strategy=plan.selection_strategy,
-        patients=[patient_of[case_id] for case_id, _ in places]
+        patients=[patient_of[case_id] for case_id, *_ in slices]
         if plan.budget_per_patient
         else None,
         representative=round(representative_share * budget),
@@ -201,7 +182,7 @@ def _choose(
         rng=np.random.default_rng(current.seed),
     )
     return [
-        SliceChoice(*places[index], role, -1.0 if math.isnan(score) else score)
+        SliceChoice(*slices[index][:2], role, -1.0 if math.isnan(score) else score)
         for index, role, score in zip(selection.ids, selection.roles, selection.scores, strict=True)
     ]
 
@@ -216,8 +197,8 @@ def finetune_in_stages(current: Round) -> None:
     `unlabelled`.
     """
     plan, recipe = current.manifest.adaptation, current.manifest.preprocessing
-    training = _prepared(current, Split.TRAINING)
-    annotated, others = _annotated_slices(current, training)
+    training, labels = prepared(current, Split.TRAINING), known_labels(current)
+    annotated, others = annotated_slices(current, labels, training)
     if not annotated:
         raise DataError(
             "no slice of a training patient was annotated: raise annotation_budget, or "
@@ -225,7 +206,8 @@ def finetune_in_stages(current: Round) -> None:
         )
     network = current.source_network()
     last, bare = "stage1", [bare_slice(image) for image in others]
-    stage = partial(_stage, current, supervision=plan.supervision)
+    validation = known_cases(current, labels, prepared(current, Split.VALIDATION))
+    stage = partial(_stage, current, validation, supervision=plan.supervision)
     stage("stage1", network, annotated, plan.stage1)
     if plan.unlabelled != "none":
         last = "stage3"
@@ -240,7 +222,7 @@ def finetune_in_stages(current: Round) -> None:
                 min_confidence=plan.pseudo_label_min_confidence,
             )
             stage(last, network, annotated + pseudo_labelled, plan.stage3)
-    share = adapted_share(current)
+    share = adapted_share(current, labels)
     (current.folder / SHARE_FILE).write_bytes(canonical_json(share))
     adapted = interpolate_weights(
         load_weights(current.package / MODEL_FILE),
@@ -251,96 +233,11 @@ def finetune_in_stages(current: Round) -> None:
     offer_for_use(current)
     if plan.target_trained is not None and _all_have_references(current):
         labelled = fully_labelled(current.store, training, recipe)
-        _stage(current, TARGET_TRAINED, current.source_network(), labelled, plan.target_trained)
+        whole = current.source_network()
+        _stage(current, validation, TARGET_TRAINED, whole, labelled, plan.target_trained)
 
 
-def offer_for_use(current: Round) -> None:
-    """Compare the adapted model with the one in use, on the validation patients; offer it.
-
-    What is in use is the site's active model, or else the package's own. A model of another kind of
-    network, or of images prepared otherwise, or whose weights are damaged, cannot be compared: then
-    a person decides. Cases none of whose annotated slices shows the target are left out: there, a
-    model that finds nothing is perfect.
-
-    The same slices chose the candidate's best checkpoint, which favours it a little; the margin
-    should be no wider than that is worth.
-    """
-    store, candidate = current.store, current.folder / f"{ADAPTED}.safetensors"
-    incumbent = _comparable_incumbent(current)
-    by_patient: defaultdict[str, list[ValidationCase]] = defaultdict(list)
-    prepared = _prepared(current, Split.VALIDATION)
-    patient_of = {case.case_id: case.patient_id for case in store.cases(Split.VALIDATION)}
-    for case in prepared:
-        known = _known_cases(current, [case])
-        by_patient[patient_of[case.case_id]] += [k for k in known if (k.label[k.known] > 0).any()]
-    patients = [cases for cases in by_patient.values() if cases]
-    network, patch_yx = current.source_network(), current.manifest.preprocessing.patch_yx
-
-    def score(file: Path | None) -> float | None:
-        if file is None or not patients:
-            return None
-        network.load_state_dict(load_weights(file))
-        measures = [mean_dice(cases, patch_yx=patch_yx) for cases in patients]
-        return fmean(measure(network) for measure in measures if measure is not None)
-
-    compared = Comparison(
-        patients=len(patients),
-        candidate_dsc=score(candidate),
-        incumbent_dsc=score(incumbent),
-        margin=current.manifest.adaptation.promotion_margin,
-    )
-    weights = candidate.read_bytes()
-    offer(store.home, store.engine, weights, current.round_id, compared, actor=ACTOR)
-
-
-def _comparable_incumbent(current: Round) -> Path | None:
-    """Return the weights of the model in use, if they fit the candidate's network and images."""
-    active = active_model(current.store.engine)
-    if active is None:
-        return current.package / MODEL_FILE
-    try:
-        other = open_round(current.store, current.store.round(active.round_id)).manifest
-        file = read_model(current.store.home, active)
-    except DataError as error:
-        log.warning("the model in use cannot be compared: %s", error)
-        return None
-    mine = current.manifest
-    fits = (other.network, other.preprocessing) == (mine.network, mine.preprocessing)
-    return file if fits else None
-
-
-def segment_new_patients(current: Round) -> int:
-    """Segment patients who came after the study's with the model in use; return how many cases.
-
-    Reviewed ones keep their contour. After `model activate` or `rollback` the others are segmented
-    again, by the model then in use.
-    """
-    store, round_id = current.store, current.round_id
-    active = active_model(store.engine)
-    serving = current if active is None else open_round(store, store.round(active.round_id))
-    file = serving.package / MODEL_FILE if active is None else read_model(store.home, active)
-    author = f"model {'package' if active is None else active.sha256[:16]}"
-    reviewed = {review.case_id for review in store.reviews(round_id)}
-    modality = serving.manifest.modality
-    waiting = [
-        case
-        for case in store.cases(Split.UNASSIGNED)
-        if case.modality == modality
-        and case.case_id not in reviewed
-        and store.contour_author(case.case_id, purpose=ADAPTED, round_id=round_id) != author
-    ]
-    if not waiting:
-        return 0
-    network = build_network(serving.manifest.network)
-    network.load_state_dict(load_weights(file))
-    for case in waiting:
-        mask = segment(store, case.case_id, network, serving.manifest.preprocessing)
-        contour = Contour(serving.manifest.roi_name, mask, Provenance.AUTOMATIC)
-        store.save_contour(case.case_id, contour, purpose=ADAPTED, round_id=round_id, author=author)
-    return len(waiting)
-
-
-def adapted_share(current: Round) -> float:
+def adapted_share(current: Round, labels: KnownLabels) -> float:
     """Return the plan's share, or find it by cross-validation over annotated patients.
 
     Each part of the training patients is held out once from a stage-1 run of half the length, and
@@ -351,31 +248,34 @@ def adapted_share(current: Round) -> float:
     plan, recipe = current.manifest.adaptation, current.manifest.preprocessing
     if plan.adapted_share is not None:
         return plan.adapted_share
-    training = _prepared(current, Split.TRAINING)
+    training = prepared(current, Split.TRAINING)
     patients = sorted({case.patient_id for case in current.store.cases(Split.TRAINING)})
     of_case = {case.case_id: case.patient_id for case in current.store.cases(Split.TRAINING)}
     folds = []
-    fair = REPRESENTATIVE if _known_cases(current, training, role=REPRESENTATIVE) else None
+    fair = known_cases(current, labels, training, role=REPRESENTATIVE)
+    role = REPRESENTATIVE if fair else None
+    validation = known_cases(current, labels, prepared(current, Split.VALIDATION))
     count = min(plan.share_folds, len(patients))
     for number in range(count):
         held_out = set(patients[number::count])
         seen = [case for case in training if of_case[case.case_id] not in held_out]
-        annotated, _ = _annotated_slices(current, seen)
+        annotated, _ = annotated_slices(current, labels, seen)
         if not annotated:
             continue
         network = current.source_network()
         half = plan.stage1.model_copy(update={"iterations": -(-plan.stage1.iterations // 2)})
         name = f"held_out_{number + 1}"
-        _stage(current, name, network, annotated, half, supervision=plan.supervision)
+        _stage(current, validation, name, network, annotated, half, supervision=plan.supervision)
         unseen = [case for case in training if of_case[case.case_id] in held_out]
         weights = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
-        folds.append((weights, _known_cases(current, unseen, role=fair)))
+        folds.append((weights, known_cases(current, labels, unseen, role=role)))
     source = load_weights(current.package / MODEL_FILE)
     return choose_share(current.source_network(), source, folds, patch_yx=recipe.patch_yx)
 
 
 def _stage(
     current: Round,
+    validation: Sequence[ValidationCase],
     name: str,
     network: UNet2d,
     slices: Sequence[LabelledSlice],
@@ -402,9 +302,7 @@ def _stage(
             seed=current.seed,
             supervision=supervision,
             dual_task=dual_task,
-            validate=mean_dice(
-                _validation_cases(current), patch_yx=current.manifest.preprocessing.patch_yx
-            ),
+            validate=mean_dice(validation, patch_yx=current.manifest.preprocessing.patch_yx),
             state=load_state(checkpoint),
             save=lambda state: save_state(state, checkpoint),
             progress=progress,
@@ -412,57 +310,6 @@ def _stage(
         )
     save_weights({k: v.cpu() for k, v in network.state_dict().items()}, finished)
     checkpoint.unlink(missing_ok=True)
-
-
-def _annotated_slices(
-    current: Round, cases: Sequence[PreparedCase]
-) -> tuple[list[LabelledSlice], list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]]:
-    """Return the annotated slices of `cases`, and the images of all their other slices."""
-    labels = _annotations(current)
-    annotated, others = [], []
-    for case in cases:
-        for z, image in enumerate(case.slices):
-            label = labels.get((case.case_id, z))
-            if label is None:
-                others.append(image)
-            else:
-                recipe = current.manifest.preprocessing
-                annotated.append(annotated_slice(image, label, case.geometry, recipe))
-    return annotated, others
-
-
-def _validation_cases(current: Round) -> list[ValidationCase]:
-    return _known_cases(current, _prepared(current, Split.VALIDATION))
-
-
-def _known_cases(
-    current: Round, cases: Sequence[PreparedCase], *, role: str | None = None
-) -> list[ValidationCase]:
-    """Return the cases that have annotated slices (of this role), with what is known of those."""
-    labels = _annotations(current, role=role)
-    recipe = current.manifest.preprocessing
-    found = []
-    for case in cases:
-        label = np.zeros(case.slices.shape, dtype=np.uint8)
-        known = np.zeros(case.slices.shape, dtype=bool)
-        for z, image in enumerate(case.slices):
-            if (case.case_id, z) in labels:
-                given = annotated_slice(image, labels[case.case_id, z], case.geometry, recipe)
-                label[z] = given.label
-                known[z] = True if given.weight is None else given.weight > 0
-        if known.any():
-            found.append(ValidationCase(case.slices, label, known))
-    return found
-
-
-def _annotations(
-    current: Round, *, role: str | None = None
-) -> dict[tuple[str, int], NDArray[np.uint8]]:
-    return {
-        (task.case_id, task.slice_z): current.store.task_label(task)
-        for task in current.store.tasks(current.round_id, state="done")
-        if role in (None, task.role)
-    }
 
 
 # -- step 10 --------------------------------------------------------------------------------
@@ -600,13 +447,16 @@ def _annotation_summary(current: Round) -> AnnotationSummary:
     asked = [*current.store.cases(Split.TRAINING), *current.store.cases(Split.VALIDATION)]
     tasks = current.store.tasks(current.round_id)
     patient_of = {case.case_id: case.patient_id for case in asked}
+    known = known_labels(current)
+    own = {(task.case_id, task.slice_z) for task in tasks}
     return AnnotationSummary(
         strategy=current.manifest.adaptation.selection_strategy,
         training_patients=len({case.patient_id for case in asked}),
         training_slices=sum(case.shape_zyx[0] for case in asked),
         selected_slices=len(tasks),
         patients_with_selected_slices=len({patient_of[task.case_id] for task in tasks}),
-        simulated=any(task.provenance == Provenance.SIMULATED.value for task in tasks),
+        earlier_slices=len(known.keys() - own),
+        simulated=any(said.simulated for said in known.values()),
     )
 
 
@@ -622,10 +472,6 @@ def _json_metrics(metrics: CaseMetrics) -> dict[str, object]:
         else value(figure)
         for name, figure in vars(metrics).items()
     }
-
-
-def _prepared(current: Round, split: Split) -> list[PreparedCase]:
-    return prepare(current.store, current.store.cases(split), current.manifest.preprocessing)
 
 
 def _open_tasks(current: Round) -> int:

@@ -7,8 +7,9 @@ is written before the row that names it, so a killed process leaves at worst an 
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -206,6 +207,22 @@ class CaseStore:
                 if row.split == Split.UNASSIGNED.value and row.patient_id in splits:
                     row.split = splits[row.patient_id].value
 
+    def join_training(self, patients: Collection[str], modality: str, *, actor: str) -> None:
+        """Make patients who came after the split part of what the next round learns from."""
+        with transaction(self.engine) as session:
+            for row in session.scalars(select(CaseRow).where(CaseRow.patient_id.in_(patients))):
+                if row.split != Split.UNASSIGNED.value or row.modality != modality:
+                    continue
+                row.split = Split.TRAINING.value
+                audit_log.append(
+                    session,
+                    actor=actor,
+                    event="case_joined_training",
+                    subject=row.case_id,
+                    detail={},
+                    at=utc_now(),
+                )
+
     # -- contours ---------------------------------------------------------------------------
 
     def save_contour(
@@ -242,9 +259,10 @@ class CaseStore:
         """Return the newest contour of a purpose ("reference", "adapted", ...) or None."""
         with Session(self.engine) as session:
             row = _newest_contour(session, case_id, purpose, round_id)
-            if row is None:
-                return None
-            geometry = _geometry(_existing(session, case_id).series)
+        return None if row is None else self._read_contour(row)
+
+    def _read_contour(self, row: ContourRow) -> Contour:
+        geometry = self.geometry(row.case_id)
         voxels = _read_mask(self.home.folder / row.file, geometry.shape_zyx)
         return Contour(row.roi_name, Mask(voxels, geometry), Provenance(row.provenance))
 
@@ -253,6 +271,23 @@ class CaseStore:
         with Session(self.engine) as session:
             row = _newest_contour(session, case_id, purpose, round_id)
             return None if row is None else row.author
+
+    def corrected_contour(self, case_id: str, roi_name: str, *, before: datetime) -> Contour | None:
+        """Return what a reviewer left last before some moment, in any round, or None."""
+        statement = (
+            select(ContourRow)
+            .where(
+                ContourRow.case_id == case_id,
+                ContourRow.purpose == REVIEWED,
+                ContourRow.roi_name == roi_name,
+                ContourRow.saved_at < before,
+            )
+            .order_by(ContourRow.id.desc())
+            .limit(1)
+        )
+        with Session(self.engine) as session:
+            row = session.scalars(statement).first()
+        return None if row is None else self._read_contour(row)
 
     # -- rounds -----------------------------------------------------------------------------
 
@@ -360,6 +395,20 @@ class CaseStore:
         )
         if state is not None:
             statement = statement.where(AnnotationTaskRow.state == state)
+        with Session(self.engine) as session:
+            return list(session.scalars(statement))
+
+    def answered_tasks(self, kind: TaskKind, *, before: datetime) -> list[AnnotationTaskRow]:
+        """Return all tasks of a kind that were answered before some moment, the earliest first."""
+        statement = (
+            select(AnnotationTaskRow)
+            .where(
+                AnnotationTaskRow.state == "done",
+                AnnotationTaskRow.kind == kind,
+                AnnotationTaskRow.done_at < before,
+            )
+            .order_by(AnnotationTaskRow.done_at, AnnotationTaskRow.id)
+        )
         with Session(self.engine) as session:
             return list(session.scalars(statement))
 

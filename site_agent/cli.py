@@ -152,6 +152,25 @@ def work(home: Home) -> None:
     console.print(f"{site.config.name}: {said}")
 
 
+@app.command("next-round")
+def next_round(home: Home) -> None:
+    """Let patients who were segmented and reviewed since the study join what is learnt from.
+
+    The next `work` begins a round with them. The study's report stays that of the first round.
+
+    Example: fedgtv-site next-round --home hospital-b
+    """
+    from site_agent.next_round import begin_next_round
+
+    _, store = _open(home)
+    joined = begin_next_round(store, actor="fedgtv-site next-round")
+    console.print(
+        f"{joined.patients} patients with {joined.slices} slices joined the training patients"
+        + (f"; {joined.waiting} wait for review" if joined.waiting else "")
+        + ": run 'fedgtv-site work' to begin the next round"
+    )
+
+
 @app.command("simulate-doctors")
 def simulate_doctors(home: Home) -> None:
     """Answer open annotation and review tasks from held-back reference contours (demos only).

@@ -123,8 +123,8 @@ def source_package(_message: Message, home: SiteHome, engine: Engine) -> RecordD
 def site_report(message: Message, home: SiteHome, engine: Engine) -> RecordDict:
     """Hand over the report about the package that the question names."""
     package_id = str(message.content.config_records[QUESTION]["package_id"])
-    row = latest_round(engine, package_id)
-    if row is None or row.state != RoundState.REPORTED.value or row.report is None:
+    row = reported_round(engine, package_id)
+    if row is None:
         raise DataError("no report is ready for this package")
     report = SiteReport.model_validate(row.report)
     return _release(home, engine, SiteReportMessage(report=report))
@@ -143,9 +143,7 @@ def site_status(home: SiteHome, engine: Engine) -> SiteStatus:
         current_package=current.package_id if current is not None else None,
         round_state=RoundState(row.state) if row is not None else state,
         open_annotation_tasks=_open_tasks(engine, row.round_id) if row is not None else 0,
-        report_ready=row is not None
-        and row.state == RoundState.REPORTED.value
-        and row.report is not None,
+        report_ready=current is not None and reported_round(engine, current.package_id) is not None,
     )
 
 
@@ -154,6 +152,17 @@ def latest_round(engine: Engine, package_id: str) -> RoundRow | None:
     newest_first = select(RoundRow).order_by(RoundRow.started_at.desc())
     with Session(engine) as session:
         return session.scalars(newest_first.where(RoundRow.package_id == package_id)).first()
+
+
+def reported_round(engine: Engine, package_id: str) -> RoundRow | None:
+    """Return the first round with a package that was reported: the study's.
+
+    Rounds after it, which learn from patients who came later, are the site's own.
+    """
+    oldest_first = select(RoundRow).order_by(RoundRow.started_at)
+    mine = (RoundRow.package_id == package_id, RoundRow.state == RoundState.REPORTED.value)
+    with Session(engine) as session:
+        return session.scalars(oldest_first.where(*mine)).first()
 
 
 def _open_tasks(engine: Engine, round_id: str) -> int:

@@ -3,10 +3,12 @@
 import logging
 
 from algorithms.contracts.messages import RoundState
-from site_agent.adaptation import ACTOR, Round, advance, open_round, segment_new_patients
+from site_agent.adaptation import advance
+from site_agent.adaptation_round import ACTOR, Round, open_round
 from site_agent.case_store import CaseStore
 from site_agent.case_workflow import TRANSITIONS, RoundEvent
 from site_agent.config import SiteHome
+from site_agent.model_promotion import segment_new_patients
 from site_agent.package_store import active_package, load_package
 from site_agent.patient_split import assign_patients
 from site_agent.segmentation import use_threads

@@ -83,6 +83,8 @@ class TrainingSchedule(_Noun):
         target_share: so much of every batch is drawn from slices with target, the rest from all.
             0 draws evenly, as printed; most slices show no target, and short trainings then learn
             little about it.
+        augmentation: strength of the random changes, see `algorithms.augmentation`; short trainings
+            do better with less.
     """
 
     iterations: int = Field(gt=0)
@@ -98,6 +100,7 @@ class TrainingSchedule(_Noun):
     decay_factor: float = Field(default=0.1, gt=0, le=1)
     most_gradient: float = Field(default=5.0, gt=0)
     target_share: float = Field(default=0.5, ge=0, le=1)
+    augmentation: float = Field(default=1.0, ge=0, le=1)
     validate_every: int = Field(default=50, gt=0)
 
 

@@ -131,13 +131,18 @@ class RevisionSummary(_Noun):
 
 
 class AnnotationSummary(_Noun):
-    """What the adaptation cost the doctors."""
+    """What the adaptation cost the doctors.
+
+    Attributes:
+        earlier_slices: slices that rounds before had made known, which were learnt from too.
+    """
 
     strategy: str = Field(pattern=r"^[a-z0-9_]{1,32}$")
     training_patients: Count
     training_slices: Count
     selected_slices: Count
     patients_with_selected_slices: Count
+    earlier_slices: Count = 0
     simulated: bool
 
 

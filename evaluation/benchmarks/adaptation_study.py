@@ -115,6 +115,7 @@ class AdaptationPreset:
         adapted_share: how far the weights go from the source model, see `algorithms.adapted_share`.
         min_confidence: of pseudo labels, see `algorithms.pseudo_labels`.
         folds: into how many parts a hospital's patients are put.
+        tested_folds: so many of them are tested for every seed, the others are no more than pool.
         reference_points: K of (6-4).
     """
 
@@ -123,9 +124,10 @@ class AdaptationPreset:
     source_training: TrainingSchedule
     stage1: TrainingSchedule
     stage3: TrainingSchedule
-    adapted_share: float = 0.4
+    adapted_share: float = 0.6
     min_confidence: float = 0.8
     folds: int = 3
+    tested_folds: int = 3
     reference_points: int = 10
 
 
@@ -145,7 +147,7 @@ class AdaptationStudy:
     inputs: str
     preset: AdaptationPreset
     hospitals: Callable[[int], tuple[HospitalImages, tuple[HospitalImages, ...]]]
-    revision: int = 1
+    revision: int = 2
 
     @property
     def settings(self) -> Row:
@@ -215,7 +217,8 @@ def run_adaptation(
                     f"'{hospital.name}' has {len(hospital.patients)} patients: at least "
                     f"{max(study.preset.folds, 2)} are needed, one for each fold"
                 )
-        units += [(seed, t, f) for t, f in product(range(len(targets)), range(study.preset.folds))]
+        tested = range(min(study.preset.tested_folds, study.preset.folds))
+        units += [(seed, t, f) for t, f in product(range(len(targets)), tested)]
     rows: list[Row] = []
     if jobs == 1:
         for unit in units:
@@ -267,6 +270,7 @@ def _train_source(study: AdaptationStudy, folder: Path, seed: int) -> UNet2d:
             patch_yx=study.preset.recipe.patch_yx,
             rng=rng,
             target_share=schedule.target_share,
+            augmentation=schedule.augmentation,
         )
 
     train_resumably(
@@ -392,7 +396,13 @@ class Unit:
             schedule = self.preset.stage1
 
             def draw(rng: np.random.Generator) -> torch.Tensor:
-                return draw_batch(images, size=schedule.batch_size, patch_yx=patch, rng=rng)[0]
+                return draw_batch(
+                    images,
+                    size=schedule.batch_size,
+                    patch_yx=patch,
+                    rng=rng,
+                    augmentation=schedule.augmentation,
+                )[0]
 
             train(LABEL_FREE[arm.without_labels](network), draw, schedule, seed=self.seed)
         if not chosen:

@@ -86,3 +86,30 @@ def test_more_maps_are_turned_like_the_weights() -> None:
     assert set(other.unique().tolist()) == {0.0, 3.0}
     plain = augment(images, labels, weights, np.random.default_rng(4))
     assert torch.equal(plain[1], turned)
+
+
+def test_at_strength_0_only_flips_are_left() -> None:
+    images, labels, weights = batch(count=20)
+    changed, turned, same = augment(images, labels, weights, np.random.default_rng(6), strength=0.0)
+    flips = 0
+    for before, after, label, now in zip(images, changed, labels, turned, strict=True):
+        flipped = not torch.allclose(after, before, atol=1e-4)
+        flips += flipped
+        assert torch.allclose(after, before.flip(-1) if flipped else before, atol=1e-4)
+        assert torch.equal(now, (label.flip(-1) if flipped else label).long())
+    assert 3 < flips < 17
+    assert (same == 1).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(strength=st.floats(0.0, 1.0), seed=st.integers(0, 1000))
+def test_sizes_stay_within_the_strength(strength: float, seed: int) -> None:
+    """A disc of radius r covers exp(2 s u) of its area, |u| <= 0.5, but for the raster."""
+    disc = ball((1, 60, 60), (0, 29.5, 29.5), 10.0)[0]
+    labels = torch.from_numpy(np.stack([disc] * 4).astype(np.uint8))
+    images = labels[:, None].float()
+    rng = np.random.default_rng(seed)
+    _, turned, _ = augment(images, labels, torch.ones(4, 60, 60), rng, strength=strength)
+    growth = turned.sum(dim=(1, 2)).numpy() / disc.sum()
+    assert growth.max() < np.exp(strength) * 1.08
+    assert growth.min() > np.exp(-strength) / 1.08

@@ -176,6 +176,23 @@ def test_the_schedules_target_share_rules_the_batches() -> None:
     assert not torch.equal(ends["only"]["head.weight"], ends["even"]["head.weight"])
 
 
+def test_the_schedules_augmentation_rules_the_batches() -> None:
+    """Without it, a disc keeps its size in every batch; with it, no two are of one size."""
+    label = ball((1, 28, 28), (0, 13.5, 13.5), 6.0)[0].astype(np.uint8)
+    slices = [LabelledSlice(label.astype(np.float32), label)]
+    sizes = {}
+    for strength in (0.0, 1.0):
+        rng = np.random.default_rng(0)
+        drawn = draw_batch(slices, size=12, patch_yx=(28, 28), rng=rng, augmentation=strength)
+        sizes[strength] = drawn[1].sum(dim=(1, 2)).tolist()
+    assert set(sizes[0.0]) == {int(label.sum())}
+    assert len(set(sizes[1.0])) > 6
+    weak, strong = network(), network()
+    finetune(weak, toy_slices(4), schedule(augmentation=0.0), patch_yx=PATCH_YX, seed=0)
+    finetune(strong, toy_slices(4), schedule(augmentation=1.0), patch_yx=PATCH_YX, seed=0)
+    assert not torch.equal(weak.head.weight, strong.head.weight)
+
+
 # -- batches ----------------------------------------------------------------------------------
 
 

@@ -22,21 +22,14 @@ from algorithms.networks import build_network
 from algorithms.sample_selection import REPRESENTATIVE
 from evaluation.overlap import dice
 from site_agent import audit_log
-from site_agent.adaptation import (
-    Round,
-    advance,
-    budgets,
-    finetune_in_stages,
-    measure_and_report,
-    offer_for_use,
-    open_round,
-    segment_new_patients,
-)
+from site_agent.adaptation import advance, budgets, finetune_in_stages, measure_and_report
+from site_agent.adaptation_round import Round, open_round
 from site_agent.case_store import REFERENCE, REVIEWED, CaseStore
 from site_agent.case_workflow import RoundEvent
 from site_agent.checkpoints import file_sha256, load_weights, save_state, save_weights
 from site_agent.config import open_home
 from site_agent.database import MeasurementRow, RoundRow
+from site_agent.model_promotion import offer_for_use, segment_new_patients
 from site_agent.model_store import activate, active_model, models, read_model, roll_back
 from site_agent.patient_split import assign_patients
 from site_agent.review import record_review
