@@ -305,6 +305,19 @@ def _run_unit(
     return rows
 
 
+def gentle(schedule: TrainingSchedule) -> TrainingSchedule:
+    """Return the schedule of the methods without labels: half as long, at 1/200 of the rate.
+
+    Nothing tells them when they go wrong; at the rate of fine-tuning most of them unlearn the target.
+    """
+    return schedule.model_copy(
+        update={
+            "iterations": -(-schedule.iterations // 2),
+            "learning_rate": schedule.learning_rate / 200,
+        }
+    )
+
+
 class Unit:
     """One seed, target hospital and fold: what all of its arms share."""
 
@@ -393,7 +406,7 @@ class Unit:
         patch = self.preset.recipe.patch_yx
         if arm.without_labels in LABEL_FREE:
             images = [bare_slice(s.image) for s in self.pool]
-            schedule = self.preset.stage1
+            schedule = gentle(self.preset.stage1)
 
             def draw(rng: np.random.Generator) -> torch.Tensor:
                 return draw_batch(

@@ -516,6 +516,40 @@ def planned(package, store: CaseStore, **changes) -> Round:
     return replace(current, manifest=package.manifest.model_copy(update={"adaptation": plan}))
 
 
+class KilledError(Exception):
+    """What a process dies of in these tests."""
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage3", "target_trained"])
+def test_a_round_killed_inside_a_stage_ends_in_the_same_weights(
+    finished, tmp_path, stage, monkeypatch
+) -> None:
+    lost = {
+        "stage1": ("stage1", "stage3", "adapted"),
+        "stage3": ("stage3", "adapted"),
+        "target_trained": ("target_trained",),
+    }[stage]
+    again = restarted(finished, tmp_path / "home", without=lost)
+    current = open_round(again, round_of(again))
+
+    def kill(state, file) -> None:
+        save_state(state, file)
+        if file.name.startswith(stage) and state.iteration == 2:
+            raise KilledError
+
+    monkeypatch.setattr("site_agent.adaptation.save_state", kill)
+    with pytest.raises(KilledError):
+        advance(current)
+    assert (current.folder / f"{stage}.checkpoint.safetensors").is_file()
+    monkeypatch.undo()
+    assert advance(current) is RoundState.REPORTED
+    before = finished.home.rounds / current.round_id
+    for name in lost:
+        weights = load_weights(before / f"{name}.safetensors")
+        resumed = load_weights(current.folder / f"{name}.safetensors")
+        assert all(torch.equal(weights[key], resumed[key]) for key in weights)
+
+
 PLANS = [
     {"supervision": "scribble", "unlabelled": "pseudo_labels"},
     {"supervision": "scribble", "unlabelled": "none"},
@@ -537,9 +571,6 @@ def test_every_plan_goes_the_whole_road_and_a_killed_stage_ends_in_the_same_weig
     assert kinds == {"scribble" if changes["supervision"] == "scribble" else "contour"}
     # Killed in the middle of the last stage: its checkpoint is all that is left of it.
     last = "stage1" if changes["unlabelled"] == "none" else "stage3"
-
-    class KilledError(Exception):
-        pass
 
     def kill(state, file) -> None:
         save_state(state, file)

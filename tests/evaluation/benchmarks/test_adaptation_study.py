@@ -18,6 +18,7 @@ from evaluation.benchmarks.adaptation_study import (
     AdaptationStudy,
     Arm,
     folds_of,
+    gentle,
     home_patients,
     run_adaptation,
 )
@@ -111,6 +112,21 @@ def test_nobody_is_learnt_from_and_tested() -> None:
     assert not {p.name for p in learnt} & {p.name for p in tested}
 
 
+def test_a_preset_may_test_one_part_of_the_patients_of_every_seed(finished, tmp_path) -> None:
+    _, rows = finished
+    part = study(preset=replace(study().preset, tested_folds=1))
+    fewer = run_adaptation(part, tmp_path, ARMS[:1], seeds=[0], jobs=1)
+    first = {r["patient"] for r in rows if (r["seed"], r["fold"]) == (0, 0)}
+    assert {r["patient"] for r in fewer} == first
+    assert {r["fold"] for r in fewer} == {0}
+
+
+def test_methods_without_labels_learn_gently() -> None:
+    whole = schedule(7, 0.02)
+    assert (gentle(whole).iterations, gentle(whole).learning_rate) == (4, pytest.approx(0.0001))
+    assert gentle(whole).batch_size == whole.batch_size
+
+
 def test_share_zero_is_direct_use_and_one_is_the_fine_tuned_model(tmp_path) -> None:
     none, whole = Arm("random", 0.5, share=0.0), Arm("random", 0.5, share=1.0)
     rows = run_adaptation(study(), tmp_path, [none, whole], seeds=[0], jobs=1)
@@ -156,7 +172,7 @@ def test_a_killed_run_goes_on_to_the_same_figures(finished, tmp_path, monkeypatc
 def test_results_of_other_settings_are_refused(finished) -> None:
     folder, _ = finished
     with pytest.raises(DataError, match="other settings"):
-        run_adaptation(study(revision=2), folder, ARMS, seeds=[0], jobs=1)
+        run_adaptation(study(revision=99), folder, ARMS, seeds=[0], jobs=1)
 
 
 def test_fewer_patients_than_folds_are_refused_before_any_training(tmp_path) -> None:
