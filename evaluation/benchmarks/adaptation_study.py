@@ -308,7 +308,7 @@ def _run_unit(
 def gentle(schedule: TrainingSchedule) -> TrainingSchedule:
     """Return the schedule of the methods without labels: half as long, at 1/200 of the rate.
 
-    Nothing tells them when they go wrong; at the rate of fine-tuning most of them unlearn the target.
+    Nothing tells them when they go wrong: at the rate of fine-tuning most unlearn the target.
     """
     return schedule.model_copy(
         update={
