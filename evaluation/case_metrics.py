@@ -99,7 +99,7 @@ def measure_case(
             reference, predicted, spacing_zyx_mm=spacing_zyx_mm, tolerances_mm=tolerances_mm
         )
     box = _foreground_box(reference, predicted)
-    reference, predicted = reference[box], predicted[box]
+    reference, predicted = (np.ascontiguousarray(mask[box]) for mask in (reference, predicted))
     voxels = boundary_voxel_distances(reference, predicted, spacing_mm)
     elements = surface_element_distances(reference, predicted, spacing_mm)
     return CaseMetrics(
@@ -212,21 +212,18 @@ def _in_mask_axes(spacing_zyx_mm: Sequence[float], axes: int) -> tuple[float, ..
 
 
 def _foreground_box(*masks: MaskArray) -> tuple[slice, ...]:
-    """Find the box that holds every mask: what lies outside has no surface.
+    """Find the box that holds every mask, some of them not empty: outside it is no surface.
 
-    Axis by axis, each time only in what the axes before have left: the first pass, over the whole
-    volume, is one over contiguous memory.
+    The first pass, over the whole volume, reads contiguous memory; the others only what it left.
     """
-    box: list[slice] = []
-    for axis in range(masks[0].ndim):
-        hit = np.zeros(masks[0].shape[axis], dtype=bool)
-        for mask in masks:
-            left = mask[tuple(box)]
-            if axis == 0:
-                hit |= left.reshape(len(left), -1).any(axis=1)
-            else:
-                others = tuple(other for other in range(mask.ndim) if other != axis)
-                hit |= left.any(axis=others)
-        where = np.flatnonzero(hit)
-        box.append(slice(int(where[0]), int(where[-1]) + 1))
-    return tuple(box)
+    first = _span(*(mask.reshape(len(mask), -1).any(axis=1) for mask in masks))
+    if masks[0].ndim == 2:
+        return first, _span(*(mask[first].any(axis=0) for mask in masks))
+    planes = [mask[first].any(axis=0) for mask in masks]
+    return first, *(_span(*(plane.any(axis=axis) for plane in planes)) for axis in (1, 0))
+
+
+def _span(*hits: NDArray[np.bool_]) -> slice:
+    """Return the range from the first to the last True of any of `hits`."""
+    where = np.flatnonzero(np.logical_or.reduce(hits))
+    return slice(int(where[0]), int(where[-1]) + 1)

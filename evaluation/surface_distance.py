@@ -45,31 +45,6 @@ class SurfaceDistances:
     reference_weights: FloatArray
 
 
-def boundary(mask: MaskArray, axes: Sequence[int] | None = None) -> MaskArray:
-    """Mark the foreground voxels with a face neighbour outside the mask.
-
-    >>> boundary(np.ones((3, 3), dtype=bool)).astype(int)
-    array([[1, 1, 1],
-           [1, 0, 1],
-           [1, 1, 1]])
-
-    Args:
-        mask: bool; outside the array counts as outside the mask.
-        axes: look for neighbours along these only; None means all.
-    """
-    inner = mask.copy()
-    for axis in range(mask.ndim) if axes is None else axes:
-        ahead, behind, first, last = (
-            (slice(None),) * axis + (at,)
-            for at in (slice(1, None), slice(None, -1), slice(0, 1), slice(-1, None))
-        )
-        inner[ahead] &= mask[behind]
-        inner[behind] &= mask[ahead]
-        inner[first] = inner[last] = False
-    found: MaskArray = mask & ~inner
-    return found
-
-
 def boundary_voxel_distances(
     reference: MaskArray, predicted: MaskArray, spacing_mm: Sequence[float]
 ) -> SurfaceDistances:
@@ -78,7 +53,11 @@ def boundary_voxel_distances(
     Raises:
         ValueError: when a mask is empty: it has no surface.
     """
-    return _distances(boundary(reference), boundary(predicted), None, spacing_mm)
+    from evaluation.surface_cells import boundary_cells  # numba: reports are read without it
+
+    cells = boundary_cells(reference), boundary_cells(predicted)
+    weights = np.ones(len(cells[0])), np.ones(len(cells[1]))
+    return _distances(cells, weights, reference.shape, spacing_mm)
 
 
 def surface_element_distances(
@@ -92,9 +71,19 @@ def surface_element_distances(
     Raises:
         ValueError: when a mask is empty: it has no surface.
     """
+    from evaluation.surface_cells import cut_cells
+
     areas = _element_areas(tuple(float(step) for step in spacing_mm))
-    codes = _neighbour_codes(reference), _neighbour_codes(predicted)
-    return _distances(*codes, areas, spacing_mm)
+    (reference_cells, reference_codes), (predicted_cells, predicted_codes) = (
+        cut_cells(reference),
+        cut_cells(predicted),
+    )
+    return _distances(
+        (reference_cells, predicted_cells),
+        (areas[reference_codes], areas[predicted_codes]),
+        tuple(n + 1 for n in reference.shape),
+        spacing_mm,
+    )
 
 
 def hausdorff_mm(distances: SurfaceDistances, percentile: float = 100.0) -> float:
@@ -103,12 +92,10 @@ def hausdorff_mm(distances: SurfaceDistances, percentile: float = 100.0) -> floa
     HD = max(P(d_p->r), P(d_r->p)) with numpy's linear percentile P; 95 gives HD95 as monai and
     surface-distance define it (not the percentile of both sets pooled).
     """
-    return float(
-        max(
-            np.percentile(distances.predicted_to_reference_mm, percentile),
-            np.percentile(distances.reference_to_predicted_mm, percentile),
-        )
-    )
+    both = distances.predicted_to_reference_mm, distances.reference_to_predicted_mm
+    if percentile == 100.0:  # which needs no sorting
+        return float(max(one.max() for one in both))
+    return float(max(np.percentile(one, percentile) for one in both))
 
 
 def pooled_percentile_mm(distances: SurfaceDistances, percentile: float = 95.0) -> float:
@@ -151,45 +138,23 @@ def surface_dice(distances: SurfaceDistances, tolerance_mm: float) -> float:
 
 
 def _distances(
-    reference: NDArray[np.uint8] | MaskArray,
-    predicted: NDArray[np.uint8] | MaskArray,
-    weight_of: FloatArray | None,
+    cells: tuple[NDArray[np.int64], NDArray[np.int64]],
+    weights: tuple[FloatArray, FloatArray],
+    shape: tuple[int, ...],
     spacing_mm: Sequence[float],
 ) -> SurfaceDistances:
-    """Measure between the cells of two grids; `weight_of` says what a cell's code weighs."""
-    from evaluation.nearest_surface import nearest_mm  # numba: whoever reads reports needs none
+    """Measure between two surfaces, (reference, predicted), on one grid."""
+    from evaluation.nearest_surface import nearest_mm
 
-    reference_cells, reference_weights = _cells(reference, weight_of)
-    predicted_cells, predicted_weights = _cells(predicted, weight_of)
-    if not (len(reference_cells) and len(predicted_cells)):
+    reference, predicted = cells
+    if not (len(reference) and len(predicted)):
         raise ValueError("an empty mask has no surface to measure a distance to")
-    shape = reference.shape
     return SurfaceDistances(
-        predicted_to_reference_mm=nearest_mm(predicted_cells, reference_cells, shape, spacing_mm),
-        reference_to_predicted_mm=nearest_mm(reference_cells, predicted_cells, shape, spacing_mm),
-        predicted_weights=predicted_weights,
-        reference_weights=reference_weights,
+        predicted_to_reference_mm=nearest_mm(predicted, reference, shape, spacing_mm),
+        reference_to_predicted_mm=nearest_mm(reference, predicted, shape, spacing_mm),
+        predicted_weights=weights[1],
+        reference_weights=weights[0],
     )
-
-
-def _cells(
-    grid: NDArray[np.uint8] | MaskArray, weight_of: FloatArray | None
-) -> tuple[NDArray[np.int64], FloatArray]:
-    """Return the flat indices and the weights of the cells of a surface; without a table all 1."""
-    if weight_of is None:
-        cells = np.flatnonzero(grid)
-        return cells, np.ones(len(cells))
-    cells = np.flatnonzero((weight_of > 0)[grid])
-    return cells, weight_of[grid.ravel()[cells]]
-
-
-def _neighbour_codes(mask: MaskArray) -> NDArray[np.uint8]:
-    """Number each 2x2(x2) neighbourhood by its foreground corners; the shape grows by one."""
-    padded = np.pad(mask, 1).view(np.uint8)
-    codes = np.zeros([n + 1 for n in mask.shape], dtype=np.uint8)
-    for bit, corner in enumerate(product((0, 1), repeat=mask.ndim)):
-        codes |= padded[tuple(slice(c, c - 1 or None) for c in corner)] << np.uint8(bit)
-    return codes
 
 
 @functools.lru_cache(maxsize=16)
