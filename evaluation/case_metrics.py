@@ -216,14 +216,18 @@ def _foreground_box(*masks: MaskArray) -> tuple[slice, ...]:
 
     The first pass, over the whole volume, reads contiguous memory; the others only what it left.
     """
-    first = _span(*(mask.reshape(len(mask), -1).any(axis=1) for mask in masks))
+    first = _span([_any(mask.reshape(len(mask), -1), 1) for mask in masks])
+    planes = [_any(mask[first], 0) for mask in masks]
     if masks[0].ndim == 2:
-        return first, _span(*(mask[first].any(axis=0) for mask in masks))
-    planes = [mask[first].any(axis=0) for mask in masks]
-    return first, *(_span(*(plane.any(axis=axis) for plane in planes)) for axis in (1, 0))
+        return first, _span(planes)
+    return first, *(_span([_any(plane, axis) for plane in planes]) for axis in (1, 0))
 
 
-def _span(*hits: NDArray[np.bool_]) -> slice:
+def _any(mask: MaskArray, axis: int) -> MaskArray:
+    return np.asarray(mask.any(axis=axis))
+
+
+def _span(hits: Sequence[MaskArray]) -> slice:
     """Return the range from the first to the last True of any of `hits`."""
     where = np.flatnonzero(np.logical_or.reduce(hits))
     return slice(int(where[0]), int(where[-1]) + 1)

@@ -288,13 +288,14 @@ def compare(
     if margin == 0:
         raise DataError("--margin must be above 0: the Dice that would not matter, such as 0.02")
     pairs = pair_rows(read_scores(first), read_scores(second))
+    known = read_groups(groups) if groups else {}
     rows = compare_figures(pairs, seed=seed)
     print(comparison_table(rows, (first.stem, second.stem)))
     missed = failures(pairs)
     told = "; ".join(f"{side}: {', '.join(cases) or 'none'}" for side, cases in missed.items())
     print(f"\nFailures (Dice 0, counted as 0 there; they have no distance), {told}.")
     found: dict[str, Any] = {"figures": rows, "failures": missed}
-    found["groups"] = compare_groups(pairs, read_groups(groups) if groups else {})
+    found["groups"] = compare_groups(pairs, known)
     print(f"\n{groups_table(found['groups'])}")
     if margin is not None:
         test = found["non_inferiority"] = non_inferiority(pairs, margin)

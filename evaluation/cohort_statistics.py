@@ -282,7 +282,7 @@ def _between(samples: Sequence[FloatArray]) -> tuple[str, float]:
     if len(samples) < 2 or np.ptp(np.concatenate(samples)) == 0:
         return "", math.nan
     if len(samples) == 2:
-        return "Mann-Whitney", float(stats.mannwhitneyu(*samples).pvalue)
+        return "Mann-Whitney", float(stats.mannwhitneyu(samples[0], samples[1]).pvalue)
     return "Kruskal-Wallis", float(stats.kruskal(*samples).pvalue)
 
 

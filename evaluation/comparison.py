@@ -57,7 +57,7 @@ def compare_figures(
         figures: names of figures; those that no row has are left out.
         seed: of the bootstrap.
     """
-    found = []
+    found: list[Row] = []
     for name in figures:
         if name not in pairs[0][0] or name not in pairs[0][1]:
             continue
@@ -133,9 +133,9 @@ def compare_groups(
     """
     differences = np.array([other[figure] - one[figure] for one, other in pairs])
     cases = [one["case"] for one, _ in pairs]
-    volumes = [one.get("volume_reference_ml", math.nan) for one, _ in pairs]
+    volumes: list[float] = [one.get("volume_reference_ml", math.nan) for one, _ in pairs]
     attributes = {"volume": halves(volumes, "ml")} | {
-        name: [members.get(case, "") for case in cases] for name, members in groups.items()
+        name: [members.get(str(case), "") for case in cases] for name, members in groups.items()
     }
     tests = [asdict(test) for test in compare_subgroups(differences, attributes)]
     sites = attributes.get("site", [])

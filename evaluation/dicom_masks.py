@@ -89,7 +89,7 @@ def _labels(header: Dataset, frames: FloatArray, label: int | None, file: Path) 
     origin = positions[int(heights.argmin())]
     spacing = (float(step), row_mm, column_mm)
     geometry = Geometry(
-        labels.shape,  # type: ignore[arg-type]
+        labels.shape,
         spacing,
         tuple(origin.tolist()),
         (tuple(x.tolist()), tuple(y.tolist()), tuple(normal.tolist())),

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -68,7 +69,8 @@ def read_pair(
         other = read_rtstruct_onto(reference, one, predicted, roi=roi)
     else:
         one, other = read_labels(predicted, label=label), read_labels(reference, label=label)
-    return on_one_grid([one, other], [predicted, reference])
+    ours, theirs = on_one_grid([one, other], [predicted, reference])
+    return ours, theirs
 
 
 def read_labels(file: Path, *, label: int | None = None) -> LabelFile:
@@ -205,7 +207,7 @@ def _read_image(file: Path) -> LabelFile:
     import SimpleITK
 
     try:
-        image = SimpleITK.ReadImage(str(file))
+        image: Any = SimpleITK.ReadImage(str(file))
     except RuntimeError as error:  # its text holds a stack of C++ file names
         raise DataError(f"{file} cannot be read as an image of labels: write it again") from error
     axes = image.GetDimension()

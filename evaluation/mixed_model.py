@@ -166,8 +166,9 @@ def _reml(
         xy = xy - shrink * x_sum * y_sum
         yy -= shrink * y_sum**2
         log_determinant += math.log1p(n * ratio)
-    beta = np.linalg.solve(xx, xy)
+    beta = np.asarray(np.linalg.solve(xx, xy), dtype=np.float64)
+    inverse = np.asarray(np.linalg.inv(xx), dtype=np.float64)
     freedom = len(y) - design.shape[1]
     variance = max(yy - float(beta @ xy), 1e-300) / freedom
     loss = freedom * math.log(variance) + log_determinant + float(np.linalg.slogdet(xx)[1])
-    return loss, beta, variance * np.linalg.inv(xx), variance
+    return loss, beta, variance * inverse, variance

@@ -255,11 +255,14 @@ def read_scores(file: Path) -> list[Row]:
             rows = content["rows"] if isinstance(content, dict) else content
         else:
             rows = list(csv.DictReader(text.splitlines()))
-        return [_number_row(row) for row in rows]
+        found = [_number_row(row) for row in rows]
     except FileNotFoundError:
         raise DataError(f"{file} is not there: write it by fedgtv-evaluate score --csv") from None
     except (ValueError, KeyError, TypeError, AttributeError, csv.Error):
         raise DataError(f"{file} holds no scores: write it by fedgtv-evaluate score") from None
+    if not found:
+        raise DataError(f"{file} holds no scores: write it by fedgtv-evaluate score")
+    return found
 
 
 def _number_row(row: Row) -> Row:
