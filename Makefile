@@ -50,6 +50,7 @@ bench: $(STAMP) ## the benchmarks; PACKS=FOLDER takes real images where they can
 	$(BIN)/fedgtv-evaluate benchmark interactive-speed $(if $(PACKS),--packs "$(PACKS)") --json benchmark-output/interactive-speed.json
 	$(BIN)/fedgtv-evaluate benchmark few-label-speed --json benchmark-output/few-label-speed.json
 	$(BIN)/fedgtv-evaluate benchmark selection-speed --json benchmark-output/selection-speed.json
+	$(BIN)/fedgtv-evaluate benchmark metrics-speed --json benchmark-output/metrics-speed.json
 	$(BIN)/fedgtv-evaluate benchmark phantom-study --seeds $(SEEDS) --json benchmark-output/phantom-study.json
 
 ui: $(STAMP) ## open the clinical UI of one site: make ui SITE=HOME [PORT=8501]

@@ -39,6 +39,7 @@ BENCHMARKS = {
     "phantom-hospitals": "asking about few slices, phantom hospitals",
     "annotator-styles": "adapting to each of four raters of one phantom hospital",
     "selection-speed": "what choosing among 2,000 slices costs, beside the plain way",
+    "metrics-speed": "what all metrics of one pair of masks cost, beside MONAI and others",
     "few-label-speed": "what a training step of either costs, beside the published one",
 }
 
@@ -165,6 +166,14 @@ def benchmark(
         print(selection_speed_table(rows))
         _write(json_file, name, began, 0, rows, {})
         return
+    if name == "metrics-speed":
+        from evaluation.benchmarks.metrics_speed import metrics_speed_table, run_metrics_speed
+
+        began = time.monotonic()
+        rows = run_metrics_speed(log=_to_stderr)
+        print(metrics_speed_table(rows))
+        _write(json_file, name, began, 0, rows, {})
+        return
     if name == "few-label-speed":
         from evaluation.benchmarks.few_label_speed import few_label_speed_table, run_few_label_speed
 
@@ -201,6 +210,154 @@ def benchmark(
     }
     more = {"split": split, "plan": study.plan.model_dump(mode="json"), "summary": summary}
     _write(json_file, name, began, seeds, rows, more)
+
+
+@app.command()
+def score(
+    predicted: Annotated[Path, typer.Argument(help="A mask, or a folder of masks.")],
+    reference: Annotated[Path, typer.Argument(help="The reference, or a folder of them.")],
+    spacing: Annotated[
+        str | None, typer.Option(help="z,y,x in mm, where the files do not say it.")
+    ] = None,
+    tolerances: Annotated[str, typer.Option(help="Of the surface Dice, in mm.")] = "1,2",
+    labels: Annotated[
+        str, typer.Option(help="One row per label, such as 1,2; else all above 0 is one region.")
+    ] = "",
+    roi: Annotated[str | None, typer.Option(help="The region of an RTSTRUCT.")] = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write the rows.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows.")] = None,
+) -> None:
+    """Measure predicted masks against references: NIfTI, NRRD, npz, DICOM SEG and RTSTRUCT.
+
+    Files of two folders are paired by name. One that is missing is an error, not a gap.
+
+    Example: fedgtv-evaluate score predictions/ references/ --csv scores.csv
+    """
+    from evaluation.scoring import find_pairs, score_files, score_table, write_csv, write_json
+
+    steps = _numbers(spacing, "--spacing") if spacing else None
+    rows = [
+        row
+        for case, files in find_pairs(predicted, reference).items()
+        for row in score_files(
+            case,
+            *files,
+            spacing_zyx_mm=steps,
+            tolerances_mm=_numbers(tolerances, "--tolerances"),
+            labels=_labels(labels),
+            roi=roi,
+        )
+    ]
+    print(score_table(rows))
+    if csv_file:
+        write_csv(rows, csv_file)
+    if json_file:
+        write_json({"rows": rows}, json_file)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="Scores of one method (CSV or JSON of 'score').")],
+    second: Annotated[Path, typer.Argument(help="Scores of the other, on the same cases.")],
+    groups: Annotated[
+        Path | None, typer.Option(help="CSV: case, and columns such as site, t_stage, scanner.")
+    ] = None,
+    margin: Annotated[
+        float | None, typer.Option(min=0, help="Dice (0-1) by which the second may be worse.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write the tests.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all of it.")] = None,
+) -> None:
+    """Compare two methods on the same cases: paired tests with Holm, intervals, subgroups, sites.
+
+    Example: fedgtv-evaluate compare direct.csv adapted.csv --groups cases.csv --margin 0.02
+    """
+    from evaluation.comparison import (
+        compare_figures,
+        compare_groups,
+        comparison_table,
+        failures,
+        groups_table,
+        non_inferiority,
+        pair_rows,
+        read_groups,
+    )
+    from evaluation.scoring import read_scores, write_csv, write_json
+
+    if margin == 0:
+        raise DataError("--margin must be above 0: the Dice that would not matter, such as 0.02")
+    pairs = pair_rows(read_scores(first), read_scores(second))
+    known = read_groups(groups) if groups else {}
+    rows = compare_figures(pairs, seed=seed)
+    print(comparison_table(rows, (first.stem, second.stem)))
+    missed = failures(pairs)
+    told = "; ".join(f"{side}: {', '.join(cases) or 'none'}" for side, cases in missed.items())
+    print(f"\nFailures (Dice 0, counted as 0 there; they have no distance), {told}.")
+    found: dict[str, Any] = {"figures": rows, "failures": missed}
+    found["groups"] = compare_groups(pairs, known)
+    print(f"\n{groups_table(found['groups'])}")
+    if margin is not None:
+        test = found["non_inferiority"] = non_inferiority(pairs, margin)
+        verdict = "not inferior" if test["non_inferior"] else "non-inferiority is not shown"
+        print(
+            f"\nDice, margin {100 * margin:g} %: {verdict} (p {test['p_not_worse']:.3g}, "
+            f"90 % interval {100 * test['difference']['low']:+.2f} to "
+            f"{100 * test['difference']['high']:+.2f} %)."
+        )
+    if csv_file:
+        write_csv(rows, csv_file)
+    if json_file:
+        write_json(found, json_file)
+
+
+@app.command()
+def agreement(
+    raters: Annotated[list[Path], typer.Argument(help="One folder of masks per rater.")],
+    second: Annotated[
+        list[Path], typer.Option(help="Their second sitting, in the same order.")
+    ] = [],  # noqa: B006
+    spacing: Annotated[
+        str | None, typer.Option(help="z,y,x in mm, where the files do not say it.")
+    ] = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Every pair and case.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all of it.")] = None,
+) -> None:
+    """Say how far raters agree: Dice, HD95, intraclass correlation of volumes, kappa of voxels.
+
+    Example: fedgtv-evaluate agreement expert-1/ expert-2/ expert-3/ --json raters.json
+    """
+    from evaluation.rater_files import agreement_of_folders, agreement_report
+    from evaluation.scoring import write_csv, write_json
+
+    steps = _numbers(spacing, "--spacing") if spacing else None
+    found = agreement_of_folders(raters, second, spacing_zyx_mm=steps)
+    print(agreement_report(found))
+    if csv_file:
+        write_csv(found.rows(), csv_file)
+    if json_file:
+        write_json({"rows": found.rows(), **found.summary()}, json_file)
+
+
+def _numbers(text: str, option: str) -> tuple[float, ...]:
+    """Read positive numbers parted by commas."""
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or not all(0 < number < float("inf") for number in numbers):
+        raise DataError(f"{option} '{text}': give numbers above 0 parted by commas, such as 3,1,1")
+    return numbers
+
+
+def _labels(text: str) -> tuple[int, ...]:
+    try:
+        labels = tuple(int(part) for part in _names(text))
+    except ValueError:
+        labels = (0,)
+    if any(label < 1 for label in labels):
+        raise DataError(f"--labels '{text}': give whole numbers above 0, such as 1,2")
+    return labels
 
 
 @app.command("train-interactive")

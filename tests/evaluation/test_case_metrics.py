@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation.case_metrics import measure_case
+from evaluation.case_metrics import measure_case, measure_classes
 
 DISTANCES = (
     "hd_mm",
     "hd95_mm",
+    "hd95_pooled_mm",
     "asd_predicted_to_reference_mm",
     "asd_reference_to_predicted_mm",
     "assd_mm",
@@ -43,6 +44,7 @@ def test_the_independent_vectors_are_reproduced(vectors, name):
     assert metrics.hd95_mm == expected("hd95_maxdirected")
     assert metrics.asd_predicted_to_reference_mm == expected("asd_pred2gt")
     assert metrics.asd_reference_to_predicted_mm == expected("asd_gt2pred")
+    assert metrics.hd95_pooled_mm == expected("hd95_pooled")
     assert metrics.assd_mm == expected("assd_pooled")
     assert metrics.nsd_voxel[1.0] == expected("nsd1_voxel")
     assert metrics.nsd[1.0] == expected("lib_sd_nsd1")
@@ -130,6 +132,10 @@ def test_one_empty_mask_is_a_failure_without_distances(missed):
     assert all(math.isnan(getattr(metrics, name)) for name in DISTANCES)
     assert metrics.is_failure
     assert getattr(metrics, f"volume_{missed}_ml") == 0.0
+    # A missed tumour is drawn whole; an invented one is erased, which is no drawing.
+    assert math.isnan(metrics.added_path_length_mm) == (missed == "reference")
+    if missed == "predicted":
+        assert metrics.added_path_length_mm > 50
 
 
 def test_two_empty_masks_are_undefined_and_no_failure():
@@ -148,6 +154,35 @@ def test_disjoint_masks_are_a_failure_with_a_distance():
     metrics = measure_case(reference, predicted, spacing_zyx_mm=(1.0, 1.0, 1.0))
     assert metrics.is_failure
     assert metrics.hd95_mm == 30.0
+
+
+def test_masks_that_are_views_of_other_arrays_are_measured_alike():
+    reference, predicted = blob(5), blob(6)
+    spacing = (2.0, 1.0, 0.5)
+    expected = measure_case(reference, predicted, spacing_zyx_mm=spacing)
+    turned = [np.asfortranarray(mask) for mask in (reference, predicted)]
+    assert measure_case(*turned, spacing_zyx_mm=spacing) == expected
+    flipped = [mask[::-1, :, ::-1][::-1, :, ::-1] for mask in turned]
+    assert measure_case(*flipped, spacing_zyx_mm=spacing) == expected
+
+
+def test_every_class_is_measured_against_the_rest():
+    a, b = blob(7), blob(8)
+    reference = np.where(a, 1, 0) + np.where(a & b, 4, 0)
+    predicted = np.where(b, 1, 0)
+    spacing = (3.0, 1.0, 1.0)
+    rows = measure_classes(reference, predicted, spacing_zyx_mm=spacing)
+    assert list(rows) == [1, 5]
+    assert rows[1] == measure_case(reference == 1, predicted == 1, spacing_zyx_mm=spacing)
+    assert rows[5].is_failure
+    named = measure_classes(
+        reference, predicted, spacing_zyx_mm=spacing, classes=(9, 1), tolerances_mm=(3.0,)
+    )
+    assert list(named) == [9, 1]
+    assert math.isnan(named[9].dsc)
+    assert list(named[1].nsd) == [3.0]
+    with pytest.raises(TypeError, match="integers"):
+        measure_classes(reference.astype(float), predicted, spacing_zyx_mm=spacing)
 
 
 def test_a_slice_is_measured_in_its_plane():
