@@ -520,6 +520,17 @@ class KilledError(Exception):
     """What a process dies of in these tests."""
 
 
+def killing(stage: str):
+    """Save as ever, and die after the second checkpointed iteration of a stage."""
+
+    def save_and_die(state, file) -> None:
+        save_state(state, file)
+        if file.name.startswith(stage) and state.iteration == 2:
+            raise KilledError
+
+    return save_and_die
+
+
 @pytest.mark.parametrize("stage", ["stage1", "stage3", "target_trained"])
 def test_a_round_killed_inside_a_stage_ends_in_the_same_weights(
     finished, tmp_path, stage, monkeypatch
@@ -531,13 +542,7 @@ def test_a_round_killed_inside_a_stage_ends_in_the_same_weights(
     }[stage]
     again = restarted(finished, tmp_path / "home", without=lost)
     current = open_round(again, round_of(again))
-
-    def kill(state, file) -> None:
-        save_state(state, file)
-        if file.name.startswith(stage) and state.iteration == 2:
-            raise KilledError
-
-    monkeypatch.setattr("site_agent.adaptation.save_state", kill)
+    monkeypatch.setattr("site_agent.adaptation.save_state", killing(stage))
     with pytest.raises(KilledError):
         advance(current)
     assert (current.folder / f"{stage}.checkpoint.safetensors").is_file()
@@ -571,13 +576,7 @@ def test_every_plan_goes_the_whole_road_and_a_killed_stage_ends_in_the_same_weig
     assert kinds == {"scribble" if changes["supervision"] == "scribble" else "contour"}
     # Killed in the middle of the last stage: its checkpoint is all that is left of it.
     last = "stage1" if changes["unlabelled"] == "none" else "stage3"
-
-    def kill(state, file) -> None:
-        save_state(state, file)
-        if file.name.startswith(last) and state.iteration == 2:
-            raise KilledError
-
-    monkeypatch.setattr("site_agent.adaptation.save_state", kill)
+    monkeypatch.setattr("site_agent.adaptation.save_state", killing(last))
     with pytest.raises(KilledError):
         advance(current)
     assert (current.folder / f"{last}.checkpoint.safetensors").is_file()
