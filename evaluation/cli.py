@@ -5,6 +5,7 @@ import platform
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -161,26 +162,17 @@ def benchmark(
     if name == "selection-speed":
         from evaluation.benchmarks.selection_speed import run_selection_speed, selection_speed_table
 
-        began = time.monotonic()
-        rows = run_selection_speed(log=_to_stderr)
-        print(selection_speed_table(rows))
-        _write(json_file, name, began, 0, rows, {})
+        _speed(name, run_selection_speed, selection_speed_table, json_file)
         return
     if name == "metrics-speed":
         from evaluation.benchmarks.metrics_speed import metrics_speed_table, run_metrics_speed
 
-        began = time.monotonic()
-        rows = run_metrics_speed(log=_to_stderr)
-        print(metrics_speed_table(rows))
-        _write(json_file, name, began, 0, rows, {})
+        _speed(name, run_metrics_speed, metrics_speed_table, json_file)
         return
     if name == "few-label-speed":
         from evaluation.benchmarks.few_label_speed import few_label_speed_table, run_few_label_speed
 
-        began = time.monotonic()
-        rows = run_few_label_speed(log=_to_stderr)
-        print(few_label_speed_table(rows))
-        _write(json_file, name, began, 0, rows, {})
+        _speed(name, run_few_label_speed, few_label_speed_table, json_file)
         return
     if name.startswith("interactive"):
         _check_preset(preset)
@@ -549,6 +541,18 @@ def _adaptation(
     _write(
         json_file, name, began, len(seeds), rows, {"settings": study.settings, "summary": summary}
     )
+
+
+def _speed(
+    name: str,
+    run: Callable[..., list[dict[str, Any]]],
+    table: Callable[[list[dict[str, Any]]], str],
+    json_file: Path | None,
+) -> None:
+    began = time.monotonic()
+    rows = run(log=_to_stderr)
+    print(table(rows))
+    _write(json_file, name, began, 0, rows, {})
 
 
 def _to_stderr(line: str) -> None:

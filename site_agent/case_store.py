@@ -272,14 +272,19 @@ class CaseStore:
             row = _newest_contour(session, case_id, purpose, round_id)
             return None if row is None else row.author
 
-    def corrected_contour(self, case_id: str, roi_name: str, *, before: datetime) -> Contour | None:
-        """Return what a reviewer left last before some moment, in any round, or None."""
+    def corrected_contour(
+        self, case_id: str, roi_name: str | None = None, *, before: datetime
+    ) -> Contour | None:
+        """Return what a reviewer left last before some moment, in any round, or None.
+
+        `roi_name` asks for one region; None takes any.
+        """
         statement = (
             select(ContourRow)
             .where(
                 ContourRow.case_id == case_id,
                 ContourRow.purpose == REVIEWED,
-                ContourRow.roi_name == roi_name,
+                *([] if roi_name is None else [ContourRow.roi_name == roi_name]),
                 ContourRow.saved_at < before,
             )
             .order_by(ContourRow.id.desc())

@@ -10,7 +10,7 @@ from algorithms.contracts.contour import Contour, Provenance
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import Mask
 from evaluation.revision import revision_degree_percent
-from site_agent.case_store import REVIEWED, CaseStore
+from site_agent.case_store import CaseStore
 from site_agent.config import SiteHome
 from site_agent.database import ReviewRow, utc_now
 from site_agent.deidentification import unseal
@@ -62,21 +62,23 @@ def record_review(
 def export_rtstruct(home: SiteHome, store: CaseStore, case_id: str, output: Path) -> str:
     """Write the newest contour of a case as RTSTRUCT under its original identity.
 
-    A reviewed contour goes before the model's own, which is named `GTVp^AI`. Nothing here is
-    APPROVED: that takes an oncologist's electronic signature.
+    What a reviewer left last, in any round, goes before the model's own, which is named `GTVp^AI`
+    and is that of the latest round. Nothing here is APPROVED: that takes an oncologist's electronic
+    signature.
 
     Returns:
         The name of the region that was written.
 
     Raises:
-        DataError: when the case has no contour of the latest round or never was DICOM.
+        DataError: when the case was neither reviewed nor segmented in the latest round, or never
+            was DICOM.
     """
     latest = store.latest_round()
     sealed = store.identity_sealed(case_id)
     if sealed is None:
         raise DataError(f"{case_id}: came as NIfTI and has no identity in the PACS")
     round_id = latest.round_id if latest is not None else ""
-    reviewed = store.contour(case_id, purpose=REVIEWED, round_id=round_id)
+    reviewed = store.corrected_contour(case_id, before=utc_now())
     contour = reviewed or store.contour(case_id, purpose="adapted", round_id=round_id)
     if contour is None:
         raise DataError(f"{case_id}: not segmented yet: run 'fedgtv-site work' first")

@@ -296,6 +296,12 @@ def test_a_contour_goes_back_to_the_pacs_under_its_original_identity(run, home, 
         assert [r.ROIName for r in pydicom.dcmread(output).StructureSetROISequence] == [name]
         assert f"{name}, UNAPPROVED" in " ".join(out.split())
 
+    # When the next round begins, what the oncologist left still goes back.
+    later = store.start_round(store.latest_round().package_id, seed=99)
+    assert store.latest_round().round_id == later.round_id != kept["round_id"]
+    assert run(*command)[0] == 0
+    assert [r.ROIName for r in pydicom.dcmread(output).StructureSetROISequence] == ["GTVp"]
+
 
 def start_round(store: CaseStore) -> str:
     """Start a round with a package of which only the row is there."""
