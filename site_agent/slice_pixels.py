@@ -1,0 +1,118 @@
+"""From the pixel bytes of an image to grey values: decoding, then rescale (PS3.3 C.11.1).
+
+Uncompressed little-endian pixels, the usual kind, are read here; everything else goes through the
+decoders that pydicom knows.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.pixels import iter_pixels
+from pydicom.pixels.processing import apply_modality_lut
+
+from algorithms.contracts.errors import DataError
+from algorithms.contracts.volume import ImageArray
+from site_agent.dicom_elements import numbers, tag_of, whole_number
+from site_agent.slice_stack import whole_number_of_frames
+
+MOST_VOXELS = 2**30  # of one file; as float32 that is 4 GiB, and more than any scanner makes
+MOST_PIXELS = 2**26  # of one frame; a header is believed before the pixels are decoded
+
+_TYPES = {8: ("<u1", "<i1"), 16: ("<u2", "<i2"), 32: ("<u4", "<i4")}
+
+
+def stored_frames(image: Dataset, where: str) -> Iterator[NDArray[np.generic]]:
+    """Yield the stored values `[y, x]` of every frame of one file, in file order.
+
+    Args:
+        image: with its pixels, its transfer syntax in `file_meta`.
+        where: names the file.
+
+    Raises:
+        DataError: the pixels end early, are larger than any image, or cannot be decoded.
+    """
+    rows, columns = whole_number(image, "Rows"), whole_number(image, "Columns")
+    frames = whole_number_of_frames(image)
+    if not 0 < frames * rows * columns <= MOST_VOXELS or rows * columns > MOST_PIXELS:
+        raise DataError(f"{where}: the image states an impossible size: export it again")
+    count = 0
+    try:
+        native = _native_frames(image, (frames, rows, columns))
+        for stored in iter_pixels(image) if native is None else native:
+            if stored.shape != (rows, columns):
+                break
+            yield stored
+            count += 1
+    except Exception:
+        # decoders raise their own kinds; to the user all are one message
+        raise _undecodable(where) from None
+    if count != frames:
+        raise _undecodable(where)
+
+
+def grey_values(stored: NDArray[np.generic], header: Dataset, where: str) -> ImageArray:
+    """Return slope * stored + intercept, or what the modality table says, as float32.
+
+    Raises:
+        DataError: a grey value is no finite number.
+    """
+    if "ModalityLUTSequence" in header:
+        grey = np.asarray(apply_modality_lut(stored, header), dtype=np.float32)
+    else:
+        slope = _rescale(header, "RescaleSlope", 1.0)
+        intercept = _rescale(header, "RescaleIntercept", 0.0)
+        with np.errstate(all="ignore"):  # what is not finite is refused below
+            exact = stored if (slope, intercept) == (1.0, 0.0) else stored * slope + intercept
+            grey = np.asarray(exact, dtype=np.float32)
+        if np.isfinite(slope) and np.isfinite(intercept) and max(abs(slope), abs(intercept)) < 1e20:
+            return grey  # integers of at most 32 bits cannot leave float32 then
+    if not np.isfinite(grey).all():
+        raise DataError(f"{where}: grey values are no finite numbers: export it again")
+    return grey
+
+
+def _native_frames(
+    image: Dataset, shape: tuple[int, int, int]
+) -> list[NDArray[np.generic]] | None:
+    """View uncompressed pixels as frames; None where pydicom is to decode them."""
+    bits, stored = whole_number(image, "BitsAllocated"), whole_number(image, "BitsStored")
+    element = image.get_item(tag_of("PixelData")) if "PixelData" in image else None
+    value = _raw_bytes(element)
+    if value is None or bits not in _TYPES or not 0 < stored <= bits:
+        return None
+    if image.file_meta.TransferSyntaxUID.is_compressed or not image.original_encoding[1]:
+        return None
+    voxels = int(np.prod(shape))
+    if len(value) < voxels * bits // 8:
+        raise ValueError("the pixels end early")
+    signed = whole_number(image, "PixelRepresentation") == 1
+    pixels = np.frombuffer(value, dtype=_TYPES[bits][signed], count=voxels).reshape(shape)
+    high = whole_number(image, "HighBit", stored - 1)
+    if stored == bits:
+        return list(pixels)
+    if not stored - 1 <= high < bits:
+        return None
+    # Only BitsStored bits are the value; others may hold an overlay or lack the sign (PS3.5 8.1.1).
+    return [(frame << (bits - 1 - high)) >> (bits - stored) for frame in pixels]
+
+
+def _raw_bytes(element: DataElement | RawDataElement | None) -> bytes | None:
+    value = None if element is None else element.value
+    return value if isinstance(value, bytes) else None
+
+
+def _rescale(header: Dataset, keyword: str, default: float) -> float:
+    """Return a factor of the rescale, which a header may leave out or empty."""
+    if keyword not in header or header[keyword].value in (None, ""):
+        return default
+    return numbers(header, keyword)[0]
+
+
+def _undecodable(where: str) -> DataError:
+    return DataError(
+        f"{where}: the pixels are truncated or in a compression that cannot be decoded: "
+        "export the file again, uncompressed"
+    )
