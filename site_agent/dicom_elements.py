@@ -11,7 +11,7 @@ Layout: PS3.10 chapter 7 (file), PS3.5 chapter 7 (elements, items, delimiters).
 import logging
 import struct
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from io import BytesIO
@@ -35,6 +35,8 @@ from algorithms.contracts.errors import DataError
 
 _PREAMBLE = 128
 _META_START = _PREAMBLE + 4
+_META_LAST = 0x0002FFFF
+_ANY_TAG = 0xFFFFFFFF
 _UNDEFINED = 0xFFFFFFFF
 _PIXEL_DATA = 0x7FE00010
 _CHARACTER_SET = 0x00080005
@@ -93,15 +95,15 @@ def without_remarks() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def read_head(file: Path, last: str) -> Dataset | None:
-    """Read the elements up to `last` (a keyword) from the first bytes of a usual file.
+def read_head(file: Path, keywords: Iterable[str]) -> Dataset | None:
+    """Read the elements of these keywords, and no other, from the first bytes of a usual file.
 
     None when they are not all there or the file is not usual: `pydicom.dcmread` has the last word.
     """
     with file.open("rb", buffering=0) as stream:
         content = stream.read(_HEAD_BYTES)
     try:
-        return _dataset(content, tag_of(last))
+        return _dataset(content, frozenset(int(tag_of(keyword)) for keyword in keywords))
     except _Unusual:
         return None
 
@@ -156,19 +158,18 @@ def plain_text(dataset: Dataset, keyword: str) -> str:
 
 
 def _raw(dataset: Dataset, keyword: str) -> DataElement | RawDataElement | None:
-    tag = tag_of(keyword)
-    return dataset.get_item(tag) if tag in dataset else None
+    return dataset.get_item(tag_of(keyword))
 
 
 def _is_many(value: object) -> bool:
     return hasattr(value, "__iter__") and not isinstance(value, str | bytes)
 
 
-def _dataset(content: bytes, last: int | None) -> Dataset:
-    """Build the dataset of a file's bytes, or of its first ones up to the tag `last`."""
+def _dataset(content: bytes, wanted: frozenset[int] | None) -> Dataset:
+    """Build the dataset of a file's bytes, or the `wanted` elements of its first bytes."""
     if content[_PREAMBLE:_META_START] != b"DICM":
         raise _Unusual
-    meta, start = _walk(content, _META_START, explicit=True, goes_on=_is_meta)
+    meta, start = _walk(content, _META_START, explicit=True, last=_META_LAST)
     syntax = meta.get(BaseTag(_TRANSFER_SYNTAX))
     if not isinstance(syntax, RawDataElement) or not syntax.value:
         raise _Unusual
@@ -176,23 +177,16 @@ def _dataset(content: bytes, last: int | None) -> Dataset:
     if not uid.is_transfer_syntax or uid in _NOT_PLAIN:
         raise _Unusual
     implicit = uid == ImplicitVRLittleEndian
-    goes_on = _any_tag if last is None else (lambda tag: tag <= last)
-    elements, at = _walk(content, start, explicit=not implicit, goes_on=goes_on)
-    if last is not None and at >= len(content) - 8:
+    last = _ANY_TAG if wanted is None else max(wanted)
+    elements, at = _walk(content, start, explicit=not implicit, last=last, wanted=wanted)
+    if wanted is not None and at >= len(content) - 8:
         raise _Unusual  # the head may end before the element does
     dataset = Dataset(elements)  # type: ignore[no-untyped-call]
     dataset.set_original_encoding(implicit, True, _encoding(elements))
-    dataset.file_meta = FileMetaDataset(meta)  # type: ignore[no-untyped-call]
-    dataset.file_meta.set_original_encoding(False, True)
+    if wanted is None:
+        dataset.file_meta = FileMetaDataset(meta)  # type: ignore[no-untyped-call]
+        dataset.file_meta.set_original_encoding(False, True)
     return dataset
-
-
-def _is_meta(tag: int) -> bool:
-    return tag >> 16 == 2
-
-
-def _any_tag(tag: int) -> bool:
-    return True
 
 
 def _encoding(elements: Elements) -> list[str]:
@@ -205,14 +199,14 @@ def _encoding(elements: Elements) -> list[str]:
 
 
 def _walk(
-    content: bytes, at: int, *, explicit: bool, goes_on: Callable[[int], bool]
+    content: bytes, at: int, *, explicit: bool, last: int, wanted: frozenset[int] | None = None
 ) -> tuple[Elements, int]:
-    """Collect elements from `at` on while `goes_on` agrees; return them and where it stopped."""
+    """Collect elements from `at` up to the tag `last`; return them and where they stopped."""
     elements: Elements = {}
     end = len(content)
     while at + 8 <= end:
         tag, kind, length, start = _element_head(content, at, explicit)
-        if not goes_on(tag):
+        if tag > last:
             break
         if length == _UNDEFINED:
             stop, after = _undefined_end(content, start, tag, kind, explicit)
@@ -220,9 +214,11 @@ def _walk(
             stop = after = start + length
         if after > end:
             raise _Unusual
-        elements[BaseTag(tag)] = RawDataElement(
-            BaseTag(tag), kind, length, content[start:stop], start, not explicit, True
-        )
+        if wanted is None or tag in wanted:
+            key = BaseTag(tag)
+            elements[key] = RawDataElement(
+                key, kind, length, content[start:stop], start, not explicit, True
+            )
         at = after
     return elements, at
 

@@ -5,6 +5,7 @@ Whatever would put a voxel in a wrong place (a missing slice, mixed orientations
 refused by name. Messages name files and folders, never what a patient tag says.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import ImageArray, Volume
 from site_agent.dicom_elements import plain_text, read_dataset, read_head, without_remarks
 from site_agent.enhanced_frames import frame_headers, is_enhanced
+from site_agent.jpeg_process import JpegDecoder
 from site_agent.slice_pixels import MOST_VOXELS, grey_values, stored_frames
 from site_agent.slice_stack import (
     NOT_AN_IMAGE,
@@ -36,10 +38,11 @@ __all__ = [
     "without_remarks",
 ]  # fmt: skip
 
-_SCAN_TAGS = [
-    "SOPClassUID", "SeriesInstanceUID", "Modality", "Rows", "Columns", "FrameOfReferenceUID",
-    "ReferencedFrameOfReferenceSequence",
-]  # fmt: skip
+_UID = re.compile(r"[0-9.]{1,64}")  # PS3.5 9.1; leading zeros are wrong, and happen
+_HEAD_TAGS = (
+    "SOPClassUID", "Modality", "SeriesInstanceUID", "FrameOfReferenceUID", "Rows", "Columns",
+)  # fmt: skip
+_SCAN_TAGS = [*_HEAD_TAGS, "ReferencedFrameOfReferenceSequence"]
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def scan(folder: Path) -> Scan:
         raise DataError(f"{folder} is not a folder: give the folder that holds the .dcm files")
     images: dict[str, list[tuple[Dataset, Path]]] = {}
     structure_sets: list[StructureSetFile] = []
-    others: list[Path] = []
+    others: dict[Path, str] = {}
     unreadable: list[Path] = []
     for file in _candidate_files(folder):
         header = _header_or_none(file)
@@ -117,7 +120,7 @@ def scan(folder: Path) -> Scan:
         elif "Rows" in header and header.SOPClassUID not in NOT_AN_IMAGE:
             images.setdefault(str(header.SeriesInstanceUID), []).append((header, file))
         else:
-            others.append(file)
+            others[file] = str(header.SeriesInstanceUID)
     if not images and not structure_sets and not others:
         raise DataError(
             f"no DICOM series in {folder}: give the folder that holds the .dcm files"
@@ -128,6 +131,12 @@ def scan(folder: Path) -> Scan:
             f"{unreadable[0]} is not a complete DICOM file ({len(unreadable)} such in the folder): "
             "move it away, or export the series again if it was a slice"
         )
+    for file, uid in others.items():
+        if uid in images:
+            raise DataError(
+                f"{file} lies in an image series without being an image: export the series again, "
+                "or move the file away"
+            )
     series = [_series_files(uid, entries) for uid, entries in images.items()]
     series.sort(key=lambda one: (-len(one.files), one.series_instance_uid))
     return Scan(folder, tuple(series), tuple(structure_sets), tuple(others))
@@ -266,13 +275,14 @@ def _grey_stack(
     stack = np.empty(shape_zyx, dtype=np.float32)
     place = {number: z for z, number in enumerate(order)}
     number = 0
-    for source in sources:
-        frames = stored_frames(source.image, str(source.slices[0].file))
-        for one, stored in zip(source.slices, frames, strict=True):
-            stack[place[number]] = grey_values(stored, one.header, one.where)
-            number += 1
-        if "PixelData" in source.image:
-            del source.image.PixelData
+    with JpegDecoder() as jpeg:
+        for source in sources:
+            frames = stored_frames(source.image, source.slices[0].file, jpeg)
+            for one, stored in zip(source.slices, frames, strict=True):
+                stack[place[number]] = grey_values(stored, one.header, one.where)
+                number += 1
+            if "PixelData" in source.image:
+                del source.image.PixelData
     return stack
 
 
@@ -292,10 +302,11 @@ def _header_or_none(file: Path) -> Dataset | None:
     pydicom reads a cut file up to the cut without a word, so a missing field is what tells.
     """
     try:
-        header = read_head(file, "Columns")
-        if header is None or header.SOPClassUID == RTStructureSetStorage:
+        header = read_head(file, _HEAD_TAGS)
+        if header is None or plain_text(header, "SOPClassUID") == RTStructureSetStorage:
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_SCAN_TAGS)
-        whole = bool(header.SOPClassUID) and bool(header.SeriesInstanceUID)
+        uids = (str(header.SOPClassUID), str(header.SeriesInstanceUID))
+        whole = all(_UID.fullmatch(uid) for uid in uids)
         if "Image Storage" in header.SOPClassUID.name:
             whole = whole and "Rows" in header and "Columns" in header
     except Exception:

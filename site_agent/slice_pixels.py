@@ -4,7 +4,8 @@ Uncompressed little-endian pixels, the usual kind, are read here; everything els
 decoders that pydicom knows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,24 +13,32 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.pixels import iter_pixels
 from pydicom.pixels.processing import apply_modality_lut
+from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, RLELossless
 
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import ImageArray
 from site_agent.dicom_elements import numbers, tag_of, whole_number
+from site_agent.jpeg_process import JPEG_SYNTAXES, JpegDecoder
 from site_agent.slice_stack import whole_number_of_frames
 
 MOST_VOXELS = 2**30  # of one file; as float32 that is 4 GiB, and more than any scanner makes
 MOST_PIXELS = 2**26  # of one frame; a header is believed before the pixels are decoded
 
+_PLUGINS = {
+    **dict.fromkeys(JPEG2000TransferSyntaxes, "pylibjpeg"),
+    **dict.fromkeys(JPEGLSTransferSyntaxes, "pyjpegls"),
+    RLELossless: "pydicom",
+}
 _TYPES = {8: ("<u1", "<i1"), 16: ("<u2", "<i2"), 32: ("<u4", "<i4")}
 
 
-def stored_frames(image: Dataset, where: str) -> Iterator[NDArray[np.generic]]:
+def stored_frames(image: Dataset, file: Path, jpeg: JpegDecoder) -> Iterator[NDArray[np.generic]]:
     """Yield the stored values `[y, x]` of every frame of one file, in file order.
 
     Args:
         image: with its pixels, its transfer syntax in `file_meta`.
-        where: names the file.
+        file: where it was read from.
+        jpeg: decodes JPEG files.
 
     Raises:
         DataError: the pixels end early, are larger than any image, or cannot be decoded.
@@ -37,20 +46,19 @@ def stored_frames(image: Dataset, where: str) -> Iterator[NDArray[np.generic]]:
     rows, columns = whole_number(image, "Rows"), whole_number(image, "Columns")
     frames = whole_number_of_frames(image)
     if not 0 < frames * rows * columns <= MOST_VOXELS or rows * columns > MOST_PIXELS:
-        raise DataError(f"{where}: the image states an impossible size: export it again")
+        raise DataError(f"{file}: the image states an impossible size: export it again")
     count = 0
     try:
-        native = _native_frames(image, (frames, rows, columns))
-        for stored in iter_pixels(image) if native is None else native:
+        for stored in _frames(image, file, (frames, rows, columns), jpeg):
             if stored.shape != (rows, columns):
                 break
             yield stored
             count += 1
     except Exception:
         # decoders raise their own kinds; to the user all are one message
-        raise _undecodable(where) from None
+        raise _undecodable(file) from None
     if count != frames:
-        raise _undecodable(where)
+        raise _undecodable(file)
 
 
 def grey_values(stored: NDArray[np.generic], header: Dataset, where: str) -> ImageArray:
@@ -74,13 +82,23 @@ def grey_values(stored: NDArray[np.generic], header: Dataset, where: str) -> Ima
     return grey
 
 
+def _frames(
+    image: Dataset, file: Path, shape: tuple[int, int, int], jpeg: JpegDecoder
+) -> Iterable[NDArray[np.generic]]:
+    """Choose who decodes: only decoders that survive damaged bytes run in this process."""
+    syntax = image.file_meta.TransferSyntaxUID
+    if syntax in JPEG_SYNTAXES:
+        return jpeg.decode(file).reshape(shape)
+    native = _native_frames(image, shape)
+    return iter_pixels(image, decoding_plugin=_PLUGINS.get(syntax, "")) if native is None else native
+
+
 def _native_frames(
     image: Dataset, shape: tuple[int, int, int]
 ) -> list[NDArray[np.generic]] | None:
     """View uncompressed pixels as frames; None where pydicom is to decode them."""
     bits, stored = whole_number(image, "BitsAllocated"), whole_number(image, "BitsStored")
-    element = image.get_item(tag_of("PixelData")) if "PixelData" in image else None
-    value = _raw_bytes(element)
+    value = _raw_bytes(image.get_item(tag_of("PixelData")))
     if value is None or bits not in _TYPES or not 0 < stored <= bits:
         return None
     if image.file_meta.TransferSyntaxUID.is_compressed or not image.original_encoding[1]:
@@ -106,13 +124,14 @@ def _raw_bytes(element: DataElement | RawDataElement | None) -> bytes | None:
 
 def _rescale(header: Dataset, keyword: str, default: float) -> float:
     """Return a factor of the rescale, which a header may leave out or empty."""
-    if keyword not in header or header[keyword].value in (None, ""):
+    element = header.get_item(tag_of(keyword))
+    if element is None or element.value in (None, "", b""):
         return default
     return numbers(header, keyword)[0]
 
 
-def _undecodable(where: str) -> DataError:
+def _undecodable(file: Path) -> DataError:
     return DataError(
-        f"{where}: the pixels are truncated or in a compression that cannot be decoded: "
+        f"{file}: the pixels are truncated or in a compression that cannot be decoded: "
         "export the file again, uncompressed"
     )

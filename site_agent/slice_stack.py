@@ -57,7 +57,7 @@ def check_is_slice(header: Dataset, where: str) -> None:
     Raises:
         DataError: no image, a colour image, or without the fields every image must have.
     """
-    if "Rows" not in header or header.get("SOPClassUID") in NOT_AN_IMAGE:
+    if "Rows" not in header or plain_text(header, "SOPClassUID") in NOT_AN_IMAGE:
         raise DataError(f"{where} is not an image: give the folder of the image series")
     if "SharedFunctionalGroupsSequence" not in header and whole_number_of_frames(header) > 1:
         raise DataError(
