@@ -90,12 +90,12 @@ def _frames(
     if syntax in JPEG_SYNTAXES:
         return jpeg.decode(file).reshape(shape)
     native = _native_frames(image, shape)
-    return iter_pixels(image, decoding_plugin=_PLUGINS.get(syntax, "")) if native is None else native
+    return (
+        iter_pixels(image, decoding_plugin=_PLUGINS.get(syntax, "")) if native is None else native
+    )
 
 
-def _native_frames(
-    image: Dataset, shape: tuple[int, int, int]
-) -> list[NDArray[np.generic]] | None:
+def _native_frames(image: Dataset, shape: tuple[int, int, int]) -> list[NDArray[np.generic]] | None:
     """View uncompressed pixels as frames; None where pydicom is to decode them."""
     bits, stored = whole_number(image, "BitsAllocated"), whole_number(image, "BitsStored")
     value = _raw_bytes(image.get_item(tag_of("PixelData")))

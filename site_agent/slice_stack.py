@@ -125,9 +125,7 @@ def order_along_normal(headers: Sequence[Dataset]) -> list[int]:
     return [int(i) for i in np.argsort(positions @ normal, kind="stable")]
 
 
-def check_slices_agree(
-    headers: Sequence[Dataset], planes: Planes, files: Sequence[Path]
-) -> None:
+def check_slices_agree(headers: Sequence[Dataset], planes: Planes, files: Sequence[Path]) -> None:
     """Refuse a stack whose slices differ in what one grid and one coordinate system share.
 
     Raises:

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import (
     ImplicitVRLittleEndian,
@@ -104,7 +103,7 @@ def _tags(content: bytes) -> list[int]:
     """List where elements seem to start: a group that exists, a small element number."""
     found = []
     for at in range(132, min(len(content) - 8, 4000), 2):
-        group, element = struct.unpack_from("<HH", content, at)
+        [group] = struct.unpack_from("<H", content, at)
         if group in (0x0002, 0x0008, 0x0010, 0x0018, 0x0020, 0x0028, 0x3006, 0x7FE0, 0xFFFE):
             found.append(at)
     return found or [132]
@@ -124,11 +123,3 @@ def within(seconds: int) -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-
-
-def is_readable(file: Path) -> bool:
-    """Say whether pydicom, without any of our checks, finds a data set in the file."""
-    try:
-        return bool(pydicom.dcmread(file))
-    except Exception:
-        return False
