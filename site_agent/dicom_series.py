@@ -39,6 +39,7 @@ __all__ = [
 ]  # fmt: skip
 
 _UID = re.compile(r"[0-9.]{1,64}")  # PS3.5 9.1; leading zeros are wrong, and happen
+_SUBSTITUTE = re.compile(r"[0-9A-Za-z.-]{1,64}")  # what some de-identification writes instead
 _HEAD_TAGS = (
     "SOPClassUID", "Modality", "SeriesInstanceUID", "FrameOfReferenceUID", "Rows", "Columns",
 )  # fmt: skip
@@ -305,8 +306,8 @@ def _header_or_none(file: Path) -> Dataset | None:
         header = read_head(file, _HEAD_TAGS)
         if header is None or plain_text(header, "SOPClassUID") == RTStructureSetStorage:
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_SCAN_TAGS)
-        uids = (str(header.SOPClassUID), str(header.SeriesInstanceUID))
-        whole = all(_UID.fullmatch(uid) for uid in uids)
+        kind, series = str(header.SOPClassUID), str(header.SeriesInstanceUID)
+        whole = bool(_UID.fullmatch(kind) and _SUBSTITUTE.fullmatch(series))
         if "Image Storage" in header.SOPClassUID.name:
             whole = whole and "Rows" in header and "Columns" in header
     except Exception:

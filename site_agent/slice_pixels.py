@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
 from pydicom.pixels import iter_pixels
 from pydicom.pixels.processing import apply_modality_lut
 from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, RLELossless
 
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import ImageArray
+from site_agent.codestream_size import stated_size
 from site_agent.dicom_elements import numbers, tag_of, whole_number
 from site_agent.jpeg_process import JPEG_SYNTAXES, JpegDecoder
 from site_agent.slice_stack import whole_number_of_frames
@@ -29,6 +31,7 @@ _PLUGINS = {
     **dict.fromkeys(JPEGLSTransferSyntaxes, "pyjpegls"),
     RLELossless: "pydicom",
 }
+_WITH_CODESTREAMS = {*JPEG_SYNTAXES, *JPEG2000TransferSyntaxes, *JPEGLSTransferSyntaxes}
 _TYPES = {8: ("<u1", "<i1"), 16: ("<u2", "<i2"), 32: ("<u4", "<i4")}
 
 
@@ -87,6 +90,10 @@ def _frames(
 ) -> Iterable[NDArray[np.generic]]:
     """Choose who decodes: only decoders that survive damaged bytes run in this process."""
     syntax = image.file_meta.TransferSyntaxUID
+    if syntax in _WITH_CODESTREAMS:
+        sizes = map(stated_size, generate_frames(image.PixelData, number_of_frames=shape[0]))
+        if any(size != shape[1:] for size in sizes):
+            raise ValueError("a frame has another size than the header")
     if syntax in JPEG_SYNTAXES:
         return jpeg.decode(file).reshape(shape)
     native = _native_frames(image, shape)
