@@ -21,7 +21,7 @@ from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import ImageArray, Volume
 from site_agent.dicom_elements import plain_text, read_dataset, read_head, without_remarks
 from site_agent.enhanced_frames import frame_headers, is_enhanced
-from site_agent.jpeg_process import JpegDecoder
+from site_agent.jpeg_decoder import JpegDecoder
 from site_agent.slice_pixels import MOST_VOXELS, grey_values, stored_frames
 from site_agent.slice_stack import (
     NOT_AN_IMAGE,

@@ -7,6 +7,7 @@ quotes what it found, so that its answer may be logged.
 What is encrypted is not looked into. Zip (so .npz) and gzip are opened.
 """
 
+import codecs
 import gzip
 import io
 import re
@@ -29,12 +30,22 @@ _UID = re.compile(r"(?<![\d.])[0-2]\.\d+(?:\.\d+){2,}")
 _PSEUDONYM = re.compile(r"(?:patient|case)-[0-9a-f]{12}")
 _PATH = re.compile(r"(?:/[\w.~-]+){2,}|[A-Za-z]:\\|\\\\\w")
 _ROOTED_PATH = re.compile(
-    r"/(?:home|root|Users|mnt|media|data|var|srv|opt|tmp|export)/[\w.~-]+|[A-Za-z]:\\[\w.~-]{3,}"
+    r"/(?:home|root|Users|mnt|media|data|var|srv|opt|tmp|export)/[\w.~-]+"
+    r"|[A-Za-z]:\\(?:Users|Windows|ProgramData|Program Files|Documents and Settings)\\"
 )
 _DATE = re.compile(r"(?<!\d)(?:19|20)\d\d(-?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])(?!\d)")
 _WORD = re.compile(r"[^\W\d_]+")
 _RUN = re.compile(rb"[\x20-\x7e]{6,}")
-_RUN_UTF_16 = (re.compile(rb"(?:[\x20-\x7e]\0){4,}"), re.compile(rb"(?:\0[\x20-\x7e]){4,}"))
+_WIDE_RUNS = tuple(  # UTF-16 and UTF-32, both byte orders
+    re.compile(rb"(?:%b){4,}" % one)
+    for one in (
+        rb"[\x20-\x7e]\0",
+        rb"\0[\x20-\x7e]",
+        rb"[\x20-\x7e]\0\0\0",
+        rb"\0\0\0[\x20-\x7e]",
+    )
+)
+_BYTE_ORDER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @dataclass(frozen=True)
@@ -124,8 +135,8 @@ def residues(
 ) -> list[str]:
     """Name the rules that bytes of any kind break: text in UTF-8, UTF-16 or Latin-1, or binary.
 
-    Of binary data the runs of printable characters are looked at; among random ones only a path
-    from a usual root counts.
+    Of binary data the runs of printable characters are looked at. Among random ones only a path
+    from a usual root counts, and among wide ones (UTF-16, UTF-32) only what is known.
 
     >>> residues(b"/srv/scans/kh-77 of 19540317", Known(identifiers=frozenset({"KH-77"})))
     ['date', 'identifier', 'path']
@@ -134,14 +145,15 @@ def residues(
     for content in _unpacked(data):
         if find_residue(content, _not_ascii(known)):
             found.add("name")
-        binary, texts = _texts(content)
-        for text in texts:
-            hits = {known_residue(text, known, own_words=own_words)}
-            hits |= {
-                text_residue(text, {rule}, uid_roots=uid_roots, rooted_paths=binary)
-                for rule in look_alikes
-            }
-            found |= hits - {None}  # type: ignore[arg-type]
+        whole = _text_or_none(content)
+        narrow = _narrow_runs(content) if whole is None else whole
+        wide = _wide_runs(content) if whole is None else ""
+        hits = {known_residue(text, known, own_words=own_words) for text in (narrow, wide)}
+        hits |= {
+            text_residue(narrow, {rule}, uid_roots=uid_roots, rooted_paths=whole is None)
+            for rule in look_alikes
+        }
+        found |= {hit for hit in hits if hit is not None}
     return sorted(found)
 
 
@@ -208,7 +220,7 @@ def _holds_identifier(text: str, folded: str, identifiers: Collection[str]) -> b
         return True
     for identifier in identifiers:
         wanted = identifier.strip().casefold()
-        if len(wanted) < _SHORTEST_ID or wanted not in folded:
+        if len(wanted) < _SHORTEST_ID or wanted not in folded or _UID.fullmatch(wanted):
             continue
         if len(wanted) >= _SURE_LENGTH or re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", folded):
             return True
@@ -226,17 +238,27 @@ def _forms(dates: Iterable[str]) -> Iterator[str]:
             yield f"{month}/{day}/{year}"
 
 
-def _texts(content: bytes) -> tuple[bool, list[str]]:
-    """Say whether the bytes are binary, and return the text in them."""
-    if b"\0" not in content:
-        try:
-            return False, [content.decode("utf-8")]
-        except UnicodeDecodeError:
-            pass
-    runs = [match.decode("ascii") for match in _RUN.findall(content)]
-    for pattern in _RUN_UTF_16:
-        runs += [match.replace(b"\0", b"").decode("ascii") for match in pattern.findall(content)]
-    return True, ["\n".join(runs)]
+def _text_or_none(content: bytes) -> str | None:
+    """Decode bytes that are text as a whole."""
+    try:
+        if content.startswith(_BYTE_ORDER_MARKS):
+            return content.decode("utf-16")
+        return content.decode("utf-8") if b"\0" not in content else None
+    except UnicodeDecodeError:
+        return None
+
+
+def _narrow_runs(content: bytes) -> str:
+    return "\n".join(match.decode("ascii") for match in _RUN.findall(content))
+
+
+def _wide_runs(content: bytes) -> str:
+    """Collect runs of characters of two or four bytes.
+
+    Dark pixels look like such digits and points, so nothing but what is known is looked for here.
+    """
+    runs = (match for pattern in _WIDE_RUNS for match in pattern.findall(content))
+    return "\n".join(match.replace(b"\0", b"").decode("ascii") for match in runs)
 
 
 def _unpacked(data: bytes) -> Iterator[bytes]:

@@ -20,7 +20,7 @@ from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import ImageArray
 from site_agent.codestream_size import stated_size
 from site_agent.dicom_elements import numbers, tag_of, whole_number
-from site_agent.jpeg_process import JPEG_SYNTAXES, JpegDecoder
+from site_agent.jpeg_decoder import JPEG_SYNTAXES, JpegDecoder
 from site_agent.slice_stack import whole_number_of_frames
 
 MOST_VOXELS = 2**30  # of one file; as float32 that is 4 GiB, and more than any scanner makes

@@ -17,7 +17,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
 from algorithms.contracts.errors import DataError
 from site_agent.codestream_size import stated_size
 from site_agent.dicom_series import read_series
-from site_agent.jpeg_process import JPEG_SYNTAXES, JpegDecoder
+from site_agent.jpeg_decoder import JPEG_SYNTAXES, JpegDecoder
 from site_agent.slice_pixels import MOST_PIXELS, grey_values, stored_frames
 from tests.site_agent import dicom_builder as build
 from tests.site_agent.damaged_dicom import as_jpeg_lossless
