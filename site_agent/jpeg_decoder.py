@@ -1,7 +1,8 @@
-"""Decode JPEG files (baseline, extended, lossless) through a process of its own.
+"""Decode compressed pixels (JPEG, JPEG-LS, JPEG 2000) through a process of its own.
 
-Only GDCM decodes lossless and 12-bit JPEG under a licence we can ship, and a damaged file makes it
-end the whole process it runs in. So it runs in a child (`jpeg_process`): what ends is one file's
+Decoders are C++ that is handed whatever a file holds: on damaged bytes GDCM, the one that knows
+lossless and 12-bit JPEG, ends the process it runs in, and CharLS thinks about a kilobyte for ten
+seconds. So they run in a child (`jpeg_process`): what ends, or takes too long, is one file's
 reading, and the caller names the file.
 """
 
@@ -15,14 +16,22 @@ from threading import Timer
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.uid import (
+    JPEG2000,
+    JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
     JPEGLossless,
     JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
 )
 
-JPEG_SYNTAXES = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1}
-PATIENCE_S = 60.0  # for one file
+JPEG_SYNTAXES = {
+    JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1,
+    JPEGLSLossless, JPEGLSNearLossless, JPEG2000, JPEG2000Lossless,
+}  # fmt: skip
+PATIENCE_S = 6.0  # for a small image, the start of the child included
+SLOWEST_VOXELS_PER_S = 2e5  # a tenth of what decoders do on a busy machine
 
 _TYPES = {(8, 0): "<u1", (8, 1): "<i1", (16, 0): "<u2", (16, 1): "<i2"}
 
@@ -43,25 +52,25 @@ class JpegDecoder:
     def __exit__(self, *_: object) -> None:
         self._end()
 
-    def decode(self, file: Path) -> NDArray[np.generic]:
-        """Return the stored values of a file, all frames in one row.
+    def decode(self, file: Path, voxels: int) -> NDArray[np.generic]:
+        """Return the stored values of a file, all frames in one row of `voxels`.
 
         Raises:
-            ValueError: they cannot be decoded.
+            ValueError: they cannot be decoded, or not in a time that fits their number.
         """
         child = self._running()
         if child.stdin is None or child.stdout is None:
             raise ValueError("the decoder has no pipes")
-        patience = Timer(PATIENCE_S, child.kill)
+        patience = Timer(PATIENCE_S + voxels / SLOWEST_VOXELS_PER_S, child.kill)
         patience.start()
         try:
             child.stdin.write(json.dumps(str(file.resolve())).encode() + b"\n")
             child.stdin.flush()
             says = json.loads(child.stdout.readline() or b"{}")
-            if says.get("bytes", 0) <= 0:
-                raise ValueError("the decoder refuses the file")
-            values = child.stdout.read(says["bytes"])
-            return np.frombuffer(values, dtype=_TYPES[says["bits"], says["signed"]])
+            kind = np.dtype(_TYPES[says["bits"], says["signed"]])
+            if says["bytes"] != voxels * kind.itemsize:
+                raise ValueError("the decoder found another size")
+            return np.frombuffer(child.stdout.read(says["bytes"]), dtype=kind)
         except (OSError, ValueError, KeyError):
             self._end()
             raise ValueError("the decoder ended") from None

@@ -1,7 +1,7 @@
 """From the pixel bytes of an image to grey values: decoding, then rescale (PS3.3 C.11.1).
 
-Uncompressed little-endian pixels, the usual kind, are read here; everything else goes through the
-decoders that pydicom knows.
+Uncompressed little-endian pixels, the usual kind, are read here; the JPEG family is decoded in a
+process of its own, the rest (run lengths, big endian) by pydicom in plain Python.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,6 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels import iter_pixels
 from pydicom.pixels.processing import apply_modality_lut
-from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, RLELossless
 
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import ImageArray
@@ -26,12 +25,7 @@ from site_agent.slice_stack import whole_number_of_frames
 MOST_VOXELS = 2**30  # of one file; as float32 that is 4 GiB, and more than any scanner makes
 MOST_PIXELS = 2**26  # of one frame; a header is believed before the pixels are decoded
 
-_PLUGINS = {
-    **dict.fromkeys(JPEG2000TransferSyntaxes, "pylibjpeg"),
-    **dict.fromkeys(JPEGLSTransferSyntaxes, "pyjpegls"),
-    RLELossless: "pydicom",
-}
-_WITH_CODESTREAMS = {*JPEG_SYNTAXES, *JPEG2000TransferSyntaxes, *JPEGLSTransferSyntaxes}
+_PYTHON_ALONE = "pydicom"  # the plugin for run lengths; other decoders are not for this process
 _TYPES = {8: ("<u1", "<i1"), 16: ("<u2", "<i2"), 32: ("<u4", "<i4")}
 
 
@@ -89,17 +83,13 @@ def _frames(
     image: Dataset, file: Path, shape: tuple[int, int, int], jpeg: JpegDecoder
 ) -> Iterable[NDArray[np.generic]]:
     """Choose who decodes: only decoders that survive damaged bytes run in this process."""
-    syntax = image.file_meta.TransferSyntaxUID
-    if syntax in _WITH_CODESTREAMS:
+    if image.file_meta.TransferSyntaxUID in JPEG_SYNTAXES:
         sizes = map(stated_size, generate_frames(image.PixelData, number_of_frames=shape[0]))
         if any(size != shape[1:] for size in sizes):
             raise ValueError("a frame has another size than the header")
-    if syntax in JPEG_SYNTAXES:
-        return jpeg.decode(file).reshape(shape)
+        return jpeg.decode(file, int(np.prod(shape))).reshape(shape)
     native = _native_frames(image, shape)
-    return (
-        iter_pixels(image, decoding_plugin=_PLUGINS.get(syntax, "")) if native is None else native
-    )
+    return iter_pixels(image, decoding_plugin=_PYTHON_ALONE) if native is None else native
 
 
 def _native_frames(image: Dataset, shape: tuple[int, int, int]) -> list[NDArray[np.generic]] | None:
