@@ -39,6 +39,7 @@ BENCHMARKS = {
     "phantom-hospitals": "asking about few slices, phantom hospitals",
     "annotator-styles": "adapting to each of four raters of one phantom hospital",
     "selection-speed": "what choosing among 2,000 slices costs, beside the plain way",
+    "ingest-speed": "what reading DICOM series costs, beside SimpleITK and pydicom",
     "few-label-speed": "what a training step of either costs, beside the published one",
 }
 
@@ -119,6 +120,7 @@ def benchmark(
     dimensions: Annotated[
         int | None, typer.Option(min=2, max=3, help="'interactive': 2 or 3 alone, not both.")
     ] = None,
+    series: Annotated[int, typer.Option(min=1, help="'ingest-speed': series of 60 slices.")] = 200,
     shipped_only: Annotated[
         bool, typer.Option(help="'interactive': train nothing, test the package's networks.")
     ] = False,
@@ -163,6 +165,14 @@ def benchmark(
         began = time.monotonic()
         rows = run_selection_speed(log=_to_stderr)
         print(selection_speed_table(rows))
+        _write(json_file, name, began, 0, rows, {})
+        return
+    if name == "ingest-speed":
+        from evaluation.benchmarks.ingest_speed import ingest_speed_table, run_ingest_speed
+
+        began = time.monotonic()
+        rows = run_ingest_speed(output / name, series=series, log=_to_stderr)
+        print(ingest_speed_table(rows))
         _write(json_file, name, began, 0, rows, {})
         return
     if name == "few-label-speed":

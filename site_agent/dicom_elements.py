@@ -216,9 +216,8 @@ def _walk(
             raise _Unusual
         if wanted is None or tag in wanted:
             key = BaseTag(tag)
-            elements[key] = RawDataElement(
-                key, kind, length, content[start:stop], start, not explicit, True
-            )
+            parts = (key, kind, length, content[start:stop], start, not explicit, True, True, False)
+            elements[key] = RawDataElement._make(parts)
         at = after
     return elements, at
 

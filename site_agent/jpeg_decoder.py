@@ -30,7 +30,7 @@ JPEG_SYNTAXES = {
     JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1,
     JPEGLSLossless, JPEGLSNearLossless, JPEG2000, JPEG2000Lossless,
 }  # fmt: skip
-PATIENCE_S = 6.0  # for a small image, the start of the child included
+PATIENCE_S = 8.0  # for a small image, the start of the child included
 SLOWEST_VOXELS_PER_S = 2e5  # a tenth of what decoders do on a busy machine
 
 _TYPES = {(8, 0): "<u1", (8, 1): "<i1", (16, 0): "<u2", (16, 1): "<i2"}

@@ -65,7 +65,8 @@ def check_is_slice(header: Dataset, where: str) -> None:
             "export the series as classic single-frame images"
         )
     colour = plain_text(header, "PhotometricInterpretation") == "PALETTE COLOR"
-    if int(header.SamplesPerPixel if "SamplesPerPixel" in header else 1) != 1 or colour:
+    samples = whole_number(header, "SamplesPerPixel") if "SamplesPerPixel" in header else 1
+    if samples != 1 or colour:
         raise DataError(f"{where} is a colour image: give the grey-value series")
     for keyword in ("Modality", "SOPInstanceUID", "SeriesInstanceUID"):
         if not plain_text(header, keyword):
