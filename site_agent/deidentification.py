@@ -220,8 +220,8 @@ def unseal(sealed: bytes, key: bytes) -> OriginalIdentity:
     found.setdefault("frame_numbers", [])  # sealed before enhanced images were read
     if set(found) != {field.name for field in fields(OriginalIdentity)}:
         raise DataError("a sealed identity has other fields: import the series again")
-    for key in ("sop_instance_uids", "frame_numbers"):
-        found[key] = tuple(found[key])
+    for several in ("sop_instance_uids", "frame_numbers"):
+        found[several] = tuple(found[several])
     return OriginalIdentity(**found)
 
 

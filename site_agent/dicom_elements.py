@@ -181,10 +181,10 @@ def _dataset(content: bytes, wanted: frozenset[int] | None) -> Dataset:
     elements, at = _walk(content, start, explicit=not implicit, last=last, wanted=wanted)
     if wanted is not None and at >= len(content) - 8:
         raise _Unusual  # the head may end before the element does
-    dataset = Dataset(elements)  # type: ignore[no-untyped-call]
+    dataset = Dataset(elements)
     dataset.set_original_encoding(implicit, True, _encoding(elements))
     if wanted is None:
-        dataset.file_meta = FileMetaDataset(meta)  # type: ignore[no-untyped-call]
+        dataset.file_meta = FileMetaDataset(meta)
         dataset.file_meta.set_original_encoding(False, True)
     return dataset
 

@@ -75,7 +75,8 @@ def _copy(image: Dataset) -> Dataset:
     """Copy the table of elements, which `copy.copy` would share; the values stay the same ones."""
     copied = Dataset()
     copied.update(image)
-    copied.set_original_encoding(*image.original_encoding, image.original_character_set)
+    implicit, little_endian = image.original_encoding
+    copied.set_original_encoding(implicit, little_endian, image.original_character_set)
     copied.file_meta = image.file_meta
     return copied
 

@@ -87,13 +87,15 @@ def text_residue(
     """
     if _HASH.fullmatch(text):
         return None
-    found = {
-        "pseudonym": lambda: _PSEUDONYM.search(text) is not None,
-        "dicom_uid": lambda: any(not uid.startswith(uid_roots) for uid in _uids(text)),
-        "path": lambda: (_ROOTED_PATH if rooted_paths else _PATH).search(text) is not None,
-        "date": lambda: _DATE.search(_HASH_INSIDE.sub(" ", text)) is not None,
-    }
-    return next((rule for rule, holds in found.items() if rule in look_alikes and holds()), None)
+    if "pseudonym" in look_alikes and _PSEUDONYM.search(text):
+        return "pseudonym"
+    if "dicom_uid" in look_alikes and any(not uid.startswith(uid_roots) for uid in _uids(text)):
+        return "dicom_uid"
+    if "path" in look_alikes and (_ROOTED_PATH if rooted_paths else _PATH).search(text):
+        return "path"
+    if "date" in look_alikes and _DATE.search(_HASH_INSIDE.sub(" ", text)):
+        return "date"
+    return None
 
 
 def known_residue(text: str, known: Known, *, own_words: Collection[str] = ()) -> str | None:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
-from pydicom.pixels import iter_pixels
 from pydicom.pixels.processing import apply_modality_lut
+from pydicom.pixels.utils import iter_pixels
 
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import ImageArray
@@ -70,7 +70,8 @@ def grey_values(stored: NDArray[np.generic], header: Dataset, where: str) -> Ima
         slope = _rescale(header, "RescaleSlope", 1.0)
         intercept = _rescale(header, "RescaleIntercept", 0.0)
         with np.errstate(all="ignore"):  # what is not finite is refused below
-            exact = stored if (slope, intercept) == (1.0, 0.0) else stored * slope + intercept
+            plain = (slope, intercept) == (1.0, 0.0)
+            exact = stored if plain else stored.astype(np.float64) * slope + intercept
             grey = np.asarray(exact, dtype=np.float32)
         if np.isfinite(slope) and np.isfinite(intercept) and max(abs(slope), abs(intercept)) < 1e20:
             return grey  # integers of at most 32 bits cannot leave float32 then

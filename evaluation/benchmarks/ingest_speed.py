@@ -53,8 +53,10 @@ def run_ingest_speed(
     """Write `series` invented series below `folder`, read them both ways, and remove them.
 
     Raises:
-        DataError: a way failed, or the two found different images.
+        DataError: a way failed, the two found different images, or `folder` exists.
     """
+    if folder.exists():
+        raise DataError(f"{folder}: is there already: move it away, or give another --output")
     blocks = min(_BLOCKS, series)
     totals = {"plain": _nothing(), "ours": _nothing()}
     try:
@@ -70,8 +72,8 @@ def run_ingest_speed(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     files = series * slices
-    common = {"series": series, "files": files, "side": side}
-    rows = [
+    common: Row = {"series": series, "files": files, "side": side}
+    rows: list[Row] = [
         {"what": "SimpleITK series reader + pydicom loop", **common, **totals["plain"]},
         {"what": "fedgtv-site check-dicom", **common, **totals["ours"]},
     ]
@@ -151,15 +153,16 @@ def _read_plainly(folder: Path) -> Row:
     import pydicom
     import SimpleITK
 
+    library: Any = SimpleITK  # without types of its own
     series = []
     spent = {"SimpleITK": 0.0, "pydicom": 0.0}
     began_cpu = time.process_time()
     for place in sorted(path for path in folder.iterdir() if path.is_dir()):
         began = time.perf_counter()
-        reader = SimpleITK.ImageSeriesReader()
+        reader = library.ImageSeriesReader()
         for uid in reader.GetGDCMSeriesIDs(str(place)):
             reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(place), uid))
-            image = SimpleITK.GetArrayFromImage(reader.Execute()).astype(np.float32)
+            image = library.GetArrayFromImage(reader.Execute()).astype(np.float32)
             series.append({"grey_range": (float(image.min()), float(image.max()))})
         spent["SimpleITK"] += time.perf_counter() - began
         began = time.perf_counter()
