@@ -49,6 +49,7 @@ bench: $(STAMP) ## the benchmarks; PACKS=FOLDER takes real images where they can
 	@$(BIN)/python -c 'import FastGeodis' 2>/dev/null || echo "bench: without FastGeodis, see docs/results/interactive.md"
 	$(BIN)/fedgtv-evaluate benchmark interactive-speed $(if $(PACKS),--packs "$(PACKS)") --json benchmark-output/interactive-speed.json
 	$(BIN)/fedgtv-evaluate benchmark few-label-speed --json benchmark-output/few-label-speed.json
+	$(BIN)/fedgtv-evaluate benchmark ingest-speed --json benchmark-output/ingest-speed.json
 	$(BIN)/fedgtv-evaluate benchmark selection-speed --json benchmark-output/selection-speed.json
 	$(BIN)/fedgtv-evaluate benchmark metrics-speed --json benchmark-output/metrics-speed.json
 	$(BIN)/fedgtv-evaluate benchmark phantom-study --seeds $(SEEDS) --json benchmark-output/phantom-study.json

@@ -6,6 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,6 +42,7 @@ BENCHMARKS = {
     "annotator-styles": "adapting to each of four raters of one phantom hospital",
     "selection-speed": "what choosing among 2,000 slices costs, beside the plain way",
     "metrics-speed": "what all metrics of one pair of masks cost, beside MONAI and others",
+    "ingest-speed": "what reading DICOM series costs, beside SimpleITK and pydicom",
     "few-label-speed": "what a training step of either costs, beside the published one",
 }
 
@@ -121,6 +123,7 @@ def benchmark(
     dimensions: Annotated[
         int | None, typer.Option(min=2, max=3, help="'interactive': 2 or 3 alone, not both.")
     ] = None,
+    series: Annotated[int, typer.Option(min=1, help="'ingest-speed': series of 60 slices.")] = 200,
     shipped_only: Annotated[
         bool, typer.Option(help="'interactive': train nothing, test the package's networks.")
     ] = False,
@@ -168,6 +171,16 @@ def benchmark(
         from evaluation.benchmarks.metrics_speed import metrics_speed_table, run_metrics_speed
 
         _speed(name, run_metrics_speed, metrics_speed_table, json_file)
+        return
+    if name == "ingest-speed":
+        from evaluation.benchmarks.ingest_speed import ingest_speed_table, run_ingest_speed
+
+        _speed(
+            name,
+            partial(run_ingest_speed, output / name, series=series),
+            ingest_speed_table,
+            json_file,
+        )
         return
     if name == "few-label-speed":
         from evaluation.benchmarks.few_label_speed import few_label_speed_table, run_few_label_speed

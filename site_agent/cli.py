@@ -93,6 +93,45 @@ def ingest(
         console.print(f"held already: {added} got their contour now, {unchanged} unchanged")
 
 
+@app.command("check-dicom")
+def check_dicom(
+    folder: Annotated[Path, typer.Argument(help="Folder of DICOM series.")],
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print rows and the time taken.")
+    ] = False,
+) -> None:
+    """Read every image series of a folder and say which ones ingest would refuse, and why.
+
+    Nothing is stored. Exit code 1 when a series is refused.
+
+    Example: fedgtv-site check-dicom EXPORT_FOLDER
+    """
+    import json
+    import time
+    from dataclasses import asdict
+
+    from site_agent.dicom_check import check_folder
+
+    began, began_cpu = time.perf_counter(), time.process_time()
+    rows = check_folder(folder)
+    took = {
+        "seconds": time.perf_counter() - began,
+        "cpu_seconds": time.process_time() - began_cpu,
+    }
+    if json_output:
+        print(json.dumps({**took, "series": [asdict(row) for row in rows]}))
+    for row in rows if not json_output else []:
+        if row.shape_zyx is None or row.spacing_zyx_mm is None:
+            console.print(f"{row.modality}, {row.files} files: {row.refusal}", soft_wrap=True)
+            continue
+        slices, rows_, columns = row.shape_zyx
+        spacing = " x ".join(f"{mm:.2f}" for mm in row.spacing_zyx_mm)
+        size = f"{slices} slices of {rows_} x {columns}"
+        console.print(f"{row.modality}, {row.files} files: reads as {size}, {spacing} mm (z y x)")
+    if any(row.refusal for row in rows):
+        raise typer.Exit(1)
+
+
 @app.command("train-source")
 def train_source(
     plan: Annotated[Path, typer.Option(help="The study plan (JSON).")], home: Home

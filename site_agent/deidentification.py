@@ -15,7 +15,7 @@ import hmac
 import json
 import uuid
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
 from cryptography.fernet import Fernet, InvalidToken
@@ -27,6 +27,7 @@ from algorithms.contracts.canonical_json import canonical_json
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import Volume
 from site_agent.dicom_series import order_along_normal
+from site_agent.residue import find_residue as find_residue  # the scanner lives there
 
 MINIMUM_KEY_BYTES = 16
 
@@ -62,6 +63,7 @@ class OriginalIdentity:
     Attributes:
         sop_instance_uids: one per slice in z order, like `Volume.sop_instance_uids`.
         sop_class_uid: of the images.
+        frame_numbers: of the slices, counted from 1, where they are frames of enhanced images.
         study_date: DICOM DA; `study_time`: DICOM TM; "" where the images do not say.
     """
 
@@ -78,6 +80,7 @@ class OriginalIdentity:
     study_time: str = ""
     study_id: str = ""
     accession_number: str = ""
+    frame_numbers: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         """Say nothing about the patient, so that a stray log line cannot either."""
@@ -182,7 +185,14 @@ def original_identity(datasets: Sequence[Dataset]) -> OriginalIdentity:
             study_time=shared("StudyTime"),
             study_id=shared("StudyID"),
             accession_number=shared("AccessionNumber"),
+            frame_numbers=_frame_numbers(ordered),
         )
+
+
+def _frame_numbers(headers: Sequence[Dataset]) -> tuple[int, ...]:
+    """Return which frame of its file each slice is; nothing where slices are whole files."""
+    before = [header.get("ConcatenationFrameOffsetNumber", None) for header in headers]
+    return () if None in before else tuple(int(number) + 1 for number in before)
 
 
 def seal(identity: OriginalIdentity, key: bytes) -> bytes:
@@ -207,38 +217,12 @@ def unseal(sealed: bytes, key: bytes) -> OriginalIdentity:
         raise DataError(
             "a sealed identity cannot be opened: use the key file it was sealed with"
         ) from error
+    found.setdefault("frame_numbers", [])  # sealed before enhanced images were read
     if set(found) != {field.name for field in fields(OriginalIdentity)}:
         raise DataError("a sealed identity has other fields: import the series again")
-    found["sop_instance_uids"] = tuple(found["sop_instance_uids"])
+    for several in ("sop_instance_uids", "frame_numbers"):
+        found[several] = tuple(found[several])
     return OriginalIdentity(**found)
-
-
-def find_residue(data: bytes, planted: Iterable[str]) -> list[str]:
-    """List which of the known identifying strings occur in `data`.
-
-    Searched as UTF-8, UTF-16 (both byte orders) and Latin-1, ASCII letters in either case. What is
-    compressed or encrypted is not looked into: decompress first.
-
-    >>> find_residue("Frau DOE".encode("utf-16-le"), ["Doe", "Roe"])
-    ['Doe']
-    """
-    haystack = data.lower()
-    return [
-        text
-        for text in planted
-        if text.strip() and any(form in haystack for form in _encoded_forms(text))
-    ]
-
-
-def _encoded_forms(text: str) -> set[bytes]:
-    forms = set()
-    for encoding in ("utf-8", "utf-16-le", "utf-16-be", "latin-1"):
-        for spelling in (text, text.lower(), text.upper()):  # bytes.lower() knows only ASCII
-            try:
-                forms.add(spelling.encode(encoding).lower())
-            except UnicodeEncodeError:  # a name Latin-1 cannot write cannot occur in Latin-1
-                continue
-    return forms
 
 
 def _keyed_hash(text: str, key: bytes) -> bytes:

@@ -5,8 +5,7 @@ Whatever would put a voxel in a wrong place (a missing slice, mixed orientations
 refused by name. Messages name files and folders, never what a patient tag says.
 """
 
-import logging
-import warnings
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,23 +15,35 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.misc import is_dicom
-from pydicom.pixels.processing import apply_modality_lut
-from pydicom.uid import RTDoseStorage, RTStructureSetStorage, SegmentationStorage
+from pydicom.uid import RTStructureSetStorage
 
 from algorithms.contracts.errors import DataError
-from algorithms.contracts.volume import FloatArray, Geometry, ImageArray, Volume
+from algorithms.contracts.volume import ImageArray, Volume
+from site_agent.dicom_elements import plain_text, read_dataset, read_head, without_remarks
+from site_agent.enhanced_frames import frame_headers, is_enhanced
+from site_agent.jpeg_decoder import JpegDecoder
+from site_agent.slice_pixels import MOST_VOXELS, grey_values, stored_frames
+from site_agent.slice_stack import (
+    NOT_AN_IMAGE,
+    check_is_slice,
+    check_slices_agree,
+    order_along_normal,
+    planes_of,
+    stack_geometry,
+)
 
-MISSING_SLICE_GAP = 1.2  # a gap wider than this many usual gaps is a missing slice
-UNEVEN_SHARE = 0.02  # how far a slice may lie off the even grid, as a share of the slice spacing
-TILT_SHARE = 0.1  # how far a slice may lie beside the normal, as a share of a pixel
-DUPLICATE_MM = 1e-3  # slices nearer than this are the same position
-BEYOND_MM = 1e6  # no scanner reaches that far
-
-_NOT_AN_IMAGE = {SegmentationStorage, RTDoseStorage}
-_SCAN_TAGS = [
-    "SOPClassUID", "SeriesInstanceUID", "Modality", "Rows", "Columns", "FrameOfReferenceUID",
-    "ReferencedFrameOfReferenceSequence",
+__all__ = [
+    "Scan", "SeriesFiles", "StructureSetFile", "find_series", "holds_dicom", "named_when_damaged",
+    "order_along_normal", "read_headers", "read_series", "read_series_and_headers", "scan",
+    "without_remarks",
 ]  # fmt: skip
+
+_UID = re.compile(r"[0-9.]{1,64}")  # PS3.5 9.1; leading zeros are wrong, and happen
+_SUBSTITUTE = re.compile(r"[0-9A-Za-z.-]{1,64}")  # what some de-identification writes instead
+_HEAD_TAGS = (
+    "SOPClassUID", "Modality", "SeriesInstanceUID", "FrameOfReferenceUID", "Rows", "Columns",
+)  # fmt: skip
+_SCAN_TAGS = [*_HEAD_TAGS, "ReferencedFrameOfReferenceSequence"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +95,7 @@ class Scan:
     others: tuple[Path, ...]
 
 
+@without_remarks()
 def scan(folder: Path) -> Scan:
     """Sort every DICOM file under `folder` by what it is, from headers alone.
 
@@ -97,7 +109,7 @@ def scan(folder: Path) -> Scan:
         raise DataError(f"{folder} is not a folder: give the folder that holds the .dcm files")
     images: dict[str, list[tuple[Dataset, Path]]] = {}
     structure_sets: list[StructureSetFile] = []
-    others: list[Path] = []
+    others: dict[Path, str] = {}
     unreadable: list[Path] = []
     for file in _candidate_files(folder):
         header = _header_or_none(file)
@@ -106,10 +118,10 @@ def scan(folder: Path) -> Scan:
         elif header.SOPClassUID == RTStructureSetStorage:
             with named_when_damaged(file):
                 structure_sets.append(_structure_set_file(header, file))
-        elif "Rows" in header and header.SOPClassUID not in _NOT_AN_IMAGE:
+        elif "Rows" in header and header.SOPClassUID not in NOT_AN_IMAGE:
             images.setdefault(str(header.SeriesInstanceUID), []).append((header, file))
         else:
-            others.append(file)
+            others[file] = str(header.SeriesInstanceUID)
     if not images and not structure_sets and not others:
         raise DataError(
             f"no DICOM series in {folder}: give the folder that holds the .dcm files"
@@ -120,6 +132,12 @@ def scan(folder: Path) -> Scan:
             f"{unreadable[0]} is not a complete DICOM file ({len(unreadable)} such in the folder): "
             "move it away, or export the series again if it was a slice"
         )
+    for file, uid in others.items():
+        if uid in images:
+            raise DataError(
+                f"{file} lies in an image series without being an image: export the series again, "
+                "or move the file away"
+            )
     series = [_series_files(uid, entries) for uid, entries in images.items()]
     series.sort(key=lambda one: (-len(one.files), one.series_instance_uid))
     return Scan(folder, tuple(series), tuple(structure_sets), tuple(others))
@@ -140,20 +158,6 @@ def find_series(folder: Path) -> list[SeriesFiles]:
 def holds_dicom(folder: Path) -> bool:
     """Say whether any file under `folder` has the mark of a DICOM file (PS3.10 7.1)."""
     return any(is_dicom(file) for file in _candidate_files(folder))
-
-
-@contextmanager
-def without_remarks() -> Iterator[None]:
-    """Silence pydicom: its warnings quote values, and those identify patients."""
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 @contextmanager
@@ -186,31 +190,41 @@ def read_series(source: Path | Sequence[Path]) -> Volume:
     return read_series_and_headers(source)[0]
 
 
+@without_remarks()
 def read_series_and_headers(source: Path | Sequence[Path]) -> tuple[Volume, list[Dataset]]:
-    """Read one series as `read_series` does, and return its headers too, in order of z."""
+    """Read one series as `read_series` does, and return its headers too, in order of z.
+
+    Each file is opened and parsed once. An enhanced image gives one header per frame.
+    """
     unordered = _only_series(source).files if isinstance(source, Path) else tuple(source)
     if not unordered:
         raise DataError("no image files given: give the files of one series")
-    headers = read_headers(unordered)
+    sources = [_read_source(file) for file in unordered]
+    slices = [one for source in sources for one in source.slices]
+    headers = [one.header for one in slices]
     with named_when_damaged(f"the series of {unordered[0]}"):
-        _check_slices_agree(headers, unordered)
+        planes = planes_of(headers, [one.where for one in slices])
+        files = [one.file for one in slices]
+        check_slices_agree(headers, planes, files)
+        geometry = stack_geometry(headers, planes, files)
         order = order_along_normal(headers)
-        files = [unordered[i] for i in order]
+        image = _grey_stack(sources, order, geometry.shape_zyx)
         headers = [headers[i] for i in order]
         first = headers[0]
         volume = Volume(
-            image=np.stack([_read_pixels(file) for file in files]),
-            geometry=_geometry(headers, files[0].parent),
-            modality=str(first.Modality),
-            frame_of_reference_uid=str(first.get("FrameOfReferenceUID", "")),
-            sop_instance_uids=tuple(str(header.SOPInstanceUID) for header in headers),
-            series_instance_uid=str(first.SeriesInstanceUID),
-            study_instance_uid=str(first.get("StudyInstanceUID", "")),
+            image=image,
+            geometry=geometry,
+            modality=plain_text(first, "Modality"),
+            frame_of_reference_uid=plain_text(first, "FrameOfReferenceUID"),
+            sop_instance_uids=tuple(plain_text(header, "SOPInstanceUID") for header in headers),
+            series_instance_uid=plain_text(first, "SeriesInstanceUID"),
+            study_instance_uid=plain_text(first, "StudyInstanceUID"),
             scanner=_scanner(first),
         )
     return volume, headers
 
 
+@without_remarks()
 def read_headers(files: Iterable[Path]) -> list[Dataset]:
     """Read files without their pixels, in the order given, each with a place in the patient.
 
@@ -219,17 +233,58 @@ def read_headers(files: Iterable[Path]) -> list[Dataset]:
     """
     headers: list[Dataset] = []
     for file in files:
-        with named_when_damaged(file):
-            header = pydicom.dcmread(file, stop_before_pixels=True)
-            _check_is_slice(header, file)
-        headers.append(header)
+        slices = _read_source(file).slices
+        planes_of([one.header for one in slices], [one.where for one in slices])
+        headers += [one.header for one in slices]
     return headers
 
 
-def order_along_normal(headers: Sequence[Dataset]) -> list[int]:
-    """Return the indices of `headers` sorted by position along the slice normal."""
-    normal = _axes(headers[0])[2]
-    return [int(i) for i in np.argsort(_positions(headers) @ normal, kind="stable")]
+@dataclass(frozen=True)
+class _Slice:
+    """One slice: its classic header without pixels, and where it came from."""
+
+    header: Dataset
+    file: Path
+    where: str
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One file with its pixels, and the slices it holds, in file order."""
+
+    image: Dataset
+    slices: tuple[_Slice, ...]
+
+
+def _read_source(file: Path) -> _Source:
+    with named_when_damaged(file):
+        image = read_dataset(file)
+        check_is_slice(image, str(file))
+        if not is_enhanced(image):
+            return _Source(image, (_Slice(image, file, str(file)),))
+        headers = frame_headers(image, str(file))
+        named = ((header, f"{file}, frame {n}") for n, header in enumerate(headers, start=1))
+        return _Source(image, tuple(_Slice(header, file, where) for header, where in named))
+
+
+def _grey_stack(
+    sources: Sequence[_Source], order: Sequence[int], shape_zyx: tuple[int, int, int]
+) -> ImageArray:
+    """Decode every slice into its place, and let go of the pixels as stored."""
+    if int(np.prod(shape_zyx)) > MOST_VOXELS:
+        raise DataError("the series is larger than any scanner makes: export it again")
+    stack = np.empty(shape_zyx, dtype=np.float32)
+    place = {number: z for z, number in enumerate(order)}
+    number = 0
+    with JpegDecoder() as jpeg:
+        for source in sources:
+            frames = stored_frames(source.image, source.slices[0].file, jpeg)
+            for one, stored in zip(source.slices, frames, strict=True):
+                stack[place[number]] = grey_values(stored, one.header, one.where)
+                number += 1
+            if "PixelData" in source.image:
+                del source.image.PixelData
+    return stack
 
 
 def _candidate_files(folder: Path) -> list[Path]:
@@ -248,8 +303,11 @@ def _header_or_none(file: Path) -> Dataset | None:
     pydicom reads a cut file up to the cut without a word, so a missing field is what tells.
     """
     try:
-        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_SCAN_TAGS)
-        whole = bool(header.SOPClassUID) and bool(header.SeriesInstanceUID)
+        header = read_head(file, _HEAD_TAGS)
+        if header is None or plain_text(header, "SOPClassUID") == RTStructureSetStorage:
+            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_SCAN_TAGS)
+        kind, series = str(header.SOPClassUID), str(header.SeriesInstanceUID)
+        whole = bool(_UID.fullmatch(kind) and _SUBSTITUTE.fullmatch(series))
         if "Image Storage" in header.SOPClassUID.name:
             whole = whole and "Rows" in header and "Columns" in header
     except Exception:
@@ -294,147 +352,6 @@ def _only_series(folder: Path) -> SeriesFiles:
     return series[0]
 
 
-def _check_is_slice(header: Dataset, file: Path) -> None:
-    """Refuse what is not one grey slice with a place in the patient."""
-    if "Rows" not in header or header.get("SOPClassUID") in _NOT_AN_IMAGE:
-        raise DataError(f"{file} is not an image: give the folder of the image series")
-    frames = int(header.get("NumberOfFrames", None) or 1)
-    if frames > 1 or "SharedFunctionalGroupsSequence" in header:
-        raise DataError(
-            f"{file} is an enhanced multi-frame image, which is not read: "
-            "export the series as classic single-frame images"
-        )
-    if int(header.get("SamplesPerPixel", 1)) != 1:
-        raise DataError(f"{file} is a colour image: give the grey-value series")
-    for keyword in ("Rows", "Columns", "Modality", "SOPInstanceUID", "SeriesInstanceUID"):
-        if header.get(keyword) in (None, "", 0):
-            raise DataError(f"{file} has no {keyword}: export the series again with it")
-    counts = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
-    for keyword, count in counts.items():
-        if not _has_numbers(header, keyword, count):
-            raise DataError(f"{file} has no valid {keyword}: export the series again with it")
-    rows = _numbers(header, "ImageOrientationPatient").reshape(2, 3)
-    if not np.allclose(rows @ rows.T, np.eye(2), atol=2e-3):
-        raise DataError(
-            f"{file}: ImageOrientationPatient is no pair of right-angled unit vectors: "
-            "export the series again"
-        )
-    if _numbers(header, "PixelSpacing").min() < DUPLICATE_MM:
-        raise DataError(f"{file}: PixelSpacing is not positive: export the series again")
-
-
-def _check_slices_agree(headers: Sequence[Dataset], files: Sequence[Path]) -> None:
-    """Refuse a stack whose slices differ in what one grid and one coordinate system share."""
-
-    def refuse(what: str, i: int) -> None:
-        raise DataError(
-            f"the series in {files[i].parent} mixes {what} (see {files[i].name}): "
-            "export the volume without localisers, as a series of its own"
-        )
-
-    first = headers[0]
-    for i, header in enumerate(headers):
-        if header.SeriesInstanceUID != first.SeriesInstanceUID:
-            refuse("two series", i)
-        if (header.Rows, header.Columns) != (first.Rows, first.Columns):
-            refuse("image sizes", i)
-        if not np.allclose(
-            _numbers(header, "PixelSpacing"), _numbers(first, "PixelSpacing"), atol=1e-4
-        ):
-            refuse("pixel spacings", i)
-        if not np.allclose(_axes(header), _axes(first), atol=1e-3):
-            refuse("orientations", i)
-        if header.get("FrameOfReferenceUID", "") != first.get("FrameOfReferenceUID", ""):
-            refuse("frames of reference", i)
-
-
-def _geometry(headers: Sequence[Dataset], folder: Path) -> Geometry:
-    """Fit the grid to slices sorted along the normal; refuse what is not an even, upright stack."""
-    first = headers[0]
-    axes = _axes(first)
-    offsets = _positions(headers) - _positions(headers)[0]
-    along = offsets @ axes[2]
-    row_mm, column_mm = _numbers(first, "PixelSpacing")
-    beside = np.linalg.norm(offsets - along[:, None] * axes[2], axis=1).max()
-    if beside > TILT_SHARE * min(row_mm, column_mm):
-        raise DataError(
-            f"the series in {folder} has slices that lie up to {beside:.2f} mm beside their "
-            "normal (gantry tilt): resample it to an upright stack on the scanner"
-        )
-    slice_mm = (
-        _even_spacing(along, float(_positions(headers)[0] @ axes[2]), folder)
-        if len(headers) > 1
-        else _stated_spacing(first, folder)
-    )
-    x, y, z = (tuple(float(part) for part in axis) for axis in axes)
-    origin = tuple(float(part) for part in _positions(headers)[0])
-    return Geometry(
-        shape_zyx=(len(headers), int(first.Rows), int(first.Columns)),
-        spacing_zyx_mm=(slice_mm, float(row_mm), float(column_mm)),
-        origin_xyz_mm=(origin[0], origin[1], origin[2]),
-        axes_xyz=((x[0], x[1], x[2]), (y[0], y[1], y[2]), (z[0], z[1], z[2])),
-    )
-
-
-def _even_spacing(along_mm: FloatArray, start_mm: float, folder: Path) -> float:
-    """Return the slice spacing of sorted positions, which must be even and without a gap."""
-    gaps = np.diff(along_mm)
-    usual = float(np.median(gaps))
-
-    def between(i: int) -> str:
-        return f"between {start_mm + along_mm[i]:.2f} and {start_mm + along_mm[i + 1]:.2f} mm"
-
-    if gaps.min() < DUPLICATE_MM:
-        i = int(gaps.argmin())
-        raise DataError(
-            f"the series in {folder} has two images at {start_mm + along_mm[i]:.2f} mm: "
-            "export one image per position (one time point, one echo)"
-        )
-    if gaps.max() > MISSING_SLICE_GAP * usual:
-        raise DataError(
-            f"the series in {folder} misses a slice {between(int(gaps.argmax()))} (usual "
-            f"spacing {usual:.2f} mm): export the whole series"
-        )
-    spacing = float(along_mm[-1]) / len(gaps)
-    off_grid = np.abs(along_mm - spacing * np.arange(len(along_mm)))
-    if off_grid.max() > UNEVEN_SHARE * spacing:
-        i = int(np.abs(gaps - usual).argmax())
-        raise DataError(
-            f"the series in {folder} has uneven slice spacing ({gaps.min():.2f} to "
-            f"{gaps.max():.2f} mm, most unlike {between(i)}): export an evenly spaced series"
-        )
-    return spacing
-
-
-def _stated_spacing(header: Dataset, folder: Path) -> float:
-    """Return the slice spacing a single image states about itself."""
-    for keyword in ("SpacingBetweenSlices", "SliceThickness"):
-        value = header.get(keyword)
-        if value not in (None, "") and 0 < float(value) < BEYOND_MM:
-            return float(value)
-    raise DataError(f"the one image in {folder} states no slice thickness: export the whole series")
-
-
-def _read_pixels(file: Path) -> ImageArray:
-    """Decode one slice and apply its rescale or modality table."""
-    try:
-        with warnings.catch_warnings():
-            # remarks may quote the header; pixels that are missing raise
-            warnings.simplefilter("ignore")
-            image = pydicom.dcmread(file)
-            pixels = apply_modality_lut(image.pixel_array, image)
-            grey = np.asarray(pixels, dtype=np.float32)
-    except Exception:
-        # decoders raise their own kinds; to the user all are one message
-        raise DataError(
-            f"{file}: the pixels are truncated or in a compression that cannot be decoded: "
-            "export the file again, uncompressed"
-        ) from None
-    if not np.isfinite(grey).all():
-        raise DataError(f"{file}: grey values are no finite numbers: export it again")
-    return grey
-
-
 def _scanner(header: Dataset) -> dict[str, str]:
     """Keep what says which kind of scanner made the image; nothing that says which one."""
     kept = {
@@ -443,30 +360,3 @@ def _scanner(header: Dataset) -> dict[str, str]:
         "field_strength_t": "MagneticFieldStrength",
     }
     return {name: str(header.get(tag, "") or "").strip() for name, tag in kept.items()}
-
-
-def _numbers(header: Dataset, keyword: str) -> FloatArray:
-    return np.asarray([float(part) for part in header[keyword].value], dtype=np.float64)
-
-
-def _has_numbers(header: Dataset, keyword: str, count: int) -> bool:
-    """Say whether a field holds exactly `count` numbers that can be a place or a size in mm."""
-    try:
-        numbers = _numbers(header, keyword)
-    except (KeyError, TypeError, ValueError):
-        return False
-    return numbers.shape == (count,) and bool((np.abs(numbers) < BEYOND_MM).all())
-
-
-def _positions(headers: Sequence[Dataset]) -> FloatArray:
-    """Centres of the first voxels, `[slice, xyz]` mm."""
-    return np.stack([_numbers(header, "ImagePositionPatient") for header in headers])
-
-
-def _axes(header: Dataset) -> FloatArray:
-    """Unit vectors of the x, y and z index axes in LPS, exactly at right angles."""
-    along_x, along_y = _numbers(header, "ImageOrientationPatient").reshape(2, 3)
-    along_x = along_x / np.linalg.norm(along_x)
-    along_y = along_y - (along_y @ along_x) * along_x
-    along_y = along_y / np.linalg.norm(along_y)
-    return np.stack([along_x, along_y, np.cross(along_x, along_y)])

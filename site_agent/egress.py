@@ -6,6 +6,7 @@ site is configured otherwise; every release, hold and refusal is an entry of a h
 beside a copy of the bytes that were released or wait.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from cryptography.fernet import Fernet, InvalidToken
 from pydantic import BaseModel, ValidationError
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
@@ -31,17 +33,10 @@ from site_agent import audit_log
 from site_agent.config import SiteHome
 from site_agent.database import CaseRow, LedgerRow, transaction
 from site_agent.package_store import PackageRefused, read_safetensors_header
+from site_agent.residue import Known, known_residue, residues, text_residue
 
 NEEDS_A_PERSON = (SourcePackageOffer, SiteReportMessage)
 KEPT = ("released", "held")  # states of entries beside which the message is kept
-HASH = re.compile(r"[0-9a-f]{16,128}")
-RESIDUES = {
-    "pseudonym": re.compile(r"(?:patient|case)-[0-9a-f]{12}"),
-    "dicom_uid": re.compile(r"(?<![\d.])[0-2]\.\d+(?:\.\d+){2,}"),
-    "path": re.compile(r"(?:/[\w.~-]+){2,}|[A-Za-z]:\\|\\\\\w"),
-    "date": re.compile(r"(?<!\d)(?:19|20)\d\d(-?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])(?!\d)"),
-}
-PSEUDONYM_BYTES = re.compile(rb"(?:patient|case)-[0-9a-f]{12}")
 
 
 class ReleaseRefused(ProtocolError):  # noqa: N818  # a decision more than an error
@@ -194,11 +189,36 @@ def known_identifiers(home: SiteHome, engine: Engine) -> frozenset[str]:
     return frozenset(known)
 
 
-def residue(text: str) -> str | None:
-    """Name what `text` looks like that may not leave: a pseudonym, UID, path or date; or None."""
-    if HASH.fullmatch(text):
-        return None
-    return next((name for name, pattern in RESIDUES.items() if pattern.search(text)), None)
+def known_patients(home: SiteHome, engine: Engine) -> Known:
+    """Return what this site knows about its patients, original identities included.
+
+    Raises:
+        ReleaseRefused: an identity cannot be opened, so nobody can say what must not leave.
+    """
+    with Session(engine) as session:
+        statement = select(CaseRow.identity_sealed).where(CaseRow.identity_sealed.is_not(None))
+        sealed = list(session.scalars(statement))
+    try:
+        fernet = Fernet(home.secret("crosswalk.key")) if sealed else None
+        identities = [json.loads(fernet.decrypt(one)) for one in sealed if fernet and one]
+    except (DataError, InvalidToken, ValueError):
+        raise ReleaseRefused(
+            "crosswalk_closed",
+            "the identities of this site cannot be opened, so nothing is checked against them: "
+            "restore secrets/crosswalk.key from a backup",
+        ) from None
+    # the fields of an identity say by their names what they hold; sexes and times are nobody's
+    fields = [(key, text) for one in identities for key, v in one.items() for text in _strings([v])]
+
+    def those(*endings: str) -> frozenset[str]:
+        return frozenset(text for key, text in fields if text and key.endswith(endings))
+
+    identifiers = those("_id", "_uid", "_uids", "_number") - those("sop_class_uid")
+    return Known(
+        names=those("_name"),
+        identifiers=identifiers | known_identifiers(home, engine),
+        dates=those("_date"),
+    )
 
 
 def tells_of_few(validation: SourceValidation, minimum: int) -> bool:
@@ -232,11 +252,7 @@ def _check(
             "train-source' again",
         )
     _check_files(message, files)
-    identifiers = known_identifiers(home, engine)
-    texts = list(_strings(fields))
-    if MODEL_FILE in files:
-        texts += _strings(read_safetensors_header(files[MODEL_FILE]))
-    _check_residues(texts, identifiers)
+    _check_residues(home, engine, message, body, files)
     return body
 
 
@@ -281,7 +297,7 @@ def _check_files(message: LeavingMessage, files: Mapping[str, bytes]) -> None:
         entry = message.manifest.files.get(name)
         if entry is None or entry.sha256 != sha256_hex(content):
             raise ReleaseRefused("unnamed_file", "a file is not the one that the manifest names")
-        if PSEUDONYM_BYTES.search(content):
+        if residues(content, Known(), ("pseudonym",)):
             raise ReleaseRefused("residue_pseudonym", "a file holds a pseudonym")
     if MODEL_FILE in files:
         try:
@@ -290,14 +306,36 @@ def _check_files(message: LeavingMessage, files: Mapping[str, bytes]) -> None:
             raise ReleaseRefused(refusal.rule, str(refusal)) from None
 
 
-def _check_residues(texts: list[str], identifiers: frozenset[str]) -> None:
+def _check_residues(
+    home: SiteHome,
+    engine: Engine,
+    message: LeavingMessage,
+    body: bytes,
+    files: Mapping[str, bytes],
+) -> None:
+    """Look through the very bytes that are about to leave.
+
+    Here even the UIDs that replace the original ones are refused: they point at a case.
+    """
+    known = known_patients(home, engine)
+    own_words = _own_words(home, type(message))
+    texts = list(_strings(json.loads(body)))
+    if MODEL_FILE in files:
+        texts += _strings(read_safetensors_header(files[MODEL_FILE]))
     for text in texts:
-        if any(identifier in text for identifier in identifiers):
-            raise ReleaseRefused(
-                "residue_identifier", "the message holds an identifier this site knows"
-            )
-        if name := residue(text):
-            raise ReleaseRefused(f"residue_{name}", f"the message holds what looks like a {name}")
+        if found := known_residue(text, known, own_words=own_words):
+            raise ReleaseRefused(f"residue_{found}", f"the message holds a known {found}")
+        if found := text_residue(text):
+            raise ReleaseRefused(f"residue_{found}", f"the message holds what looks like a {found}")
+    for content in files.values():
+        if broken := residues(content, known, uid_roots=(), own_words=own_words):
+            raise ReleaseRefused(f"residue_{broken[0]}", f"a file holds a {broken[0]}")
+
+
+def _own_words(home: SiteHome, message: type[BaseModel]) -> set[str]:
+    """Words that a message says of itself, whoever is called so: of its schema and this site."""
+    texts = (*_strings(message.model_json_schema()), home.config.name, home.config.study)
+    return {word for text in texts for word in re.findall(r"[^\W\d_]+", text)}
 
 
 def _strings(value: object) -> Iterator[str]:

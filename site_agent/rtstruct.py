@@ -12,7 +12,6 @@ Research use only, not a medical device: written into every structure set.
 import hashlib
 import logging
 import uuid
-import warnings
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +24,6 @@ from pathlib import Path
 import contourpy
 import numpy as np
 import pydicom
-from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import UID, ImplicitVRLittleEndian, RTStructureSetStorage
@@ -36,6 +34,7 @@ from algorithms.contracts.contour import Contour, Provenance
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import FloatArray, Geometry, Mask, MaskArray, Volume
 from site_agent.deidentification import OriginalIdentity
+from site_agent.dicom_elements import is_cut_off, without_remarks
 
 RESEARCH_USE = "Research use only, not a medical device"
 NAME_LENGTH = 16  # TG-263 names and the VR of StructureSetLabel
@@ -43,7 +42,6 @@ AI_SUFFIX = "^AI"
 
 _OFF_PLANE = 0.5 + 1e-3  # slices; the thousandth is for rounding in the file
 _SAME_PLANE = 2  # decimals of the slice index to which two contours share a plane
-_UNDEFINED_LENGTH = 0xFFFFFFFF
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # retired, and still what PS3.3 C.8.8.5 readers expect
 _ALGORITHM = {
@@ -84,7 +82,7 @@ def read_rtstruct(
     wanted = None if names is None else {folded(name) for name in names}
     with _named_when_damaged(file):
         if _placement(structure_set, volume) is Placement.BY_GEOMETRY:
-            _log.info("contours refer to no image of the series: placed by geometry")
+            _log.warning("contours refer to no image of the series: placed by geometry")
         return _regions(structure_set, volume, wanted, file)
 
 
@@ -206,10 +204,9 @@ def write_rtstruct(
 
 def _read(file: Path) -> Dataset:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom quotes malformed values in its warnings
+        with without_remarks():
             structure_set: Dataset = pydicom.dcmread(file)
-            cut_off = any(_is_cut_off(element) for element in structure_set.values())
+            cut_off = any(map(is_cut_off, structure_set.values()))
             is_structure_set = structure_set.get("SOPClassUID") == RTStructureSetStorage
     except Exception as error:
         # pydicom raises whatever a broken byte leads to; to the user all are one message
@@ -219,13 +216,6 @@ def _read(file: Path) -> Dataset:
     if not is_structure_set or not structure_set.get("StructureSetROISequence"):
         raise DataError(f"{file} is not an RTSTRUCT with regions of interest: give the RTSTRUCT")
     return structure_set
-
-
-def _is_cut_off(element: DataElement | RawDataElement) -> bool:
-    """Say whether a value is shorter than the file states; pydicom reads that without a word."""
-    if not isinstance(element, RawDataElement) or element.length == _UNDEFINED_LENGTH:
-        return False
-    return len(element.value or b"") < element.length
 
 
 @contextmanager
@@ -413,8 +403,9 @@ def _frame_reference(identity: OriginalIdentity) -> Dataset:
     """Refer from the frame over study and series to every image (PS3.3 C.8.8.5)."""
     series = Dataset()
     series.SeriesInstanceUID = identity.series_instance_uid
+    files = dict.fromkeys(identity.sop_instance_uids)  # frames of one file share its UID
     series.ContourImageSequence = DicomSequence(
-        [_reference(identity.sop_class_uid, uid) for uid in identity.sop_instance_uids]
+        [_reference(identity.sop_class_uid, uid) for uid in files]
     )
     study = _reference(_STUDY_CLASS, identity.study_instance_uid)
     study.RTReferencedSeriesSequence = DicomSequence([series])
@@ -441,9 +432,10 @@ def _roi_contour(number: int, contour: Contour, identity: OriginalIdentity) -> D
     items = []
     for k, points in _outlines(contour.mask):
         item = Dataset()
-        item.ContourImageSequence = DicomSequence(
-            [_reference(identity.sop_class_uid, identity.sop_instance_uids[k])]
-        )
+        image = _reference(identity.sop_class_uid, identity.sop_instance_uids[k])
+        if identity.frame_numbers:
+            image.ReferencedFrameNumber = identity.frame_numbers[k]
+        item.ContourImageSequence = DicomSequence([image])
         item.ContourGeometricType = "CLOSED_PLANAR"
         item.NumberOfContourPoints = len(points)
         # a tenth of a micrometre, and well below the 16 bytes a DS value may have

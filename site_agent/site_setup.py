@@ -12,7 +12,7 @@ from algorithms.contracts.configuration import parse_configuration
 from algorithms.contracts.errors import DataError
 from site_agent.config import CONFIG_FILE, ENVIRONMENT_PREFIX, SiteConfig, SiteHome
 from site_agent.database import create_database
-from site_agent.egress import residue
+from site_agent.residue import text_residue
 
 _TEMPLATE = """\
 # fedgtv site. Research use only, not a medical device.
@@ -46,7 +46,7 @@ def initialise(
         text, os.environ, SiteConfig, prefix=ENVIRONMENT_PREFIX, source=str(file)
     )
     for key, text_of_key in (("name", config.name), ("study", config.study)):
-        if looks_like := residue(text_of_key):
+        if looks_like := text_residue(text_of_key):
             raise DataError(
                 f"{file}: key '{key}': looks like a {looks_like}, with which no message may leave: "
                 "choose another"

@@ -31,10 +31,11 @@ from evaluation.overlap import dice
 from site_agent.case_store import CaseStore
 from site_agent.checkpoints import file_sha256, load_state, save_state, save_weights
 from site_agent.config import SiteHome
-from site_agent.egress import known_identifiers, residue, tells_of_few
+from site_agent.egress import known_identifiers, tells_of_few
 from site_agent.learning_data import fully_known, fully_labelled, prepare
 from site_agent.patient_split import assign_patients
 from site_agent.progress import progress_bar
+from site_agent.residue import text_residue
 from site_agent.segmentation import segment
 
 log = logging.getLogger("fedgtv.source")
@@ -81,7 +82,7 @@ def _check_plan(home: SiteHome, store: CaseStore, plan: StudyPlan) -> None:
     identifiers = known_identifiers(home, store.engine)
     for where, text in texts.items():
         names_somebody = any(identifier in text for identifier in identifiers)
-        looks_like = "identifier of this site" if names_somebody else residue(text)
+        looks_like = "identifier of this site" if names_somebody else text_residue(text)
         if looks_like:
             raise DataError(
                 f"{where}: looks like a {looks_like}, with which no package may leave: choose "

@@ -1,10 +1,18 @@
 """Small synthetic DICOM series with a planted patient identity."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    EnhancedMRImageStorage,
+    ExplicitVRLittleEndian,
+    MRImageStorage,
+)
 
 from algorithms.contracts.volume import Geometry
 
@@ -73,6 +81,71 @@ def _image(stored, k, orientation, position, spacing_zyx_mm, patient_position) -
     image.RescaleSlope, image.RescaleIntercept = "2", "-3"
     image.PixelData = stored.astype("<u2").tobytes()
     return image
+
+
+def enhanced(images: list[Dataset], frame_order: list[int] | None = None) -> Dataset:
+    """Put classic slices into one enhanced multi-frame image, frames in the order given.
+
+    What all slices share lies in the shared functional groups, the rest in one item per frame.
+    """
+    order = range(len(images)) if frame_order is None else frame_order
+    result = deepcopy(images[0])
+    result.SOPClassUID = (
+        EnhancedCTImageStorage if images[0].Modality == "CT" else EnhancedMRImageStorage
+    )
+    result.SOPInstanceUID = f"{SERIES_UID}.900"
+    result.file_meta.MediaStorageSOPClassUID = result.SOPClassUID
+    result.file_meta.MediaStorageSOPInstanceUID = result.SOPInstanceUID
+    moved = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
+             "RescaleSlope", "RescaleIntercept")  # fmt: skip
+    for keyword in moved:
+        delattr(result, keyword)
+    orientation = _part(images[0], "ImageOrientationPatient")
+    measures = _part(images[0], "PixelSpacing", "SliceThickness")
+    result.SharedFunctionalGroupsSequence = Sequence(
+        [_group(PlaneOrientationSequence=orientation, PixelMeasuresSequence=measures)]
+    )
+    result.PerFrameFunctionalGroupsSequence = Sequence(
+        [
+            _group(
+                PlanePositionSequence=_part(images[k], "ImagePositionPatient"),
+                PixelValueTransformationSequence=_part(
+                    images[k], "RescaleSlope", "RescaleIntercept"
+                ),
+            )
+            for k in order
+        ]
+    )
+    result.NumberOfFrames = len(images)
+    result.PixelData = b"".join(images[k].PixelData for k in order)
+    return result
+
+
+def _part(image: Dataset, *keywords: str) -> Dataset:
+    part = Dataset()
+    for keyword in keywords:
+        setattr(part, keyword, image[keyword].value)
+    return part
+
+
+def _group(**items: Dataset) -> Dataset:
+    group = Dataset()
+    for keyword, item in items.items():
+        setattr(group, keyword, Sequence([item]))
+    return group
+
+
+def signed_ct(images: list[Dataset], bits_stored: int = 16) -> list[Dataset]:
+    """Turn slices into CT with signed stored values around zero, and the usual rescale."""
+    for image in images:
+        image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = CTImageStorage
+        image.Modality, image.PixelRepresentation = "CT", 1
+        image.BitsStored, image.HighBit = bits_stored, bits_stored - 1
+        image.RescaleSlope, image.RescaleIntercept = "1", "-1024"
+        stored = np.frombuffer(image.PixelData, "<u2").astype(np.int32) - 500
+        kept = (1 << bits_stored) - 1
+        image.PixelData = (stored & kept).astype("<u2").tobytes()
+    return images
 
 
 def save(images: list[Dataset], folder: Path, shuffle_seed: int = 0) -> Path:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 
@@ -79,20 +80,26 @@ def test_compressed_transfer_syntaxes_decode_to_the_same_image(
     folder = data_packs / "dicom" / "transfer_syntaxes"
     for image in ("CT1", "MR3", "MR4"):
         decoded = {}
-        for syntax in ("RLE", "J2KR", "JLSL", "JPLL", "J2KI", "JLSN"):
+        lossy = ("J2KI", "JLSN") if image == "CT1" else ("J2KI", "JLSN", "JPLY")
+        for syntax in ("RLE", "J2KR", "JLSL", "JPLL", *lossy):
             place = tmp_path / image / syntax
             place.mkdir(parents=True)
             (place / "slice").write_bytes((folder / f"{image}_{syntax}").read_bytes())
             decoded[syntax] = read_series(place).image
         for lossless in ("J2KR", "JLSL", "JPLL"):
             np.testing.assert_array_equal(decoded[lossless], decoded["RLE"])
-        for lossy in ("J2KI", "JLSN"):
-            assert np.corrcoef(decoded[lossy].ravel(), decoded["RLE"].ravel())[0, 1] > 0.99
+        for syntax in lossy:
+            assert np.corrcoef(decoded[syntax].ravel(), decoded["RLE"].ravel())[0, 1] > 0.99
 
 
-def test_a_compression_that_cannot_be_decoded_is_refused(data_packs: Path, tmp_path: Path) -> None:
-    source = data_packs / "dicom" / "transfer_syntaxes" / "MR3_JPLY"
-    (tmp_path / "slice.dcm").write_bytes(source.read_bytes())
+@pytest.mark.parametrize("syntax", ["4.100", "4.102"])  # films
+def test_a_compression_that_cannot_be_decoded_is_refused(
+    data_packs: Path, tmp_path: Path, syntax: str
+) -> None:
+    source = data_packs / "dicom" / "transfer_syntaxes" / "MR3_RLE"
+    image = pydicom.dcmread(source)
+    image.file_meta.TransferSyntaxUID = f"1.2.840.10008.1.2.{syntax}"
+    image.save_as(tmp_path / "slice.dcm", implicit_vr=False, little_endian=True)
     with pytest.raises(DataError, match="cannot be decoded"):
         read_series(tmp_path)
 
@@ -101,15 +108,6 @@ def test_a_compressed_image_that_ends_early_is_refused(data_packs: Path, tmp_pat
     whole = (data_packs / "dicom" / "transfer_syntaxes" / "MR3_RLE").read_bytes()
     (tmp_path / "slice.dcm").write_bytes(whole[:-5000])
     with pytest.raises(DataError, match="truncated"):
-        read_series(tmp_path)
-
-
-def test_enhanced_multiframe_is_refused_by_name(data_packs: Path, tmp_path: Path) -> None:
-    enhanced = sorted((data_packs / "dicom" / "odd").rglob("emri_small.dcm"))
-    if not enhanced:
-        pytest.skip("no enhanced file in this pack")
-    (tmp_path / "slice.dcm").write_bytes(enhanced[0].read_bytes())
-    with pytest.raises(DataError, match="multi-frame"):
         read_series(tmp_path)
 
 
@@ -180,7 +178,7 @@ def move_beyond_all(images):
 
 
 BROKEN = {
-    empty_sample_count: r"IM\d+\.dcm is damaged",
+    empty_sample_count: r"IM\d+\.dcm is a colour image",
     scale_by_nothing: r"IM\d+\.dcm: grey values are no finite numbers",
     scale_beyond_all: r"IM\d+\.dcm: grey values are no finite numbers",
     move_beyond_all: "no valid ImagePositionPatient",

@@ -2,6 +2,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 from sqlalchemy import Engine, update
 
 from algorithms.contracts.canonical_json import canonical_json, sha256_hex
@@ -12,11 +13,16 @@ from algorithms.contracts.messages import (
     SiteStatus,
     SourcePackageOffer,
 )
-from algorithms.contracts.model_package import MODEL_FILE, SourceValidation
+from algorithms.contracts.model_package import (
+    MODEL_FILE,
+    REFERENCE_POINTS_FILE,
+    SourceValidation,
+)
 from algorithms.contracts.site_report import Distribution, YardstickSummary
 from site_agent import egress
 from site_agent.config import SiteHome
-from site_agent.database import LedgerRow, create_database, open_database, transaction
+from site_agent.database import CaseRow, LedgerRow, create_database, open_database, transaction
+from site_agent.deidentification import OriginalIdentity, seal
 from tests.simulated_site import (
     AT,
     PLANTED_CASE,
@@ -318,3 +324,77 @@ def test_a_changed_ledger_or_copy_is_noticed(home: SiteHome, engine: Engine) -> 
         session.execute(update(LedgerRow).values(state="refused"))
     with pytest.raises(ProtocolError, match="entry 1"):
         egress.verify_ledger(home, engine)
+
+
+IDENTITY = OriginalIdentity(
+    patient_id="KH77120934",
+    patient_name="Mustermann^Annegret",
+    patient_birth_date="19540317",
+    patient_sex="F",
+    study_instance_uid="1.2.826.0.1.3680043.10.4711.2",
+    series_instance_uid="1.2.826.0.1.3680043.10.4711.3",
+    frame_of_reference_uid="1.2.826.0.1.3680043.10.4711.1",
+    sop_class_uid="1.2.840.10008.5.1.4.1.1.4",
+    sop_instance_uids=("1.2.826.0.1.3680043.10.4711.3.1",),
+    accession_number="ACC5519",
+)
+
+
+def _seal_identity(home: SiteHome, engine: Engine, *, lose_key: bool = False) -> None:
+    key = Fernet.generate_key()
+    (home.folder / "secrets").mkdir(exist_ok=True)
+    if not lose_key:
+        (home.folder / "secrets" / "crosswalk.key").write_bytes(key)
+    with transaction(engine) as session:
+        session.execute(update(CaseRow).values(identity_sealed=seal(IDENTITY, key)))
+
+
+@pytest.mark.parametrize(
+    ("residue", "rule"),
+    [
+        ("KH77120934", "residue_identifier"),
+        ("x-acc5519", "residue_identifier"),
+        ("Mustermann", "residue_name"),
+        ("annegret-mustermann", "residue_name"),
+        ("17.03.1954", "residue_date"),
+        ("1.2.826.0.1.3680043.10.4711.2", "residue_identifier"),
+    ],
+)
+def test_what_the_crosswalk_knows_does_not_leave(
+    home: SiteHome, engine: Engine, residue: str, rule: str
+) -> None:
+    egress.release(home, engine, STATUS, now=AT)
+    if rule != "residue_identifier" or "." not in residue:
+        egress.release(home, engine, _offer(residue.replace(".", "-")), now=AT)  # unknown as yet
+    _seal_identity(home, engine)
+    assert _refusal(home, engine, _offer(residue)) == rule
+    egress.release(home, engine, STATUS, now=AT)  # all else leaves as before
+
+
+@pytest.mark.parametrize(
+    ("hidden", "rule"),
+    [
+        (b"KH77120934", "residue_identifier"),
+        ("Annegret".encode("utf-16-le"), "residue_name"),
+        (b"1.3.12.2.1107.5.2.19", "residue_dicom_uid"),
+        (b"/home/someone/training", "residue_path"),
+    ],
+)
+def test_what_the_crosswalk_knows_does_not_leave_in_a_file(
+    home: SiteHome, engine: Engine, hidden: bytes, rule: str
+) -> None:
+    _seal_identity(home, engine)
+    manifest, files = tiny_package()
+    points = files[REFERENCE_POINTS_FILE] + b"\0\0" + hidden + b"\0"
+    named = manifest.model_copy(update={"files": {REFERENCE_POINTS_FILE: file_entry(points)}})
+    offer = SourcePackageOffer(site="hospital-b", manifest=named)
+    assert _refusal(home, engine, offer, **{REFERENCE_POINTS_FILE: points}) == rule
+
+
+def test_nothing_leaves_while_the_identities_cannot_be_opened(
+    home: SiteHome, engine: Engine
+) -> None:
+    _seal_identity(home, engine, lose_key=True)
+    assert _refusal(home, engine, STATUS) == "crosswalk_closed"
+    (home.folder / "secrets" / "crosswalk.key").write_bytes(Fernet.generate_key())
+    assert _refusal(home, engine, STATUS) == "crosswalk_closed"

@@ -21,8 +21,10 @@ from evaluation.benchmarks.dicom_writer import (
 from site_agent.case_store import REFERENCE, CaseStore
 from site_agent.deidentification import unseal
 from site_agent.ingest import ingest, take_in
+from site_agent.residue import Known, scan_folder
 from site_agent.site_lock import only_worker
 from tests.phantoms import make_home, tiny_volume, write_nifti_pair
+from tests.site_agent import dicom_builder as build
 
 SCANNER = ScannerTags("SIEMENS", "Skyra", 3.0, "T1 tra")
 
@@ -463,3 +465,22 @@ def test_a_nifti_mask_without_image_is_named(home, store, tmp_path) -> None:
     (tmp_path / "nifti" / "P1.nii.gz").unlink()
     with pytest.raises(DataError, match=r"P1_mask\.nii\.gz has no image"):
         ingest(home, store, tmp_path / "nifti", actor="test")
+
+
+def test_an_enhanced_image_becomes_a_case_with_its_frames_in_order(home, store, tmp_path) -> None:
+    images = build.slices()
+    build.save([build.enhanced(images, [3, 0, 5, 2, 4, 1])], tmp_path / "enhanced")
+    [case_id] = ingest(home, store, tmp_path / "enhanced", actor="test")
+    volume = store.volume(case_id)
+    z, y, x = np.indices((6, 10, 12))
+    np.testing.assert_array_equal(volume.image, 2.0 * (100 * z + 10 * y + x) - 3.0)
+    sealed = store.identity_sealed(case_id)
+    assert sealed is not None
+    identity = unseal(sealed, home.secret("crosswalk.key"))
+    assert identity.frame_numbers == (2, 6, 4, 1, 5, 3)
+    known = Known(
+        names=frozenset({build.PATIENT_NAME}),
+        identifiers=frozenset({build.PATIENT_ID, build.SERIES_UID, "ACC-5519"}),
+        dates=frozenset({"19540317", "20240102"}),
+    )
+    assert scan_folder(home.folder, known) == {}
