@@ -293,12 +293,16 @@ class CaseStore:
 
     def start_round(self, package_id: str, *, seed: int) -> RoundRow:
         """Return the round of (package, case set, seed), creating it when it is new."""
-        patients = sorted(c.case_id for c in self.cases() if c.split is not Split.UNASSIGNED)
-        case_set = sha256_hex(canonical_json(patients))
-        key = sha256_hex(canonical_json([package_id, case_set, seed]))[:16]
         with transaction(self.engine) as session:
-            row = session.get(RoundRow, key)
+            case_set = case_set_sha256(session)
+            wanted = {"package_id": package_id, "case_set_sha256": case_set, "seed": seed}
+            oldest_first = select(RoundRow).order_by(RoundRow.started_at)
+            row = session.scalars(oldest_first.filter_by(**wanted)).first()
             if row is None:
+                identity: list[object] = [package_id, case_set, seed]
+                # A round from which a patient was erased keeps the key of the set it began with.
+                while session.get(RoundRow, key := sha256_hex(canonical_json(identity))[:16]):
+                    identity.append("again")
                 now = utc_now()
                 row = RoundRow(
                     round_id=key,
@@ -625,6 +629,12 @@ def _npy_bytes(array: NDArray[Any]) -> bytes:
 def _read_mask(file: Path, shape: tuple[int, ...]) -> MaskArray:
     packed = np.load(file, allow_pickle=False)
     return np.unpackbits(packed, count=int(np.prod(shape))).reshape(shape).astype(bool)
+
+
+def case_set_sha256(session: Session) -> str:
+    """Return the hash of which cases take part in rounds: those whose split is assigned."""
+    taking_part = select(CaseRow.case_id).where(CaseRow.split != Split.UNASSIGNED.value)
+    return sha256_hex(canonical_json(sorted(session.scalars(taking_part))))
 
 
 def _newest_contour(

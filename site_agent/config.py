@@ -109,6 +109,11 @@ class SiteHome:
         return self.folder / "models"
 
     @property
+    def spool(self) -> Path:
+        """Images that wait to be taken in, with their patients' identity; never in a backup."""
+        return self.folder / "spool"
+
+    @property
     def rounds(self) -> Path:
         """Checkpoints and weights, one folder per adaptation round."""
         return self.folder / "rounds"

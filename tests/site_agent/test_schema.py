@@ -145,7 +145,7 @@ def test_what_tasks_of_old_homes_asked_for_is_a_contour(home) -> None:
 
 @pytest.mark.parametrize("found", ["0002", "9999", "ab12cd"])
 def test_a_newer_database_is_refused_with_what_to_do(home, found) -> None:
-    run(home, f"UPDATE alembic_version SET version_num = '{found}'")
+    run(home, f"UPDATE alembic_version SET version_num = '{found}'")  # noqa: S608
     before = schema_dump(home)
     with pytest.raises(DataError, match=f"schema {found}.*install the newer fedgtv"):
         open_database(home.database_url)
@@ -243,7 +243,7 @@ def test_a_table_that_is_made_anew_keeps_the_rows_that_name_it(home, tmp_path) -
 def test_a_server_that_does_not_answer_is_named_without_the_password(tmp_path) -> None:
     url = make_url(f"postgresql://u:secret@/fedgtv?host={tmp_path}")
     for act in (open_database, read_schema, create_database):
-        with pytest.raises(DataError, match="no database answers at .*start its server") as caught:
+        with pytest.raises(DataError, match=r"no database answers at .*start its server") as caught:
             act(url)
         assert "secret" not in str(caught.value)
 
