@@ -229,7 +229,7 @@ def _finish(home: SiteHome, engine: Engine, erased: Erased) -> None:
 
 
 def _remove_unnamed_files(home: SiteHome, engine: Engine) -> int:
-    """Remove the folders of cases that are gone, and masks that no row names; return how many files.
+    """Remove the folders of cases that are gone, and masks that no row names; return how many.
 
     Within a transaction: whoever writes a file and then its row is kept out meanwhile.
     """
