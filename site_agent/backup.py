@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Literal
+from typing import IO, BinaryIO, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import URL, create_engine, select
@@ -314,7 +314,7 @@ def _is_ours(name: str) -> bool:
     return plain and len(path.parts) > 1 and path.parts[0] == FILES
 
 
-def _write(source: "io.BufferedReader | BinaryIO", target: Path) -> ArchivedFile:  # type: ignore[type-arg]
+def _write(source: IO[bytes], target: Path) -> ArchivedFile:
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0
     target.touch(0o600)

@@ -675,14 +675,19 @@ def _case_row(case: NewCase) -> CaseRow:
         case_id=case.case_id,
         patient_id=case.patient_id,
         modality=volume.modality,
-        manufacturer=volume.scanner.get("manufacturer", ""),
-        scanner_model=volume.scanner.get("model", ""),
+        manufacturer=_text(volume.scanner.get("manufacturer", "")),
+        scanner_model=_text(volume.scanner.get("model", "")),
         split=Split.UNASSIGNED.value,
         has_reference=bool(case.contours),
         series=json.loads(json.dumps(series)),
         identity_sealed=case.identity_sealed,
         ingested_at=utc_now(),
     )
+
+
+def _text(said: str) -> str:
+    """Return what a scanner says of itself without NUL, which PostgreSQL stores in no text."""
+    return said.replace("\0", "")
 
 
 def _case(row: CaseRow) -> Case:

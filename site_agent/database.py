@@ -22,6 +22,7 @@ from sqlalchemy import (
     ForeignKey,
     Integer,
     LargeBinary,
+    String,
     UniqueConstraint,
     create_engine,
     event,
@@ -46,6 +47,8 @@ class Base(DeclarativeBase):
 
     type_annotation_map = {  # noqa: RUF012
         # Seeds and sizes of files pass 2^31; SQLite counts only an INTEGER key up by itself.
+        # Sorted by bytes everywhere, not by a server's language.
+        str: String().with_variant(String(collation="C"), "postgresql"),
         float: Double(),
         int: BigInteger().with_variant(Integer, "sqlite"),
         dict[str, Any]: JSON,

@@ -9,8 +9,9 @@ What stays, and why, is in docs/adr, "Erasure and retention".
 """
 
 import shutil
+import sqlite3
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -260,16 +261,7 @@ def _write_anew(engine: Engine) -> bool:
     """Rewrite the database without its free pages; False when others were busy with it."""
     try:
         if engine.dialect.name == "sqlite":
-            connection = engine.raw_connection()
-            try:
-                cursor = connection.cursor()
-                cursor.execute("VACUUM")
-                # The log still holds pages from before: it is emptied into the file and cut off.
-                busy, *_ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-                cursor.close()
-            finally:
-                connection.close()
-            return not busy
+            return _write_sqlite_anew(engine)
         alone = engine.execution_options(isolation_level="AUTOCOMMIT")
         with alone.connect() as connection:
             for table in Base.metadata.sorted_tables:
@@ -277,6 +269,21 @@ def _write_anew(engine: Engine) -> bool:
     except OperationalError:
         return False
     return True
+
+
+def _write_sqlite_anew(engine: Engine) -> bool:
+    with closing(engine.raw_connection()) as connection:
+        cursor = connection.cursor()
+        try:
+            cursor.execute("VACUUM")
+            # The log still holds pages from before: it is emptied into the file and cut off.
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            row = cursor.fetchone()
+        except sqlite3.OperationalError:
+            return False
+        finally:
+            cursor.close()
+    return row is not None and row[0] == 0  # the first figure: somebody was in the way
 
 
 # -- images that wait ---------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def _run(program: str, location: URL, *arguments: str) -> None:
         "dbname": location.database,
         **location.query,
     }
-    target = make_conninfo(**{key: value for key, value in parts.items() if value})
+    target = make_conninfo("", **{key: str(value) for key, value in parts.items() if value})
     environment = dict(os.environ)
     if location.password:  # not among the arguments, which every user of the machine can read
         environment["PGPASSWORD"] = str(location.password)

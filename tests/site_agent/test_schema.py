@@ -4,6 +4,7 @@ import os
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import inspect, make_url, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import inspect, make_url, text, update
+from sqlalchemy.exc import IntegrityError, OperationalError, StatementError
 from sqlalchemy.orm import Session
 
 from algorithms.contracts.errors import DataError
@@ -22,14 +23,18 @@ from site_agent.case_store import CaseStore
 from site_agent.database import (
     SCHEMA,
     Base,
+    CaseRow,
+    ContourRow,
+    PackageRow,
     connect,
     create_database,
     open_database,
+    transaction,
     writing,
 )
 from site_agent.schema import MIGRATIONS, read_schema, upgrade, upgrade_home
 from site_agent.site_lock import only_worker
-from tests.phantoms import filled_store, make_home
+from tests.phantoms import filled_store, make_home, tiny_case
 
 NOW = datetime(2031, 5, 6, 7, 8, 9)
 LATE_TABLES = ("model_activations", "site_models", "click_steps", "click_sessions")
@@ -263,3 +268,92 @@ def test_a_second_writer_waits_and_a_reader_does_not(home) -> None:
                 reader.execution_options(fedgtv_writes=True).execute(text("SELECT 1"))
     engine.dispose()
     other.dispose()
+
+
+# -- what the two databases must do alike --------------------------------------------------
+
+
+def test_large_numbers_moments_and_odd_texts_come_back(home) -> None:
+    """The test's server lives in another time zone."""
+    moment = datetime(2031, 3, 30, 2, 30, 0, 123456)  # an hour that summer time leaves out
+    case = tiny_case(1)
+    scanner = {"manufacturer": "SIE\0MENS\0", "model": "Größe \N{GREEK SMALL LETTER MU}"}
+    case = replace(case, volume=replace(case.volume, scanner=scanner), identity_sealed=b"\0\xff")
+    store = CaseStore(home)
+    store.add_cases([case], actor="Ärztin")
+    with transaction(store.engine) as session:
+        session.add(
+            PackageRow(
+                package_id="p", model_version="1", signed_by="k", state="stored", received_at=moment
+            )
+        )
+    row = store.start_round("p", seed=2**63 - 1)
+    store = CaseStore(home)
+    assert store.round(row.round_id).seed == 2**63 - 1
+    with Session(store.engine) as session:
+        assert session.get_one(PackageRow, "p").received_at == moment
+        assert audit_log.verify(session) == 1
+    found = store.case(case.case_id)
+    assert (found.manufacturer, found.scanner_model) == ("SIEMENS", scanner["model"])
+    assert store.identity_sealed(case.case_id) == b"\0\xff"
+
+
+def test_what_is_no_json_is_refused(home) -> None:
+    store = filled_store(home, 1)
+    (case,) = store.cases()
+    with (
+        pytest.raises((StatementError, ValueError), match="JSON"),
+        transaction(store.engine) as session,
+    ):
+        session.execute(update(CaseRow).values(series={"score": float("nan")}))
+    assert store.volume(case.case_id).image.size
+
+
+def test_patients_are_ordered_alike(home) -> None:
+    """A server may sort by language: the order of bytes is not the order of words."""
+    names = ["patient-0b", "patient-0B", "patient-1a", "patient0c", "patient-00"]
+    store = CaseStore(home)
+    cases = [
+        replace(tiny_case(i), case_id=f"case-{i}", patient_id=name) for i, name in enumerate(names)
+    ]
+    store.add_cases(cases, actor="test")
+    assert [case.patient_id for case in store.cases()] == sorted(names)
+
+
+def test_a_row_that_names_none_is_refused(home) -> None:
+    store = CaseStore(home)
+    with pytest.raises(IntegrityError), transaction(store.engine) as session:
+        session.add(
+            ContourRow(
+                case_id="nobody",
+                purpose="reference",
+                roi_name="GTVp",
+                provenance="manual",
+                author="dr",
+                file="f",
+                saved_at=NOW,
+            )
+        )
+
+
+def test_processes_that_write_at_once_make_one_chain(home) -> None:
+    """Each reads the newest entry and adds one; nobody is refused and nothing forks."""
+    children = []
+    for number in range(3):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                engine = open_database(home.database_url)
+                for _ in range(10):
+                    with transaction(engine) as session:
+                        audit_log.append(
+                            session, actor=str(number), event="e", subject="s", detail={}, at=NOW
+                        )
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0]
+    with Session(open_database(home.database_url)) as session:
+        assert audit_log.verify(session) == 30
