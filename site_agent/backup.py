@@ -15,6 +15,7 @@ import hashlib
 import io
 import os
 import tarfile
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import URL, create_engine, select
+from sqlalchemy import URL, create_engine, make_url, select
 from sqlalchemy.orm import Session
 
 from algorithms.contracts.errors import DataError
@@ -38,7 +39,8 @@ from site_agent.site_lock import nothing_erased
 MANIFEST, DATABASE, FILES = "backup.json", "database", "home"
 CROSSWALK_KEY = "secrets/crosswalk.key"
 # Made anew, not a site's own, or holding what no backup may: who waits is not pseudonymous yet.
-_LEFT_OUT = ("site.db", "site.db-wal", "site.db-shm", "database-copies", "spool")
+_LEFT_OUT = ("database-copies", "spool")
+_BESIDE_SQLITE = ("", "-wal", "-shm", "-journal")
 _COMES_AND_GOES = ("rounds", "source-training")  # checkpoints; the steps do without them
 _BLOCK = 1 << 20
 
@@ -106,9 +108,12 @@ def backup(home: SiteHome, target: Path, *, with_secrets: bool, now: datetime) -
 
     Raises:
         DataError: the target exists or lies in the home, the database is damaged or of another
-            version, an erasure is under way, or a file that is named is missing.
+            version, an erasure is under way, a file that is named is missing, or the configuration
+            holds a password that was not asked for.
     """
     target = target.absolute()
+    if not with_secrets:
+        _refuse_a_password(home)
     if target.exists():
         raise DataError(f"{target}: exists already: give another name")
     if target.resolve().is_relative_to(home.folder):
@@ -125,6 +130,18 @@ def backup(home: SiteHome, target: Path, *, with_secrets: bool, now: datetime) -
         for left in (part, copy):
             left.unlink(missing_ok=True)
     return manifest
+
+
+def _refuse_a_password(home: SiteHome) -> None:
+    """The configuration is in every archive; a password in it is a secret like the keys."""
+    file = home.folder / CONFIG_FILE
+    url = str(tomllib.loads(file.read_text("utf-8")).get("database_url", ""))
+    if url and make_url(url).password:
+        raise DataError(
+            f"{file}: key 'database_url': holds a password, which would be in the archive: give "
+            "the key as FEDGTV_SITE_DATABASE_URL or the password in ~/.pgpass, or back up with "
+            "--with-secrets"
+        )
 
 
 @contextmanager
@@ -216,10 +233,12 @@ def _files(home: SiteHome, ledger: frozenset[Path], with_secrets: bool) -> Itera
                 f"{file}: missing, but the ledger names it: see 'fedgtv-site ledger verify'"
             )
         yield file
+    database = {Path(f"{home.database_url.database}{end}") for end in _BESIDE_SQLITE}
     left_out = {*_LEFT_OUT, *(() if with_secrets else ("secrets",)), home.ledger.name}
     for folder, folders, names in os.walk(home.folder, followlinks=True):
         folders.sort()
         here = Path(folder)
+        names = [name for name in names if here / name not in database]
         if here == home.folder:
             folders[:] = [name for name in folders if name not in left_out]
             names = [name for name in names if name not in left_out]

@@ -65,15 +65,19 @@ def find_patient(home: SiteHome, store: CaseStore, identifier: str) -> str | Non
 
     A patient of whom only images wait to be taken in is found too.
     """
-    candidates = [identifier.strip()]
-    if identifier.strip():
-        candidates.append(_pseudonym(home, identifier))
+    named = identifier.strip()
+    if not named or _is_held(store, named):
+        return named or None
+    of_original = _pseudonym(home, named)
+    if _is_held(store, of_original):
+        return of_original
+    return next((one for one in (named, of_original) if _spooled(home, one)), None)
+
+
+def _is_held(store: CaseStore, patient: str) -> bool:
     with Session(store.engine) as session:
-        for candidate in candidates:
-            known = select(CaseRow.case_id).where(CaseRow.patient_id == candidate)
-            if session.scalars(known.limit(1)).first() is not None:
-                return candidate
-    return next((found for found in candidates if found and _spooled(home, found)), None)
+        known = select(CaseRow.case_id).where(CaseRow.patient_id == patient).limit(1)
+        return session.scalars(known).first() is not None
 
 
 def count_rows(store: CaseStore, patients: Iterable[str]) -> dict[str, int]:
@@ -299,7 +303,9 @@ def _spooled(home: SiteHome, patient: str) -> list[Path]:
     for file in sorted(home.spool.rglob("*")):
         if file.is_file():
             with suppress(Exception):  # half a file, or none of DICOM: of nobody we know
-                header = dcmread(file, stop_before_pixels=True, specific_tags=["PatientID"])
+                header = dcmread(
+                    file, stop_before_pixels=True, specific_tags=["PatientID"], force=True
+                )
                 if _pseudonym(home, str(header.PatientID)) == patient:
                     found.append(file)
     return found

@@ -68,14 +68,24 @@ def _place_database(
     target = Path(location.database or "")
     if target.is_relative_to(home.folder):
         target = unpacked / target.relative_to(home.folder)
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not target.parent.is_dir():
+        raise DataError(
+            f"{target.parent}: no such folder for the database: make it, or name another with the "
+            "environment variable FEDGTV_SITE_DATABASE_URL"
+        )
     if target.exists():
         raise DataError(
             f"{target}: there is a database already: move it away, or name another with the "
             "environment variable FEDGTV_SITE_DATABASE_URL"
         )
     part = target.with_name(target.name + ".part")
-    shutil.copyfile(database, part)  # it may be another disk
-    part.chmod(0o600)
+    part.unlink(missing_ok=True)
+    part.touch(0o600)
+    with database.open("rb") as source, part.open("wb") as written:  # it may be another disk
+        shutil.copyfileobj(source, written)
+        written.flush()
+        os.fsync(written.fileno())
     part.replace(target)
 
 

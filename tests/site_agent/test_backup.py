@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import tarfile
 import threading
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from site_agent import audit_log, egress
 from site_agent.backup import DATABASE, MANIFEST, backup, unpack
 from site_agent.case_store import CaseStore
 from site_agent.config import SiteHome, open_home
+from site_agent.database import create_database
 from site_agent.restoring import restore
 from site_agent.review import export_rtstruct
 from site_agent.site_lock import nothing_erased, only_eraser, only_worker
@@ -150,6 +152,37 @@ def test_wrong_targets_are_refused_and_change_nothing(home, tmp_path) -> None:
             backup(home, target, with_secrets=False, now=NOW)
     assert held.read_bytes() == b"precious"
     assert not (home.folder / "site.tar").exists()
+
+
+def test_a_database_of_another_name_is_in_the_archive_once(tmp_path) -> None:
+    url = f"sqlite:///{tmp_path / 'home' / 'data' / 'other.db'}"
+    (tmp_path / "home" / "data").mkdir(parents=True)
+    (tmp_path / "home" / "site.toml").write_text(
+        f'name = "b"\nstudy = "npc"\ndatabase_url = "{url}"\n', "utf-8"
+    )
+    home = open_home(tmp_path / "home")
+    create_database(home.database_url)
+    store = filled_store(home, 1)  # stays open: a log lies beside the database
+    assert (home.folder / "data" / "other.db-wal").is_file()
+    backup(home, tmp_path / "site.tar", with_secrets=True, now=NOW)
+    assert [name for name in members(tmp_path / "site.tar") if "other.db" in name] == []
+    store.engine.dispose()
+    shutil.rmtree(home.folder)
+    with pytest.raises(DataError, match="no such folder for the database"):
+        restore(tmp_path / "site.tar", tmp_path / "new")  # the key names the old place
+    assert_nothing_restored(tmp_path / "new")
+    restore(tmp_path / "site.tar", home.folder)
+    assert len(CaseStore(home).cases()) == 1
+
+
+def test_a_password_in_the_configuration_is_a_secret(home, tmp_path) -> None:
+    with (home.folder / "site.toml").open("a") as opened:
+        opened.write('database_url = "postgresql://site:hunter2@db.hospital.example/site"\n')
+    with pytest.raises(DataError, match=r"holds a password.*FEDGTV_SITE_DATABASE_URL") as caught:
+        backup(home, tmp_path / "site.tar", with_secrets=False, now=NOW)
+    assert "hunter2" not in str(caught.value)
+    backup(home, tmp_path / "site.tar", with_secrets=True, now=NOW)
+    assert b"hunter2" in (tmp_path / "site.tar").read_bytes()
 
 
 def test_an_archive_is_made_while_a_worker_works_and_fits_together(

@@ -133,6 +133,15 @@ def test_everything_of_one_patient_goes_and_the_others_stay(home, store, known_b
     assert find_patient(home, store, one) is None
 
 
+def test_a_pseudonym_suffices_where_the_key_is_lost(home, store) -> None:
+    one = patient(home, 1)
+    (home.folder / "secrets" / "pseudonym.key").unlink()
+    assert find_patient(home, store, one) == one
+    assert erase(home, store, [one], actor="it").rows["cases"] == 1
+    with pytest.raises(DataError, match=r"pseudonym\.key: secret is missing"):
+        find_patient(home, store, tags(2).patient_id)
+
+
 def test_no_byte_of_the_home_tells_of_an_erased_patient(tmp_path) -> None:
     """Database pages, write-ahead log and copies from upgrades included."""
     home = make_home(tmp_path / "home")
