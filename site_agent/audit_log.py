@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from algorithms.contracts.canonical_json import canonical_json, sha256_hex
@@ -61,11 +61,9 @@ def verify(session: Session) -> int:
 def next_link(session: Session, table: ChainedRow) -> tuple[int, str]:
     """Return the sequence number and previous hash for a new entry of `table`.
 
-    Several processes append at the same time; the deletion of nothing makes SQLite take its write
-    lock first, so that the newest entry read here stays the newest until the commit. On other
-    databases the primary key refuses the second of two entries with one number.
+    Several processes append at the same time: inside `database.transaction` the newest entry read
+    here stays the newest until the commit. Elsewhere the primary key refuses a fork.
     """
-    session.execute(delete(table).where(table.sequence < 0))
     newest = session.execute(
         select(table.sequence, table.sha256).order_by(table.sequence.desc()).limit(1)
     ).first()

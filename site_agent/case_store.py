@@ -298,12 +298,16 @@ class CaseStore:
 
     def start_round(self, package_id: str, *, seed: int) -> RoundRow:
         """Return the round of (package, case set, seed), creating it when it is new."""
-        patients = sorted(c.case_id for c in self.cases() if c.split is not Split.UNASSIGNED)
-        case_set = sha256_hex(canonical_json(patients))
-        key = sha256_hex(canonical_json([package_id, case_set, seed]))[:16]
         with transaction(self.engine) as session:
-            row = session.get(RoundRow, key)
+            case_set = case_set_sha256(session)
+            wanted = {"package_id": package_id, "case_set_sha256": case_set, "seed": seed}
+            oldest_first = select(RoundRow).order_by(RoundRow.started_at)
+            row = session.scalars(oldest_first.filter_by(**wanted)).first()
             if row is None:
+                identity: list[object] = [package_id, case_set, seed]
+                # A round from which a patient was erased keeps the key of the set it began with.
+                while session.get(RoundRow, key := sha256_hex(canonical_json(identity))[:16]):
+                    identity.append("again")
                 now = utc_now()
                 row = RoundRow(
                     round_id=key,
@@ -632,6 +636,12 @@ def _read_mask(file: Path, shape: tuple[int, ...]) -> MaskArray:
     return np.unpackbits(packed, count=int(np.prod(shape))).reshape(shape).astype(bool)
 
 
+def case_set_sha256(session: Session) -> str:
+    """Return the hash of which cases take part in rounds: those whose split is assigned."""
+    taking_part = select(CaseRow.case_id).where(CaseRow.split != Split.UNASSIGNED.value)
+    return sha256_hex(canonical_json(sorted(session.scalars(taking_part))))
+
+
 def _newest_contour(
     session: Session, case_id: str, purpose: str, round_id: str
 ) -> ContourRow | None:
@@ -670,14 +680,19 @@ def _case_row(case: NewCase) -> CaseRow:
         case_id=case.case_id,
         patient_id=case.patient_id,
         modality=volume.modality,
-        manufacturer=volume.scanner.get("manufacturer", ""),
-        scanner_model=volume.scanner.get("model", ""),
+        manufacturer=_text(volume.scanner.get("manufacturer", "")),
+        scanner_model=_text(volume.scanner.get("model", "")),
         split=Split.UNASSIGNED.value,
         has_reference=bool(case.contours),
         series=json.loads(json.dumps(series)),
         identity_sealed=case.identity_sealed,
         ingested_at=utc_now(),
     )
+
+
+def _text(said: str) -> str:
+    """Return what a scanner says of itself without NUL, which PostgreSQL stores in no text."""
+    return said.replace("\0", "")
 
 
 def _case(row: CaseRow) -> Case:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from algorithms.contracts.errors import DataError, failure_line
 from site_agent.config import SiteHome, open_home
+from site_agent.storage_commands import add_commands
 
 if TYPE_CHECKING:
     from algorithms.contracts.model_package import StudyPlan
@@ -41,6 +42,7 @@ model_app = typer.Typer(
 app.add_typer(package_app, name="package")
 app.add_typer(model_app, name="model")
 app.add_typer(ledger_app, name="ledger")
+add_commands(app)
 
 LONG_COMMANDS = {"work", "train-source"}
 _PROCESS_SETTINGS = {

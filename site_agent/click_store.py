@@ -20,7 +20,6 @@ from site_agent import audit_log
 from site_agent.case_store import CaseStore
 from site_agent.database import (
     AnnotationTaskRow,
-    Base,
     ClickSessionRow,
     ClickStepRow,
     transaction,
@@ -61,9 +60,6 @@ def begin(
     `task_id` is None for a whole case; `start` is the contour to correct, None to begin with
     nothing; of `settings`, JSON values, "network_sha256" names the weights.
     """
-    # Homes that were made before clicks were kept lack these two tables.
-    tables = [ClickSessionRow.__table__, ClickStepRow.__table__]
-    Base.metadata.create_all(store.engine, tables=tables)  # type: ignore[arg-type]
     start_sha256 = "" if start is None else mask_sha256(start.mask.voxels)
     weights = settings["network_sha256"]
     attempt = 0
@@ -186,7 +182,7 @@ def mask_sha256(mask: MaskArray) -> str:
 def _hold(session: Session, session_id: str, steps_seen: int, values: dict[str, Any]) -> None:
     """Change an open session, and refuse unless the caller has seen all its steps.
 
-    To write first takes the write lock, so that what is read here stays true until the commit.
+    One transaction writes at a time, so what is read here stays true until the commit.
     """
     changed = session.execute(
         update(ClickSessionRow)

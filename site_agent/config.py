@@ -54,7 +54,7 @@ class SiteConfig(BaseModel):
     minimum_group_size: int = Field(default=5, ge=2)
     test_share: float = Field(default=0.2, gt=0, lt=1)
     validation_share: float = Field(default=0.1, ge=0, lt=1)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)  # databases hold no larger number
     threads: int = Field(default=0, ge=0)
     auto_approve: bool = False
 
@@ -89,6 +89,11 @@ class SiteHome:
         return URL.create("sqlite", database=str(self.folder / "site.db"))
 
     @property
+    def database_copies(self) -> Path:
+        """Copies of a database on SQLite from before its upgrades."""
+        return self.folder / "database-copies"
+
+    @property
     def cases(self) -> Path:
         """De-identified images and contours, one folder per case."""
         return self.folder / "cases"
@@ -102,6 +107,11 @@ class SiteHome:
     def models(self) -> Path:
         """Weights that came out of rounds, by their hash."""
         return self.folder / "models"
+
+    @property
+    def spool(self) -> Path:
+        """Images that wait to be taken in, with their patients' identity; never in a backup."""
+        return self.folder / "spool"
 
     @property
     def rounds(self) -> Path:

@@ -1,31 +1,56 @@
-"""The tables of a site's database, which is the source of truth inside the hospital."""
+"""The tables of a site's database, which is the source of truth inside the hospital.
 
+The tables are made and changed by `migrations` alone: whoever changes a class here adds a revision
+there and raises `SCHEMA`; a test compares the two. One process writes at a time, on SQLite as on
+PostgreSQL, so that what a transaction reads stays true until it commits.
+"""
+
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
     URL,
+    BigInteger,
+    Connection,
+    Double,
     Engine,
     ForeignKey,
+    Integer,
     LargeBinary,
+    String,
     UniqueConstraint,
     create_engine,
     event,
+    inspect,
     make_url,
 )
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.types import JSON
 
 from algorithms.contracts.errors import DataError
+
+SCHEMA = "0001"  # the newest revision of `migrations`
+VERSION_TABLE = "alembic_version"
+BUSY_TIMEOUT_S = 30
+_WRITES = "fedgtv_writes"  # marks the connections of `transaction`
+_ONE_WRITER = 0x6665646774760001  # the advisory lock of PostgreSQL that a writer holds
 
 
 class Base(DeclarativeBase):
     """Declarative base of the site's tables."""
 
     type_annotation_map = {  # noqa: RUF012
+        # Seeds and sizes of files pass 2^31; SQLite counts only an INTEGER key up by itself.
+        # Sorted by bytes everywhere, not by a server's language.
+        str: String().with_variant(String(collation="C"), "postgresql"),
+        float: Double(),
+        int: BigInteger().with_variant(Integer, "sqlite"),
         dict[str, Any]: JSON,
         list[int]: JSON,
         list[float]: JSON,
@@ -240,53 +265,160 @@ class LedgerRow(Base):
 
 
 def create_database(url: str | URL) -> None:
-    """Make the tables that are not there yet, when a site's home is made and at no other time.
+    """Make the tables, when a site's home is made and at no other time.
 
     An empty database in place of a lost one would pass for a site from which nothing ever left.
+    Tables that are there already stay as they are.
     """
-    engine = _connect(make_url(url))
-    Base.metadata.create_all(engine)
-    engine.dispose()
+    from site_agent.schema import upgrade  # with alembic, which other commands do without
+
+    upgrade(make_url(url))
 
 
 def open_database(url: str | URL) -> Engine:
     """Open the database at `url`, with write-ahead logging on SQLite.
 
     Raises:
-        DataError: when its file is missing, or its driver is not installed.
+        DataError: when its file is missing, its driver is not installed, its server does not
+            answer, or its tables are of another version.
     """
     location = make_url(url)
     if location.get_backend_name() == "sqlite" and not Path(location.database or "").is_file():
         raise DataError(
             f"{location.database}: the site's database is missing: restore it from a backup"
         )
-    return _connect(location)
-
-
-def _connect(location: URL) -> Engine:
+    engine = connect(location)
     try:
-        engine = create_engine(location)
+        with answering(location), engine.connect() as connection:
+            _refuse_another_schema(location, schema_of(connection))
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def schema_of(connection: Connection) -> str | None:
+    """Return the revision of the tables: "" before revisions were kept, None without tables."""
+    tables = inspect(connection).get_table_names()
+    if VERSION_TABLE in tables:
+        found = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalar()  # noqa: S608
+        if found is not None:
+            return str(found)
+    return "" if CaseRow.__tablename__ in tables else None
+
+
+def place(location: URL) -> str:
+    """Name a database to a person; without its password."""
+    if location.get_backend_name() == "sqlite":
+        return str(location.database)
+    return location.render_as_string(hide_password=True)
+
+
+def is_newer(found: str) -> bool:
+    """Say whether a revision is of a later version of this program, or none of its own."""
+    return not found.isdigit() or int(found) > int(SCHEMA)
+
+
+def _refuse_another_schema(location: URL, found: str | None) -> None:
+    if found == SCHEMA:
+        return
+    if found is None:
+        raise DataError(
+            f"{place(location)}: the database holds no tables of a site: restore it from a backup"
+        )
+    if found and is_newer(found):
+        raise DataError(
+            f"{place(location)}: the database is of a newer version (schema {found}, this one has "
+            f"{SCHEMA}): install the newer fedgtv again, or restore the backup from before it"
+        )
+    raise DataError(
+        f"{place(location)}: the database needs an upgrade (schema {found or 'before 0001'}, this "
+        f"version has {SCHEMA}): run 'fedgtv-site database upgrade'"
+    )
+
+
+def connect(location: URL, *, foreign_keys: bool = True) -> Engine:
+    """Make an engine without looking at the tables; `foreign_keys` off is for migrations only.
+
+    Raises:
+        DataError: the driver is not installed.
+    """
+    if location.drivername == "postgresql":
+        location = location.set(drivername="postgresql+psycopg")
+    try:
+        # What PostgreSQL cannot store as JSON is refused on SQLite too.
+        engine = create_engine(location, json_serializer=partial(json.dumps, allow_nan=False))
     except ImportError as error:
         raise DataError(
             f"site.toml: key 'database_url': '{location.drivername}' needs the Python package "
             f"'{error.name}', which is not installed: install it, or leave the key out"
         ) from None
     if engine.dialect.name == "sqlite":
+        pragmas = (
+            f"busy_timeout={1000 * BUSY_TIMEOUT_S}",
+            "journal_mode=WAL",
+            f"foreign_keys={'ON' if foreign_keys else 'OFF'}",
+            "secure_delete=ON",  # what is deleted is overwritten, for `erasure`
+        )
 
         @event.listens_for(engine, "connect")
-        def _pragmas(connection: Any, _record: Any) -> None:
-            cursor = connection.cursor()
-            for pragma in ("journal_mode=WAL", "foreign_keys=ON", "busy_timeout=30000"):
-                cursor.execute(f"PRAGMA {pragma}")
-            cursor.close()
+        def _prepare_sqlite(connection: Any, _record: Any) -> None:
+            connection.isolation_level = None  # or the driver begins late, and never before DDL
+            for pragma in pragmas:
+                connection.execute(f"PRAGMA {pragma}").close()
 
+    elif engine.dialect.name == "postgresql":
+
+        @event.listens_for(engine, "connect")
+        def _prepare_postgresql(connection: Any, _record: Any) -> None:
+            connection.execute(f"SET lock_timeout = '{BUSY_TIMEOUT_S}s'").close()
+            connection.commit()
+
+    event.listen(engine, "begin", _begin)
     return engine
+
+
+def _begin(connection: Connection) -> None:
+    """Let one writer in at a time; readers see what was committed when they began to read."""
+    writes = connection.get_execution_options().get(_WRITES, False)
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    elif connection.dialect.name == "postgresql" and writes:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ONE_WRITER})")
+
+
+@contextmanager
+def answering(location: URL) -> Iterator[None]:
+    """Say that a server does not answer; the driver's own words may hold the password.
+
+    Raises:
+        DataError: it does not.
+    """
+    try:
+        yield
+    except OperationalError:
+        if location.get_backend_name() == "sqlite":
+            raise
+        raise DataError(
+            f"site.toml: key 'database_url': no database answers at {place(location)}: start its "
+            "server, or correct the key or the password"
+        ) from None
+
+
+def writing(engine: Engine) -> Engine:
+    """Return `engine` such that its transactions keep other writers out from their beginning."""
+    return engine.execution_options(**{_WRITES: True})
 
 
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Session]:
-    """Yield a session whose work is committed as one, or not at all."""
-    with Session(engine, expire_on_commit=False) as session, session.begin():
+    """Yield a session whose work is committed as one, or not at all.
+
+    No other process writes meanwhile: a file written inside it has its row before anybody looks
+    for files without one.
+    """
+    with Session(writing(engine), expire_on_commit=False) as session, session.begin():
+        session.connection()  # begins now, not with the first statement
         yield session
 
 

@@ -6,6 +6,7 @@ site is configured otherwise; every release, hold and refusal is an entry of a h
 beside a copy of the bytes that were released or wait.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -175,6 +176,15 @@ def verify_ledger(home: SiteHome, engine: Engine) -> int:
             "wrote it; restore the newest from a backup"
         )
     return count
+
+
+def named_copies(home: SiteHome, rows: Iterable[LedgerRow]) -> frozenset[Path]:
+    """Return the copies that committed entries name; those that a kill left unnamed get names."""
+    named: set[Path] = set()
+    for row in rows:
+        _settle_copies(home, row)
+        named.update(_copies(home, row))
+    return frozenset(named)
 
 
 def known_identifiers(home: SiteHome, engine: Engine) -> frozenset[str]:
@@ -454,7 +464,8 @@ def _settle_copies(home: SiteHome, row: LedgerRow) -> None:
 def _settle(file: Path) -> None:
     """Give a staged copy its name; its entry is committed."""
     if not file.is_file() and _staged(file).is_file():
-        _staged(file).replace(file)
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            _staged(file).replace(file)
 
 
 def _staged(file: Path) -> Path:

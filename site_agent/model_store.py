@@ -17,7 +17,7 @@ from algorithms.contracts.canonical_json import sha256_hex
 from algorithms.contracts.errors import DataError
 from site_agent import audit_log
 from site_agent.config import SiteHome
-from site_agent.database import Base, ModelActivationRow, SiteModelRow, transaction, utc_now
+from site_agent.database import ModelActivationRow, SiteModelRow, transaction, utc_now
 
 OWN = "package"  # what the audit log calls the package's own model
 
@@ -66,7 +66,6 @@ def offer(
         actor: who offers it.
     """
     sha256 = sha256_hex(weights)
-    _make_tables(engine)
     _write(home.models / f"{sha256}.safetensors", weights)
     with transaction(engine) as session:
         row = session.get(SiteModelRow, sha256)
@@ -99,9 +98,10 @@ def activate(home: SiteHome, engine: Engine, model: str, *, actor: str) -> SiteM
     Raises:
         DataError: no model, or several, are called so, or its weights are lost.
     """
-    _make_tables(engine)
     with transaction(engine) as session:
-        query = select(SiteModelRow).where(SiteModelRow.sha256.startswith(model, autoescape=True))
+        query = select(SiteModelRow).where(
+            SiteModelRow.sha256.startswith(model.lower(), autoescape=True)
+        )
         found = session.scalars(query).all()
         if len(found) != 1:
             number = "several models begin" if found else "no model begins"
@@ -121,7 +121,6 @@ def roll_back(home: SiteHome, engine: Engine, *, actor: str) -> SiteModelRow | N
     Raises:
         DataError: the package's own is in use.
     """
-    _make_tables(engine)
     with transaction(engine) as session:
         newest = _newest(session)
         if newest is None:
@@ -139,14 +138,12 @@ def roll_back(home: SiteHome, engine: Engine, *, actor: str) -> SiteModelRow | N
 
 def active_model(engine: Engine) -> SiteModelRow | None:
     """Return the site's model in use; None is the package's own."""
-    _make_tables(engine)
     with Session(engine) as session:
         return _active(session)
 
 
 def models(engine: Engine) -> list[SiteModelRow]:
     """Return every model of the site, the oldest first."""
-    _make_tables(engine)
     order = (SiteModelRow.offered_at, SiteModelRow.sha256)
     with Session(engine) as session:
         return list(session.scalars(select(SiteModelRow).order_by(*order)))
@@ -187,12 +184,6 @@ def _write(file: Path, content: bytes) -> None:
         opened.flush()
         os.fsync(opened.fileno())  # or a power cut leaves the name with no content
     part.replace(file)
-
-
-def _make_tables(engine: Engine) -> None:
-    """Make the tables of models in a home that is older than they are."""
-    tables = [SiteModelRow.__table__, ModelActivationRow.__table__]
-    Base.metadata.create_all(engine, tables=tables)  # type: ignore[arg-type]
 
 
 def _newest(session: Session) -> ModelActivationRow | None:

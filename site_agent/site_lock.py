@@ -15,9 +15,41 @@ def only_worker(home: SiteHome) -> Iterator[None]:
     Raises:
         DataError: when another worker runs.
     """
-    with (home.folder / "worker.lock").open("w") as file:
+    busy = "another worker of this site is running: wait until it ends"
+    with _hold(home, "worker.lock", fcntl.LOCK_EX, busy):
+        yield
+
+
+@contextmanager
+def nothing_erased(home: SiteHome) -> Iterator[None]:
+    """Keep files that rows name from being erased, as long as a backup reads them.
+
+    Raises:
+        DataError: when an erasure is under way.
+    """
+    with _hold(
+        home, "erasure.lock", fcntl.LOCK_SH, "a patient is being erased: wait until it ends"
+    ):
+        yield
+
+
+@contextmanager
+def only_eraser(home: SiteHome) -> Iterator[None]:
+    """Keep workers and backups out while patients are erased.
+
+    Raises:
+        DataError: when a worker runs, or a backup is being made.
+    """
+    busy = "a backup of this site is being made: wait until it ends"
+    with only_worker(home), _hold(home, "erasure.lock", fcntl.LOCK_EX, busy):
+        yield
+
+
+@contextmanager
+def _hold(home: SiteHome, name: str, kind: int, busy: str) -> Iterator[None]:
+    with (home.folder / name).open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise DataError("another worker of this site is running: wait until it ends") from error
+            raise DataError(busy) from error
         yield

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -7,15 +8,16 @@ from sqlalchemy.orm import Session
 
 from algorithms.contracts.errors import ProtocolError
 from site_agent import audit_log
-from site_agent.database import AuditRow, create_database, open_database, transaction
-from tests.simulated_site import AT
+from site_agent.database import AuditRow, open_database, transaction
+from tests.simulated_site import AT, make_site
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Engine:
-    url = f"sqlite:///{tmp_path / 'site.db'}"
-    create_database(url)
-    return open_database(url)
+def engine(tmp_path: Path, each_database: str) -> Iterator[Engine]:
+    url = make_site(tmp_path / "site", "hospital-b").database_url
+    engine = open_database(url)
+    yield engine
+    engine.dispose()
 
 
 def _append(engine: Engine, event: str) -> None:

@@ -28,6 +28,7 @@ from site_agent.database import (
 from tests.phantoms import make_home, tiny_case, turned_axes
 
 PACKAGE_ID = "ab" * 32
+pytestmark = pytest.mark.usefixtures("each_database")
 
 
 @pytest.fixture

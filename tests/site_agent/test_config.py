@@ -29,8 +29,10 @@ def test_another_database_can_be_named(tmp_path) -> None:
 
 
 def test_a_database_without_its_driver_says_so(tmp_path) -> None:
-    home = make_home(tmp_path, database_url="postgresql://u:secret@db.hospital.example/fedgtv")
-    with pytest.raises(DataError, match=r"database_url.*psycopg.*not installed") as caught:
+    home = make_home(
+        tmp_path, database_url="postgresql+pg8000://u:secret@db.hospital.example/fedgtv"
+    )
+    with pytest.raises(DataError, match=r"database_url.*pg8000.*not installed") as caught:
         open_database(home.database_url)
     assert "secret" not in str(caught.value)
 

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, text, update
 
 from algorithms.contracts.canonical_json import canonical_json, sha256_hex
 from algorithms.contracts.errors import DataError, ProtocolError
@@ -21,7 +21,14 @@ from algorithms.contracts.model_package import (
 from algorithms.contracts.site_report import Distribution, YardstickSummary
 from site_agent import egress
 from site_agent.config import SiteHome
-from site_agent.database import CaseRow, LedgerRow, create_database, open_database, transaction
+from site_agent.database import (
+    Base,
+    CaseRow,
+    LedgerRow,
+    create_database,
+    open_database,
+    transaction,
+)
 from site_agent.deidentification import OriginalIdentity, seal
 from tests.simulated_site import (
     AT,
@@ -34,6 +41,7 @@ from tests.simulated_site import (
     tiny_report,
 )
 
+pytestmark = pytest.mark.usefixtures("each_database")
 PACKAGE = "ab" * 32
 STATUS = SiteStatus(
     site="hospital-b",
@@ -295,12 +303,18 @@ def test_a_copy_that_a_kill_left_unnamed_is_finished(home: SiteHome, engine: Eng
     assert copy.read_bytes() == body
 
 
-def test_a_lost_ledger_is_noticed_and_its_copies_stay(home: SiteHome, engine: Engine) -> None:
+def test_a_lost_ledger_is_noticed_and_its_copies_stay(
+    home: SiteHome, engine: Engine, each_database: str
+) -> None:
     body = egress.release(home, engine, STATUS, now=AT)
+    if each_database == "postgresql":
+        Base.metadata.drop_all(engine)
+        with engine.begin() as connection:
+            connection.execute(text("DROP TABLE alembic_version"))
     engine.dispose()
     for file in home.folder.glob("site.db*"):
         file.unlink()
-    with pytest.raises(DataError, match=r"site\.db: .* missing: restore it from a backup"):
+    with pytest.raises(DataError, match=r"(missing|no tables).*: restore it from a backup"):
         open_database(home.database_url)
     create_database(home.database_url)  # somebody makes an empty one in its place
     with pytest.raises(ProtocolError, match=r"no entry names the copy 000001-site_status\.json"):

@@ -25,7 +25,6 @@ from site_agent import audit_log, click_store, segmentation
 from site_agent.case_store import CaseStore, SliceChoice
 from site_agent.database import (
     AuditRow,
-    Base,
     ClickSessionRow,
     ClickStepRow,
     ContourRow,
@@ -37,6 +36,7 @@ from site_agent.segmentation import CORRECTED, ClickSession, open_case, open_tas
 from tests.phantoms import SHAPE_ZYX, make_home, tiny_case
 
 PACKAGE_ID = "ab" * 32
+pytestmark = pytest.mark.usefixtures("each_database")
 CASE = tiny_case(1)
 CASE_ID = CASE.case_id
 REFERENCE = CASE.contours[0].mask.voxels
@@ -367,13 +367,6 @@ def test_a_replay_with_another_result_is_recorded(store) -> None:
     reopened(store)  # which is no news any more
     assert len(recorded(store)) == 2
     assert not again.undo().any()
-
-
-def test_homes_from_before_clicks_were_kept_get_the_tables(store) -> None:
-    tables = [ClickStepRow.__table__, ClickSessionRow.__table__]
-    Base.metadata.drop_all(store.engine, tables=tables)
-    reopened(store).segment(margin_points(REFERENCE[SLICE_Z]))
-    assert len(recorded(store)) == 1
 
 
 # -- several at once --------------------------------------------------------------------------

@@ -1,0 +1,325 @@
+"""Take a patient out of a site for good: the only file that removes cases.
+
+Everything that points at a case through foreign keys goes with it, whatever tables are added. First
+the rows go, in one transaction with an audit entry for each case, then the files that no row names
+any more: a kill leaves at worst unnamed files, which the next run removes. Then the database is
+written anew, so that nothing can be read from its free pages.
+
+What stays, and why, is in docs/adr, "Erasure and retention".
+"""
+
+import shutil
+import sqlite3
+from collections.abc import Iterable
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from sqlalchemy import Column, ColumnElement, Engine, delete, false, func, or_, select, update
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.schema import Table
+
+from algorithms.contracts.case import Split
+from algorithms.contracts.errors import DataError
+from algorithms.contracts.messages import RoundState
+from site_agent import audit_log
+from site_agent.case_store import CaseStore, case_set_sha256
+from site_agent.config import SiteHome
+from site_agent.database import Base, CaseRow, PackageRow, RoundRow, transaction, utc_now
+from site_agent.site_lock import only_eraser
+
+CASES = CaseRow.__table__
+_LEARNING = (
+    RoundState.RECEIVED,
+    RoundState.AWAITING_ANNOTATION,
+    RoundState.TRAINING,
+    RoundState.FAILED,
+)
+
+
+@dataclass
+class Erased:
+    """What was removed, as counts.
+
+    Attributes:
+        patients: how many.
+        rows: by table.
+        files: images and masks.
+        spooled: images that waited to be taken in.
+        copies: of the database, from before its upgrades.
+        complete: the database was written anew; if not, somebody was reading it.
+    """
+
+    patients: int = 0
+    rows: dict[str, int] = field(default_factory=dict)
+    files: int = 0
+    spooled: int = 0
+    copies: int = 0
+    complete: bool = True
+
+
+def find_patient(home: SiteHome, store: CaseStore, identifier: str) -> str | None:
+    """Return the pseudonym of a patient by pseudonym or original id; None if there is no such.
+
+    A patient of whom only images wait to be taken in is found too.
+    """
+    named = identifier.strip()
+    if not named or _is_held(store, named):
+        return named or None
+    of_original = _pseudonym(home, named)
+    if _is_held(store, of_original):
+        return of_original
+    return next((one for one in (named, of_original) if _spooled(home, one)), None)
+
+
+def _is_held(store: CaseStore, patient: str) -> bool:
+    with Session(store.engine) as session:
+        known = select(CaseRow.case_id).where(CaseRow.patient_id == patient).limit(1)
+        return session.scalars(known).first() is not None
+
+
+def count_rows(store: CaseStore, patients: Iterable[str]) -> dict[str, int]:
+    """Return how many rows there are of these patients, by table."""
+    chosen = list(patients)
+    with Session(store.engine) as session:
+        counts = {
+            table.name: session.scalar(
+                select(func.count()).select_from(table).where(_of_patients(table, chosen))
+            )
+            for table in Base.metadata.sorted_tables
+        }
+    return {name: count for name, count in counts.items() if count}
+
+
+def erase(home: SiteHome, store: CaseStore, patients: Iterable[str], *, actor: str) -> Erased:
+    """Remove everything of these patients, given by pseudonym.
+
+    Raises:
+        DataError: a worker runs or a backup is being made.
+    """
+    erased = Erased()
+    with only_eraser(home):
+        for patient in patients:
+            for file in _spooled(home, patient):  # first, or they would be taken in again
+                file.unlink(missing_ok=True)
+                erased.spooled += 1
+            for name, count in _erase_rows(home, store.engine, patient, actor).items():
+                erased.rows[name] = erased.rows.get(name, 0) + count
+            erased.patients += 1
+        _finish(home, store.engine, erased)
+    return erased
+
+
+def sweep(home: SiteHome, store: CaseStore) -> Erased:
+    """Finish what a killed erasure or intake left: unnamed files, free pages of the database.
+
+    Raises:
+        DataError: a worker runs or a backup is being made.
+    """
+    erased = Erased()
+    with only_eraser(home):
+        _finish(home, store.engine, erased)
+    return erased
+
+
+def outdated_patients(store: CaseStore, *, older_than_days: int, now: datetime) -> list[str]:
+    """Return the patients whose every case came in before, and whom no round under way needs.
+
+    A round under way is one of a package in use, or not yet approved, that is not reported. All of
+    its study's patients stay, and whoever has something stored about it.
+
+    Args:
+        store: of the site.
+        older_than_days: at least so long ago.
+        now: UTC.
+    """
+    before = now - timedelta(days=older_than_days)
+    newest = func.max(CaseRow.ingested_at)
+    statement = (
+        select(CaseRow.patient_id)
+        .group_by(CaseRow.patient_id)
+        .having(newest < before)
+        .order_by(CaseRow.patient_id)
+    )
+    with Session(store.engine) as session:
+        return [p for p in session.scalars(statement) if p not in _needed_patients(session)]
+
+
+def _needed_patients(session: Session) -> set[str]:
+    under_way = list(
+        session.scalars(
+            select(RoundRow.round_id)
+            .join(PackageRow, PackageRow.package_id == RoundRow.package_id)
+            .where(RoundRow.state != RoundState.REPORTED.value, PackageRow.state != "retired")
+        )
+    )
+    if not under_way:
+        return set()
+    needed: ColumnElement[bool] = CaseRow.split != Split.UNASSIGNED.value
+    for table in Base.metadata.sorted_tables:
+        if {"case_id", "round_id"} <= set(table.columns.keys()):
+            inside = select(table.c.case_id).where(table.c.round_id.in_(under_way))
+            needed = or_(needed, CaseRow.case_id.in_(inside))
+    return set(session.scalars(select(CaseRow.patient_id).where(needed)))
+
+
+# -- rows ---------------------------------------------------------------------------------------
+
+
+def _of_patients(table: Table, patients: list[str]) -> ColumnElement[bool]:
+    """Say which rows of a table are about these patients: cases, and what points at them."""
+    if table is CASES:
+        return CaseRow.patient_id.in_(patients)
+    conditions: list[ColumnElement[bool]] = []
+    for key in table.foreign_keys:
+        target: Column[object] = key.column
+        if target.table is not table and _leads_to_cases(target.table):
+            about = select(target).where(_of_patients(target.table, patients))
+            conditions.append(key.parent.in_(about))
+    return or_(false(), *conditions)
+
+
+def _leads_to_cases(table: Table) -> bool:
+    others = {key.column.table for key in table.foreign_keys if key.column.table is not table}
+    return table is CASES or any(_leads_to_cases(other) for other in others)
+
+
+def _erase_rows(home: SiteHome, engine: Engine, patient: str, actor: str) -> dict[str, int]:
+    removed: dict[str, int] = {}
+    with transaction(engine) as session:
+        rows = list(session.scalars(select(CaseRow).where(CaseRow.patient_id == patient)))
+        case_ids = sorted(row.case_id for row in rows)
+        before = case_set_sha256(session)
+        learnt_from = {Split.TRAINING.value, Split.VALIDATION.value}
+        if learnt_from & {row.split for row in rows}:
+            _forget_training(home, session, before)
+        session.expunge_all()
+        for table in reversed(Base.metadata.sorted_tables):
+            gone = session.execute(delete(table).where(_of_patients(table, [patient])))
+            if count := gone.rowcount:  # type: ignore[attr-defined]
+                removed[table.name] = count
+        # The same rounds go on, or stay reported, without the patient.
+        session.execute(
+            update(RoundRow)
+            .where(RoundRow.case_set_sha256 == before)
+            .values(case_set_sha256=case_set_sha256(session))
+        )
+        for case_id in case_ids:
+            audit_log.append(
+                session, actor=actor, event="case_erased", subject=case_id, detail={}, at=utc_now()
+            )
+    return removed
+
+
+def _forget_training(home: SiteHome, session: Session, case_set: str) -> None:
+    """Remove the weights of rounds that are still learning: they begin to learn again without."""
+    learning = select(RoundRow.round_id).where(
+        RoundRow.case_set_sha256 == case_set, RoundRow.state.in_([s.value for s in _LEARNING])
+    )
+    for round_id in session.scalars(learning):
+        shutil.rmtree(home.rounds / round_id, ignore_errors=True)
+
+
+# -- files and pages ------------------------------------------------------------------------------
+
+
+def _finish(home: SiteHome, engine: Engine, erased: Erased) -> None:
+    erased.files += _remove_unnamed_files(home, engine)
+    for copy in home.database_copies.glob("*"):
+        copy.unlink()
+        erased.copies += 1
+    erased.complete = _write_anew(engine)
+
+
+def _remove_unnamed_files(home: SiteHome, engine: Engine) -> int:
+    """Remove the folders of cases that are gone, and masks that no row names; return how many.
+
+    Within a transaction: whoever writes a file and then its row is kept out meanwhile.
+    """
+    removed = 0
+    with transaction(engine) as session:
+        named = {
+            home.folder / file
+            for table in Base.metadata.sorted_tables
+            if "file" in table.columns
+            for file in session.scalars(select(table.c.file).where(table.c.file.is_not(None)))
+        }
+        cases = set(session.scalars(select(CaseRow.case_id)))
+        for folder in home.cases.glob("*"):
+            files = [file for file in folder.rglob("*") if file.is_file()]
+            if folder.name in cases:
+                masks = (file for file in files if file.match("mask-*.npy") and file not in named)
+                unnamed = [*masks, *(file for file in files if file.suffix == ".part")]
+                for file in unnamed:
+                    file.unlink()
+                removed += len(unnamed)
+            else:
+                shutil.rmtree(folder)
+                removed += len(files)
+    return removed
+
+
+def _write_anew(engine: Engine) -> bool:
+    """Rewrite the database without its free pages; False when others were busy with it."""
+    try:
+        if engine.dialect.name == "sqlite":
+            return _write_sqlite_anew(engine)
+        alone = engine.execution_options(isolation_level="AUTOCOMMIT")
+        with alone.connect() as connection:
+            for table in Base.metadata.sorted_tables:
+                connection.exec_driver_sql(f"VACUUM (FULL) {table.name}")
+    except OperationalError:
+        return False
+    return True
+
+
+def _write_sqlite_anew(engine: Engine) -> bool:
+    with closing(engine.raw_connection()) as connection:
+        cursor = connection.cursor()
+        try:
+            cursor.execute("VACUUM")
+            # The log still holds pages from before: it is emptied into the file and cut off.
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            row = cursor.fetchone()
+        except sqlite3.OperationalError:
+            return False
+        finally:
+            cursor.close()
+    return row is not None and row[0] == 0  # the first figure: somebody was in the way
+
+
+# -- images that wait ---------------------------------------------------------------------------
+
+
+def _spooled(home: SiteHome, patient: str) -> list[Path]:
+    """List the images of a patient that wait to be taken in; others' are not touched."""
+    if not home.spool.is_dir():
+        return []
+    from pydicom import dcmread
+
+    found = []
+    for file in sorted(home.spool.rglob("*")):
+        if file.is_file():
+            with suppress(Exception):  # half a file, or none of DICOM: of nobody we know
+                header = dcmread(
+                    file, stop_before_pixels=True, specific_tags=["PatientID"], force=True
+                )
+                if _pseudonym(home, str(header.PatientID)) == patient:
+                    found.append(file)
+    return found
+
+
+def _pseudonym(home: SiteHome, identifier: str) -> str:
+    from site_agent.deidentification import pseudonym
+
+    return pseudonym(identifier, home.secret("pseudonym.key"))
+
+
+def unknown_patient() -> DataError:
+    """Say that nobody is known so, without repeating what may be somebody's id."""
+    return DataError(
+        "no patient is known here by this pseudonym or id: see 'fedgtv-site cases'; what a killed "
+        "erasure left is removed by 'fedgtv-site database compact'"
+    )

@@ -1,0 +1,26 @@
+"""Every database a site may have: a module that says so runs its tests on each."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.postgresql import Cluster, binaries, running_cluster
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Cluster]:
+    """Start a throw-away PostgreSQL server; skips where it is not installed."""
+    folder = binaries()
+    if folder is None:
+        pytest.skip("PostgreSQL is not installed (Debian package postgresql)")
+    with running_cluster(folder) as cluster:
+        yield cluster
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def each_database(request, monkeypatch) -> str:
+    """Give the next home a database of this kind; with PostgreSQL, a new empty one."""
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgresql").new_database()
+        monkeypatch.setenv("FEDGTV_SITE_DATABASE_URL", url)
+    return request.param
