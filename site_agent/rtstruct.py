@@ -236,7 +236,9 @@ def write_rtstruct(
             simulated contour is to be approved.
         ValueError: contours, volume and identity do not belong together, or `now` has no zone.
     """
-    _check_writable(volume, contours, identity, label, now)
+    check_belong_together(volume, contours, identity, now)
+    if not 0 < len(label) <= NAME_LENGTH:
+        raise ValueError(f"label has {len(label)} characters, not 1 to {NAME_LENGTH}")
     _check_signature(signature, contours, now)
     utc = now.astimezone(UTC)
     result = Dataset()
@@ -429,17 +431,17 @@ def _join_by_keyhole(outline: FloatArray, hole: FloatArray) -> FloatArray:
 # --- writing -------------------------------------------------------------------------------------
 
 
-def _check_writable(
-    volume: Volume,
-    contours: Sequence[Contour],
-    identity: OriginalIdentity,
-    label: str,
-    now: datetime,
+def check_belong_together(
+    volume: Volume, contours: Sequence[Contour], identity: OriginalIdentity, now: datetime
 ) -> None:
+    """Refuse to write contours on images that they were not drawn on.
+
+    Raises:
+        DataError: the images have no or another frame of reference, or a name does not fit.
+        ValueError: contours, volume and identity do not belong together, or `now` has no zone.
+    """
     if now.tzinfo is None:
         raise ValueError("now has no time zone")
-    if not 0 < len(label) <= NAME_LENGTH:
-        raise ValueError(f"label has {len(label)} characters, not 1 to {NAME_LENGTH}")
     if len(identity.sop_instance_uids) != volume.geometry.shape_zyx[0]:
         raise ValueError("identity and volume have different numbers of slices")
     if not contours or not all(one.mask.geometry.matches(volume.geometry) for one in contours):
