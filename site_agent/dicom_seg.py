@@ -21,7 +21,7 @@ from highdicom.seg import (
 )
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.valuerep import DSfloat
+from pydicom.valuerep import DA, DT, TM, DSfloat
 
 from algorithms.contracts.contour import Contour, Provenance
 from algorithms.contracts.errors import DataError
@@ -151,13 +151,13 @@ def _decimals(numbers: FloatArray) -> list[DSfloat]:
 
 def _set_what_highdicom_makes_up(result: Segmentation, utc: datetime, uid: str) -> None:
     """Replace its clock and random UIDs, so that the same arguments write the same bytes."""
-    date, time = utc.strftime("%Y%m%d"), utc.strftime("%H%M%S.%f")
+    date, time, both = DA(utc.date()), TM(utc.time()), DT(utc.replace(tzinfo=None))
     result.SpecificCharacterSet = "ISO_IR 192"
     result.ContentDate, result.ContentTime = date, time
     result.InstanceCreationDate, result.InstanceCreationTime = date, time
     result.TimezoneOffsetFromUTC = "+0000"
     for equipment in result.ContributingEquipmentSequence:
-        equipment.ContributionDateTime = f"{date}{time}"
+        equipment.ContributionDateTime = both
     organisation = derived_uid("dimensions", uid)
     for sequence in (result.DimensionOrganizationSequence, result.DimensionIndexSequence):
         for item in sequence:

@@ -41,7 +41,10 @@ def check_export(content: bytes, expected: Expected) -> None:
 def _check(content: bytes, expected: Expected) -> None:
     dataset: Dataset = pydicom.dcmread(BytesIO(content))
     check_values(dataset)
-    checks = {RTStructureSetStorage: check_structure_set, SegmentationStorage: check_segmentation}
+    checks = {
+        str(RTStructureSetStorage): check_structure_set,
+        str(SegmentationStorage): check_segmentation,
+    }
     kind = text(dataset, "SOPClassUID")
     if kind not in checks or text(dataset.file_meta, "MediaStorageSOPClassUID") != kind:
         refuse(Rule.WRONG_KIND, "it is neither an RTSTRUCT nor a SEG")

@@ -125,7 +125,7 @@ def _in_plane(points_xyz_mm: FloatArray, geometry: Geometry, k: int) -> FloatArr
     if np.abs(offsets @ (normal / np.linalg.norm(normal))).max() > SAME_PLACE_MM:
         refuse(Rule.CONTOUR_OFF_PLANE, "a contour does not lie in the plane of its image")
     steps = np.column_stack([along_x, along_y])
-    pixels_xy: FloatArray = np.linalg.lstsq(steps, offsets.T, rcond=None)[0].T
+    pixels_xy = np.asarray(np.linalg.lstsq(steps, offsets.T, rcond=None)[0].T, dtype=np.float64)
     edge_xy = np.array(geometry.shape_zyx[:0:-1]) - 0.5
     if (pixels_xy < -0.5 - _ROUNDING).any() or (pixels_xy > edge_xy + _ROUNDING).any():
         refuse(Rule.CONTOUR_OUTSIDE, "a contour reaches beyond the edge of its image")

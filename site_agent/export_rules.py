@@ -16,6 +16,7 @@ import numpy as np
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
 
 from algorithms.contracts.contour import Contour, Provenance
 from algorithms.contracts.errors import DataError
@@ -140,7 +141,7 @@ def _raw_elements(dataset: Dataset) -> Iterator[tuple[RawDataElement, str]]:
     """Yield each element before pydicom converts it, with its VR; then what sequences hold."""
     for tag in list(dataset.keys()):
         raw = dataset.get_item(tag)
-        vr = str(raw.VR) if raw.VR else _vr(raw)
+        vr = str(raw.VR) if raw.VR else _vr(raw.tag)
         if isinstance(raw, RawDataElement):
             yield raw, vr
         if vr == "SQ":
@@ -148,10 +149,10 @@ def _raw_elements(dataset: Dataset) -> Iterator[tuple[RawDataElement, str]]:
                 yield from _raw_elements(item)
 
 
-def _vr(raw: RawDataElement) -> str:
+def _vr(tag: BaseTag) -> str:
     """Look up the VR that an implicit file does not state."""
     try:
-        return dictionary_VR(raw.tag)
+        return dictionary_VR(tag)
     except KeyError:  # private, or of a newer standard
         return "UN"
 
