@@ -23,7 +23,8 @@ from site_agent.export_rules import (
 
 _UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
 _LABEL_LENGTH = 16  # ContentLabel is a CS
-_SAME_DIRECTION = 1e-5  # of a unit vector: 0.01 mm over a metre
+_DIRECTION = 1e-5  # of a unit vector: 0.01 mm over a metre
+_MISPLACED, _GRID = Rule.SLICE_MISPLACED, Rule.GRID_MISMATCH
 
 
 def check_segmentation(dataset: Dataset, expected: Expected) -> None:
@@ -53,40 +54,19 @@ def check_segmentation(dataset: Dataset, expected: Expected) -> None:
 
 
 def _check_grid(dataset: Dataset, geometry: Geometry) -> None:
-    """Check what all frames share: binary, size, spacing and directions of the images."""
+    """Check that the frames are binary and of the size of the images."""
     if text(dataset, "SegmentationType") != "BINARY" or text(dataset, "BitsAllocated") != "1":
         refuse(Rule.NOT_BINARY, "it is not a binary segmentation of one bit per pixel")
     if text(dataset.file_meta, "TransferSyntaxUID") not in _UNCOMPRESSED:
         refuse(Rule.NOT_BINARY, "its pixels are compressed")
-    _, along_x, along_y = plane(geometry, 0)
-    lengths = np.array([np.linalg.norm(along_y), np.linalg.norm(along_x)])
-    directions = np.concatenate([along_x / lengths[1], along_y / lengths[0]])
-    shared = [
-        (group, wanted, tolerance, keyword)
-        for sequence, keyword, wanted, tolerance in (
-            (
-                "PixelMeasuresSequence",
-                "PixelSpacing",
-                lengths,
-                SAME_PLACE_MM / max(geometry.shape_zyx),
-            ),
-            ("PlaneOrientationSequence", "ImageOrientationPatient", directions, _SAME_DIRECTION),
-        )
-        for function in items(dataset, "SharedFunctionalGroupsSequence")
-        for group in items(function, sequence)
-    ]
-    same_size = text(dataset, "Rows"), text(dataset, "Columns")
-    if same_size != tuple(str(n) for n in geometry.shape_zyx[1:]) or len(shared) != 2:
-        refuse(Rule.GRID_MISMATCH, "its frames have another size than the images, or no place")
-    for group, wanted, tolerance, keyword in shared:
-        found = numbers(group, keyword)
-        if found.shape != wanted.shape or np.abs(found - wanted).max() > tolerance:
-            refuse(Rule.GRID_MISMATCH, f"its {keyword} is not that of the images")
+    size = text(dataset, "Rows"), text(dataset, "Columns")
+    if size != tuple(str(n) for n in geometry.shape_zyx[1:]):
+        refuse(Rule.GRID_MISMATCH, "its frames have another size than the images")
 
 
 def _regions(dataset: Dataset, segments: int, expected: Expected) -> list[MaskArray]:
     """Put every frame where its position says, which its image reference has to confirm."""
-    geometry, identity = expected.geometry, expected.identity
+    geometry = expected.geometry
     frames = items(dataset, "PerFrameFunctionalGroupsSequence")
     bits = np.unpackbits(np.frombuffer(dataset.PixelData, dtype=np.uint8), bitorder="little")
     size = int(np.prod(geometry.shape_zyx[1:]))
@@ -95,26 +75,41 @@ def _regions(dataset: Dataset, segments: int, expected: Expected) -> list[MaskAr
     regions = [np.zeros(geometry.shape_zyx, dtype=bool) for _ in range(segments)]
     placed = set()
     for n, frame in enumerate(frames):
-        images = [
-            image
-            for derivation in items(frame, "DerivationImageSequence")
-            for image in items(derivation, "SourceImageSequence")
-        ]
-        k = slice_referred_to(images, identity)
-        positions = items(frame, "PlanePositionSequence")
-        place = numbers(positions[0], "ImagePositionPatient") if positions else np.empty(0)
-        corner = plane(geometry, k)[0]
-        if place.shape != corner.shape or np.abs(place - corner).max() > SAME_PLACE_MM:
-            refuse(Rule.SLICE_MISPLACED, "a frame does not lie where its image lies")
-        number = [
-            text(one, "ReferencedSegmentNumber")
-            for one in items(frame, "SegmentIdentificationSequence")
-        ]
-        if len(number) != 1 or number[0] not in {str(s + 1) for s in range(segments)}:
+        groups = [frame, *items(dataset, "SharedFunctionalGroupsSequence")]
+        k = _slice(groups, expected)
+        (segment,) = _function(groups, "SegmentIdentificationSequence") or [Dataset()]
+        number = text(segment, "ReferencedSegmentNumber")
+        if number not in {str(s + 1) for s in range(segments)}:
             refuse(Rule.REGION_NUMBERS, "a frame belongs to no segment")
-        if (number[0], k) in placed:
+        if (number, k) in placed:
             refuse(Rule.SLICE_MISPLACED, "two frames of a segment lie on one slice")
-        placed.add((number[0], k))
+        placed.add((number, k))
         pixels = bits[n * size : (n + 1) * size].reshape(geometry.shape_zyx[1:])
-        regions[int(number[0]) - 1][k] = pixels == 1
+        regions[int(number) - 1][k] = pixels == 1
     return regions
+
+
+def _slice(groups: list[Dataset], expected: Expected) -> int:
+    """Return the slice that a frame refers to and lies on, pixel by pixel."""
+    derivations = _function(groups, "DerivationImageSequence")
+    images = [image for one in derivations for image in items(one, "SourceImageSequence")]
+    k = slice_referred_to(images, expected.identity)
+    corner, along_x, along_y = plane(expected.geometry, k)
+    column_mm, row_mm = np.linalg.norm(along_x), np.linalg.norm(along_y)
+    directions = np.concatenate([along_x / column_mm, along_y / row_mm])
+    spacing_tolerance = SAME_PLACE_MM / max(expected.geometry.shape_zyx[1:])
+    for sequence, keyword, wanted, tolerance, rule in (
+        ("PlanePositionSequence", "ImagePositionPatient", corner, SAME_PLACE_MM, _MISPLACED),
+        ("PlaneOrientationSequence", "ImageOrientationPatient", directions, _DIRECTION, _GRID),
+        ("PixelMeasuresSequence", "PixelSpacing", [row_mm, column_mm], spacing_tolerance, _GRID),
+    ):
+        found = [numbers(item, keyword) for item in _function(groups, sequence)]
+        same = len(found) == 1 and found[0].shape == np.shape(wanted)
+        if not same or np.abs(found[0] - wanted).max() > tolerance:
+            refuse(rule, f"a frame's {keyword} is not that of its image")
+    return k
+
+
+def _function(groups: list[Dataset], sequence: str) -> list[Dataset]:
+    """Return a functional group, which stands with its frame or, where all agree, once for all."""
+    return next((found for group in groups if (found := items(group, sequence))), [])

@@ -7,7 +7,7 @@ Refusals name the rule and quote nothing of the patient.
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC
 from enum import StrEnum
 from typing import NoReturn
@@ -108,8 +108,8 @@ class Expected:
     contours: Sequence[Contour]
     identity: OriginalIdentity
     signature: ReviewSignature | None = None
-    predecessor: str | None = None
-    used_uids: Collection[str] = ()
+    predecessor: str | None = field(default=None, repr=False)
+    used_uids: Collection[str] = field(default=(), repr=False)
 
     @property
     def geometry(self) -> Geometry:
