@@ -1,7 +1,6 @@
 """The gate before the PACS: what keeps the rules passes, and each broken rule is named."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from io import BytesIO
@@ -98,13 +97,9 @@ def test_any_region_anywhere_passes_both_ways(voxels, angles, spacing, origin) -
     expected = Expected(contours, identity)
     options = {"identity": identity, "now": NOW}
     check_export(content_of(write_rtstruct(volume, contours, label="x", **options)), expected)
-    if voxels.any():
-        content = content_of(write_segmentation(volume, contours, **options))
-        if np.prod(voxels.shape[1:]) >= 8:
-            check_export(content, expected)
-        else:  # highdicom 0.28 starts a byte for each frame of less than 8 pixels (PS3.5 8.2)
-            with suppress(ExportRefused):
-                check_export(content, expected)
+    # highdicom 0.28 packs frames of less than 8 pixels wrongly (against PS3.5 8.1.1)
+    if voxels.any() and np.prod(voxels.shape[1:]) >= 8:
+        check_export(content_of(write_segmentation(volume, contours, **options)), expected)
 
 
 def invented_series(geometry: Geometry) -> tuple[Volume, OriginalIdentity]:
