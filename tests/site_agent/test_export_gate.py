@@ -21,7 +21,7 @@ from algorithms.contracts.volume import Geometry, Mask, Volume
 from site_agent.deidentification import OriginalIdentity
 from site_agent.dicom_seg import write_segmentation
 from site_agent.export_gate import check_export
-from site_agent.export_rules import Expected, ExportRefused, Rule
+from site_agent.export_rules import Expected, ExportRefused, Rule, contours_by_name
 from site_agent.rtstruct import ReviewSignature, write_rtstruct
 from tests.phantoms import turned_axes
 from tests.site_agent import dicom_builder as build
@@ -503,6 +503,27 @@ def test_a_corrupt_segmentation_is_refused_by_the_rule(images: Images, name: str
     dataset = pydicom.dcmread(BytesIO(segmentation(images, contours)))
     corrupt(dataset)
     assert refused(content_of(dataset), Expected(contours, images.identity)) is rule
+
+
+@pytest.mark.parametrize(
+    "name", ["GTV", "GTVp", "GTVn2", "GTVp1_CT1", "IGTVp", "GTVsb", "GTVp-05", "GTVp^AI", "GTV^a_1"]
+)
+def test_tg263_names_of_gross_tumours_are_known(name: str) -> None:
+    geometry = Geometry((1, 1, 1), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    contour = Contour(name, Mask(np.ones((1, 1, 1), dtype=bool), geometry), Provenance.MANUAL)
+    expected = Expected([contour], invented_series(geometry)[1])
+    assert contours_by_name([name], expected) == [contour]
+
+
+@pytest.mark.parametrize(
+    "name", ["gtvp", "GTV p", "GTV_", "PTV", "GTVx", "GTVp^", "GTVp^A^B", "Tumor", "GTVp\n"]
+)
+def test_other_names_are_not(name: str) -> None:
+    geometry = Geometry((1, 1, 1), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    contour = Contour(name, Mask(np.ones((1, 1, 1), dtype=bool), geometry), Provenance.MANUAL)
+    with pytest.raises(ExportRefused) as caught:
+        contours_by_name([name], Expected([contour], invented_series(geometry)[1]))
+    assert caught.value.rule is Rule.NAME_NOT_TG263
 
 
 def test_every_rule_has_a_corruption_that_breaks_it() -> None:
