@@ -14,6 +14,7 @@ from site_agent.case_store import REVIEWED, CaseStore
 from site_agent.config import SiteHome
 from site_agent.deidentification import OriginalIdentity, mapped_uid, unseal
 from site_agent.dicom_seg import write_segmentation
+from site_agent.dicom_series import without_remarks
 from site_agent.export_gate import check_export
 from site_agent.export_rules import Expected
 from site_agent.export_store import (
@@ -96,9 +97,10 @@ def _export(
     volume = store.volume(case_id)
     identity = original_of(home, store, case_id, volume)
     round_id, contour = _newest_contour(store, case_id)
-    dataset = write(volume, contour, identity)
     buffer = BytesIO()
-    dataset.save_as(buffer, enforce_file_format=True)
+    with without_remarks():  # values of a hospital that break a rule of DICOM are kept as they are
+        dataset = write(volume, contour, identity)
+        dataset.save_as(buffer, enforce_file_format=True)
     content = buffer.getvalue()
     used = used_uids(store, case_id)
     check_export(content, Expected([contour], identity, signature, predecessor, used))

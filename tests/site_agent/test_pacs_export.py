@@ -1,5 +1,8 @@
 """From the case store to a file for the PACS: through the gate, on record, nothing on refusal."""
 
+import subprocess
+import sys
+import warnings
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +26,7 @@ from site_agent.export_store import EXPORTED, check_passed, newest_export, uids_
 from site_agent.ingest import ingest
 from site_agent.pacs_export import export_rtstruct, export_segmentation
 from site_agent.rtstruct import Placement, ReviewSignature, placement_of, read_rtstruct
-from tests.phantoms import filled_store, make_home
+from tests.phantoms import SHAPE_ZYX, ball, filled_store, make_home
 from tests.site_agent.test_cli import start_round
 from tests.site_agent.test_ingest import write_patient
 
@@ -201,6 +204,35 @@ def test_a_home_from_before_exports_were_kept_gets_the_table(
     assert newest_export(store, case_id) is None
     export_rtstruct(home, store, case_id, tmp_path / "rs.dcm", actor="test")
     assert newest_export(store, case_id) is not None
+
+
+@pytest.mark.parametrize("command", ["export-rtstruct", "export-seg"])
+def test_nothing_of_a_malformed_header_is_printed(home, store, tmp_path, command) -> None:
+    """pydicom quotes invalid values in warnings; in a process of its own, as people run it."""
+    planted = {"StudyInstanceUID": "1.2.036.998877", "StudyID": "ST1234567890123456789"}
+    write_patient(tmp_path / "images", 1)
+    for file in (tmp_path / "images").glob("RS.*"):
+        file.unlink()
+    for file in (tmp_path / "images").iterdir():
+        dataset = pydicom.dcmread(file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for keyword, value in planted.items():
+                setattr(dataset, keyword, value)
+            dataset.save_as(file)
+    (case_id,) = ingest(home, store, tmp_path / "images", actor="test")
+    drawn = ball(SHAPE_ZYX, (4, 15, 16), 5.5)
+    draw(store, case_id, drawn, "adapted", start_round(store))
+    output = tmp_path / "out.dcm"
+    run = [sys.executable, "-c", "from site_agent.cli import main; main()", command, case_id]
+    done = subprocess.run(
+        [*run, "--home", str(home.folder), "--output", str(output)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "GTVp^AI" in done.stdout
+    assert done.stderr == ""
+    written = pydicom.dcmread(output)
+    assert {keyword: written[keyword].value for keyword in planted} == planted
 
 
 def test_a_lost_key_is_named(home, store, case_id, tmp_path) -> None:

@@ -342,7 +342,7 @@ def plastimatch(images: Path, file: Path, geometry: Geometry, work: Path) -> np.
     return SimpleITK.GetArrayFromImage(moved) > 0
 
 
-@pytest.mark.parametrize("orientation", [build.AXIAL, build.FEET_FIRST])
+@pytest.mark.parametrize("orientation", [build.AXIAL, build.OBLIQUE, build.FEET_FIRST])
 def test_plastimatch_reads_the_same_region(tmp_path: Path, orientation) -> None:
     images = Images(tmp_path / "images", orientation)
     island = np.zeros(SHAPE, dtype=bool)
