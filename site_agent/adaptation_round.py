@@ -106,9 +106,10 @@ def known_labels(current: Round) -> dict[tuple[str, int], KnownLabel]:
         said = KnownLabel(store.task_label(task), task.role, simulated)
         known[task.case_id, task.slice_z] = said
     for case in store.cases(Split.TRAINING):
-        corrected = store.corrected_contour(case.case_id, manifest.roi_name, before=began)
-        if corrected is None:
+        correction = store.last_correction(case.case_id, manifest.roi_name, before=began)
+        if correction is None:
             continue
+        corrected = correction.contour
         simulated = corrected.provenance is Provenance.SIMULATED
         for z, voxels in enumerate(corrected.mask.voxels):
             # All slices of a patient are a fair sample of them.

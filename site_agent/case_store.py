@@ -41,7 +41,7 @@ from site_agent.database import (
 
 REFERENCE = "reference"
 REVIEWED = "reviewed"
-
+RETURNED = "returned"  # from a planning system
 
 TaskKind = Literal["contour", "scribble"]
 
@@ -87,6 +87,14 @@ class SliceChoice:
     slice_z: int
     role: str
     score: float
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What a doctor left of a case, and the round whose segmentation it was."""
+
+    contour: Contour
+    round_id: str
 
 
 class CaseStore:
@@ -272,18 +280,19 @@ class CaseStore:
             row = _newest_contour(session, case_id, purpose, round_id)
             return None if row is None else row.author
 
-    def corrected_contour(
+    def last_correction(
         self, case_id: str, roi_name: str | None = None, *, before: datetime
-    ) -> Contour | None:
-        """Return what a reviewer left last before some moment, in any round, or None.
+    ) -> Correction | None:
+        """Return what a doctor left last before some moment, in any round, or None.
 
+        A contour that came back from a planning system counts as one that was reviewed here.
         `roi_name` asks for one region; None takes any.
         """
         statement = (
             select(ContourRow)
             .where(
                 ContourRow.case_id == case_id,
-                ContourRow.purpose == REVIEWED,
+                ContourRow.purpose.in_((REVIEWED, RETURNED)),
                 *([] if roi_name is None else [ContourRow.roi_name == roi_name]),
                 ContourRow.saved_at < before,
             )
@@ -292,7 +301,7 @@ class CaseStore:
         )
         with Session(self.engine) as session:
             row = session.scalars(statement).first()
-        return None if row is None else self._read_contour(row)
+        return None if row is None else Correction(self._read_contour(row), row.round_id)
 
     # -- rounds -----------------------------------------------------------------------------
 

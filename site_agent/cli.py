@@ -279,11 +279,50 @@ def export_rtstruct(
 
     Example: fedgtv-site export-rtstruct --home hospital-b case-0123456789ab --output rs.dcm
     """
-    from site_agent.review import export_rtstruct as export
+    from site_agent.pacs_export import export_rtstruct as export
 
     site, store = _open(home)
-    name = export(site, store, case, output)
+    name = export(site, store, case, output, actor="fedgtv-site export-rtstruct")
     console.print(f"{output}: {name}, UNAPPROVED. Research use only, not a medical device")
+
+
+@app.command("export-seg")
+def export_seg(
+    case: Annotated[str, typer.Argument(help="Case id, as 'cases' and the pages show it.")],
+    output: Annotated[Path, typer.Option(help="File to write.")],
+    home: Home,
+) -> None:
+    """Write a case's newest contour as DICOM SEG under its original identity, for viewers.
+
+    Example: fedgtv-site export-seg --home hospital-b case-0123456789ab --output seg.dcm
+    """
+    from site_agent.pacs_export import export_segmentation as export
+
+    site, store = _open(home)
+    name = export(site, store, case, output, actor="fedgtv-site export-seg")
+    console.print(f"{output}: {name}. Research use only, not a medical device")
+
+
+@app.command()
+def returned(
+    source: Annotated[Path, typer.Argument(help="An RTSTRUCT, or a folder of such.")],
+    home: Home,
+    case: Annotated[str, typer.Option(help="Its case, where several are possible.")] = "",
+    roi: Annotated[
+        str, typer.Option(help="The region's name in the file, where that is not clear.")
+    ] = "",
+) -> None:
+    """Take contours back that a planning system edited, as the final word on their cases.
+
+    Example: fedgtv-site returned --home hospital-b RS.edited.dcm
+    """
+    from site_agent.returned_contour import take_back
+
+    site, store = _open(home)
+    who = "fedgtv-site returned"
+    for one in take_back(site, store, source, case_id=case, roi_name=roi, actor=who):
+        news = "" if one.new else ", held already"
+        console.print(f"{one.case_id}: {one.revision_degree_percent:.1f} % revised{news}")
 
 
 @app.command()

@@ -82,7 +82,8 @@ class ContourRow(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     case_id: Mapped[str] = mapped_column(ForeignKey("cases.case_id"), index=True)
-    # reference | direct | adapted | target_trained | reviewed | corrected | start-SESSION
+    # reference | direct | adapted | target_trained | reviewed | corrected | exported | returned |
+    # start-SESSION
     purpose: Mapped[str]
     round_id: Mapped[str] = mapped_column(default="")
     roi_name: Mapped[str]
@@ -231,6 +232,21 @@ class ModelActivationRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     sha256: Mapped[str] = mapped_column(ForeignKey("site_models.sha256"))
     at: Mapped[datetime]
+
+
+class ExportRow(Base):
+    """One object that passed the export gate, with the sealed UIDs it has in the PACS."""
+
+    __tablename__ = "exports"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    case_id: Mapped[str] = mapped_column(ForeignKey("cases.case_id"), index=True)
+    kind: Mapped[str]  # rtstruct | seg
+    round_id: Mapped[str]  # of the contour, which is kept under the purpose "exported"
+    uids_sealed: Mapped[bytes] = mapped_column(LargeBinary)
+    content_sha256: Mapped[str] = mapped_column(index=True)
+    author: Mapped[str]
+    exported_at: Mapped[datetime]
 
 
 class AuditRow(Base):

@@ -56,7 +56,7 @@ def begin_next_round(store: CaseStore, *, actor: str) -> Joined:
             patient: cases
             for patient, cases in by_patient.items()
             if all(
-                store.corrected_contour(case.case_id, manifest.roi_name, before=now) is not None
+                store.last_correction(case.case_id, manifest.roi_name, before=now) is not None
                 for case in cases
             )
         }

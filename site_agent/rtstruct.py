@@ -15,6 +15,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import reduce
@@ -39,6 +40,9 @@ from site_agent.dicom_elements import is_cut_off, without_remarks
 RESEARCH_USE = "Research use only, not a medical device"
 NAME_LENGTH = 16  # TG-263 names and the VR of StructureSetLabel
 AI_SUFFIX = "^AI"
+DRAWN_BY_PROGRAM = (Provenance.AUTOMATIC, Provenance.SIMULATED)
+
+_PERSON_NAME = 64  # characters of a PN component group (PS3.5 6.2)
 
 _OFF_PLANE = 0.5 + 1e-3  # slices; the thousandth is for rounding in the file
 _SAME_PLANE = 2  # decimals of the slice index to which two contours share a plane
@@ -59,6 +63,33 @@ class Placement(StrEnum):
 
     BY_REFERENCE = "by_reference"  # they also name images of the series
     BY_GEOMETRY = "by_geometry"  # only their coordinates do
+
+
+@dataclass(frozen=True)
+class ReviewSignature:
+    """An oncologist's electronic signature: the one thing that makes a structure set APPROVED.
+
+    Attributes:
+        reviewer: DICOM person name, such as "Family^Given"; at most 64 characters.
+        signed_at: when, with its time zone.
+    """
+
+    reviewer: str
+    signed_at: datetime
+
+    def __post_init__(self) -> None:
+        if self.signed_at.tzinfo is None:
+            raise ValueError("signed_at has no time zone")
+        printable = self.reviewer.isprintable() and not set(self.reviewer) & set("\\=")
+        if not self.reviewer.strip("^ ") or len(self.reviewer) > _PERSON_NAME or not printable:
+            raise DataError(
+                "an approval needs the reviewer's name: give it as Family^Given, with at most "
+                f"{_PERSON_NAME} characters and neither backslash nor equals sign"
+            )
+
+    def __repr__(self) -> str:
+        """Say nothing about the person, so that a stray log line cannot either."""
+        return "ReviewSignature(<reviewer>)"
 
 
 def read_rtstruct(
@@ -124,13 +155,13 @@ def trace(mask_yx: MaskArray) -> list[FloatArray]:
 
 
 def exported_name(contour: Contour) -> str:
-    """Name a region in the PACS: a model's contour is marked, so it never replaces a clinical one.
+    """Name a region in the PACS: a program's contour is marked, so it never replaces a person's.
 
     Raises:
         DataError: the name is blank or too long for TG-263.
     """
     name = contour.roi_name.strip()
-    if contour.provenance is Provenance.AUTOMATIC and not name.endswith(AI_SUFFIX):
+    if contour.provenance in DRAWN_BY_PROGRAM and not name.endswith(AI_SUFFIX):
         name += AI_SUFFIX
     if not 0 < len(name) <= NAME_LENGTH:
         raise DataError(
@@ -147,7 +178,7 @@ def write_rtstruct(
     identity: OriginalIdentity,
     label: str,
     now: datetime,
-    approved_by: str | None = None,
+    signature: ReviewSignature | None = None,
     predecessor: str | None = None,
 ) -> Dataset:
     """Build the RTSTRUCT (PS3.3 A.19) that gives contours back to the PACS of the hospital.
@@ -161,19 +192,31 @@ def write_rtstruct(
         identity: of the same images, slices in the same order.
         label: StructureSetLabel, at most 16 characters.
         now: time of writing, with its time zone; recorded in UTC.
-        approved_by: name of the oncologist who signed; None leaves the set UNAPPROVED.
+        signature: of the oncologist who approved it; None leaves the set UNAPPROVED.
         predecessor: SOPInstanceUID of the structure set that this one follows.
 
     Raises:
-        DataError: the images have no frame of reference, a name does not fit, or a simulated
-            contour is to be approved.
+        DataError: the images have no or another frame of reference, a name does not fit, or a
+            simulated contour is to be approved.
         ValueError: contours, volume and identity do not belong together, or `now` has no zone.
     """
-    _check_writable(volume, contours, identity, label, now, approved_by)
+    check_belong_together(volume, contours, identity, now)
+    if not 0 < len(label) <= NAME_LENGTH:
+        raise ValueError(f"label has {len(label)} characters, not 1 to {NAME_LENGTH}")
+    _check_signature(signature, contours, now)
     utc = now.astimezone(UTC)
     result = Dataset()
     _add_patient_and_study(result, identity)
-    _add_series(result, identity, utc, _content_uid(contours, identity, label, utc, predecessor))
+    signed = "" if signature is None else f"{signature.reviewer} {signature.signed_at.isoformat()}"
+    uid = derived_uid(
+        identity.series_instance_uid,
+        label,
+        utc.isoformat(),
+        predecessor or "",
+        signed,
+        content_sha256(contours),
+    )
+    _add_series(result, identity, utc, uid)
     result.StructureSetLabel = label
     result.StructureSetDescription = RESEARCH_USE
     result.StructureSetDate, result.StructureSetTime = utc.strftime("%Y%m%d"), _time(utc)
@@ -188,10 +231,11 @@ def write_rtstruct(
     result.RTROIObservationsSequence = DicomSequence(
         [_observation(number) for number, _ in numbered]
     )
-    result.ApprovalStatus = "UNAPPROVED" if approved_by is None else "APPROVED"
-    if approved_by is not None:
-        result.ReviewDate, result.ReviewTime = utc.strftime("%Y%m%d"), _time(utc)
-        result.ReviewerName = approved_by
+    result.ApprovalStatus = "UNAPPROVED" if signature is None else "APPROVED"
+    if signature is not None:
+        at = signature.signed_at.astimezone(UTC)
+        result.ReviewDate, result.ReviewTime = at.strftime("%Y%m%d"), _time(at)
+        result.ReviewerName = signature.reviewer
     if predecessor is not None:
         result.PredecessorStructureSetSequence = DicomSequence(
             [_reference(RTStructureSetStorage, predecessor)]
@@ -343,18 +387,17 @@ def _join_by_keyhole(outline: FloatArray, hole: FloatArray) -> FloatArray:
 # --- writing -------------------------------------------------------------------------------------
 
 
-def _check_writable(
-    volume: Volume,
-    contours: Sequence[Contour],
-    identity: OriginalIdentity,
-    label: str,
-    now: datetime,
-    approved_by: str | None,
+def check_belong_together(
+    volume: Volume, contours: Sequence[Contour], identity: OriginalIdentity, now: datetime
 ) -> None:
+    """Refuse to write contours on images that they were not drawn on.
+
+    Raises:
+        DataError: the images have no or another frame of reference, or a name does not fit.
+        ValueError: contours, volume and identity do not belong together, or `now` has no zone.
+    """
     if now.tzinfo is None:
         raise ValueError("now has no time zone")
-    if not 0 < len(label) <= NAME_LENGTH:
-        raise ValueError(f"label has {len(label)} characters, not 1 to {NAME_LENGTH}")
     if len(identity.sop_instance_uids) != volume.geometry.shape_zyx[0]:
         raise ValueError("identity and volume have different numbers of slices")
     if not contours or not all(one.mask.geometry.matches(volume.geometry) for one in contours):
@@ -364,9 +407,25 @@ def _check_writable(
         raise ValueError("two contours have one name")
     if not identity.frame_of_reference_uid:
         raise DataError("the images have no FrameOfReferenceUID: contours cannot be tied to them")
-    if approved_by is not None and not approved_by.strip():
-        raise DataError("an approval needs the reviewer's name")
-    if approved_by is not None and any(one.provenance is Provenance.SIMULATED for one in contours):
+    # A de-identified volume has other UIDs throughout; `pacs_export` compares those by the key.
+    if set(volume.sop_instance_uids) & set(identity.sop_instance_uids):
+        if volume.sop_instance_uids != identity.sop_instance_uids:
+            raise ValueError("identity and volume have their slices in another order")
+        if volume.frame_of_reference_uid != identity.frame_of_reference_uid:
+            raise DataError(
+                "the contours were drawn in another frame of reference than the images have: "
+                "ingest the series again"
+            )
+
+
+def _check_signature(
+    signature: ReviewSignature | None, contours: Sequence[Contour], now: datetime
+) -> None:
+    if signature is None:
+        return
+    if signature.signed_at > now:
+        raise DataError("the signature lies in the future: set the clock right and sign again")
+    if any(one.provenance is Provenance.SIMULATED for one in contours):
         raise DataError("a simulated annotator's contour cannot be approved: have a person draw it")
 
 
@@ -388,7 +447,7 @@ def _add_series(result: Dataset, identity: OriginalIdentity, utc: datetime, uid:
     result.file_meta.MediaStorageSOPClassUID = RTStructureSetStorage
     result.file_meta.MediaStorageSOPInstanceUID = UID(uid)
     result.SOPClassUID, result.SOPInstanceUID = RTStructureSetStorage, uid
-    result.SeriesInstanceUID = _derived_uid("series", uid)
+    result.SeriesInstanceUID = derived_uid("series", uid)
     result.Modality = "RTSTRUCT"
     result.SeriesDescription = RESEARCH_USE
     result.SeriesNumber, result.OperatorsName = None, ""
@@ -469,23 +528,17 @@ def _reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
     return reference
 
 
-def _content_uid(
-    contours: Sequence[Contour],
-    identity: OriginalIdentity,
-    label: str,
-    utc: datetime,
-    predecessor: str | None,
-) -> str:
-    """Derive a UID from all that makes this structure set, so that each save has its own."""
+def content_sha256(contours: Sequence[Contour]) -> str:
+    """Hash names and regions, so that what holds others gets another UID."""
     content = hashlib.sha256()
     for contour in contours:
         content.update(exported_name(contour).encode())
         content.update(np.packbits(contour.mask.voxels).tobytes())
-    parts = (identity.series_instance_uid, label, utc.isoformat(), predecessor or "")
-    return _derived_uid(*parts, content.hexdigest())
+    return content.hexdigest()
 
 
-def _derived_uid(*parts: str) -> str:
+def derived_uid(*parts: str) -> str:
+    """Derive a UID below the root for UUIDs, 2.25 (PS3.5 B.2), from all that makes an object."""
     digest = hashlib.sha256("\n".join(parts).encode()).digest()
     return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
 

@@ -28,6 +28,7 @@ from site_agent.database import (
 )
 from site_agent.ingest import ingest
 from site_agent.model_store import Comparison, offer
+from site_agent.pacs_export import export_rtstruct
 from site_agent.review import record_review
 from tests.simulated_site import AT
 from tests.site_agent.test_ingest import write_patient
@@ -63,6 +64,7 @@ def fill(home: SiteHome, exports: Path, patients: tuple[int, ...] = (1, 2, 3)) -
         store.complete_task(task.id, mask, author="dr", provenance=Provenance.MANUAL, active_s=12.5)
     for case in cases:
         segment_and_review(store, case.case_id, round_id)
+        export_rtstruct(home, store, case.case_id, exports.parent / "rs.dcm", actor="dr")
     better = Comparison(patients=3, candidate_dsc=0.8, incumbent_dsc=0.7, margin=0.0)
     offer(home, store.engine, b"weights", round_id, better, actor="worker")
     for folder in (home.rounds / round_id, home.packages / PACKAGE_ID, home.source_package):

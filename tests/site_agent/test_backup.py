@@ -22,8 +22,8 @@ from site_agent.backup import DATABASE, MANIFEST, backup, unpack
 from site_agent.case_store import CaseStore
 from site_agent.config import SiteHome, open_home
 from site_agent.database import create_database
+from site_agent.pacs_export import export_rtstruct
 from site_agent.restoring import restore
-from site_agent.review import export_rtstruct
 from site_agent.site_lock import nothing_erased, only_eraser, only_worker
 from tests.phantoms import filled_store, make_home, tiny_case
 from tests.site_agent.stored_site import files, fill, killed_at, release, rows
@@ -102,7 +102,7 @@ def test_a_site_comes_back_as_it_was(home, store, elsewhere, tmp_path) -> None:
     with Session(again.engine) as session:
         assert audit_log.verify(session) == len(before["audit"])
     assert egress.verify_ledger(new, again.engine) == len(before["ledger"]) == 1
-    assert export_rtstruct(new, again, case_id, tmp_path / "rs.dcm") == "GTVp"
+    assert export_rtstruct(new, again, case_id, tmp_path / "rs.dcm", actor="test") == "GTVp"
     release(new, again, 5)  # life goes on: keys count up, chains grow
     again.add_cases([tiny_case(7)], actor="test")
     assert egress.verify_ledger(new, again.engine) == 2
@@ -125,7 +125,7 @@ def test_without_being_asked_no_key_is_taken(home, store, elsewhere, tmp_path) -
     restore(archive, tmp_path / "new")
     new = open_home(tmp_path / "new")
     with pytest.raises(DataError, match=r"crosswalk\.key: secret is missing: restore it"):
-        export_rtstruct(new, CaseStore(new), case_id, tmp_path / "rs.dcm")
+        export_rtstruct(new, CaseStore(new), case_id, tmp_path / "rs.dcm", actor="test")
 
 
 def test_only_its_owner_reads_an_archive_and_nothing_is_left_beside_it(home, tmp_path) -> None:

@@ -39,6 +39,7 @@ ABOUT_PATIENTS = {
     "click_steps",
     "reviews",
     "measurements",
+    "exports",
 }
 
 
@@ -120,7 +121,8 @@ def test_everything_of_one_patient_goes_and_the_others_stay(home, store, known_b
     assert erased.rows == expected
     assert expected.keys() == ABOUT_PATIENTS
     assert (erased.patients, erased.complete) == (1, True)
-    assert erased.files == 5  # image, reference, one answer, the model's, the reviewer's
+    # Image, reference, one answer, the model's, the reviewer's, which is the exported one too.
+    assert erased.files == 5
     assert_nobody_is_missed(home, store, (2, 3))
     assert not (home.cases / case_id).exists()
     after = rows(store)
@@ -428,7 +430,7 @@ def test_erasing_asks_first_and_tells_counts(site, run, capsys, monkeypatch) -> 
     code, said, warned = run("erase", "--home", site.folder, tags(1).patient_id, "--yes")
     assert (code, warned) == (0, "")
     assert "2 annotation tasks, 1 cases" in said
-    assert "3 contours" in said
+    assert "4 contours" in said
     assert "5 files" in said
     assert tags(1).patient_id not in said
     assert "backups from before still hold them" in said

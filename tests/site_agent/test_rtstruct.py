@@ -3,7 +3,8 @@
 import shutil
 import subprocess
 from contextlib import suppress
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,9 +22,12 @@ from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import Geometry, Mask, Volume
 from site_agent.deidentification import deidentify_volume, original_identity
 from site_agent.dicom_series import read_headers, read_series, scan
+from site_agent.export_gate import check_export
+from site_agent.export_rules import Expected
 from site_agent.rtstruct import (
     RESEARCH_USE,
     Placement,
+    ReviewSignature,
     placement_of,
     rasterise,
     read_rtstruct,
@@ -127,6 +131,42 @@ def test_tracing_and_filling_gives_the_mask_back(mask_yx: np.ndarray) -> None:
     np.testing.assert_array_equal(rasterise(trace(mask_yx), mask_yx.shape), mask_yx)
 
 
+def winding(polygon: np.ndarray, shape_yx: tuple[int, int]) -> np.ndarray:
+    """Count how often a polygon goes around each pixel, by the angle that its edges span there.
+
+    From beside the centre, which may lie on a keyhole.
+    """
+    centres = np.indices(shape_yx)[::-1].reshape(2, -1).T + np.array([0.0137, 0.0071])
+    start = polygon[None] - centres[:, None]
+    end = np.roll(start, -1, axis=1)
+    cross = start[..., 0] * end[..., 1] - start[..., 1] * end[..., 0]
+    angle = np.arctan2(cross, (start * end).sum(axis=-1)).sum(axis=1)
+    return np.rint(angle / (2 * np.pi)).astype(int).reshape(shape_yx)
+
+
+@given(arrays(bool, st.tuples(st.integers(1, 10), st.integers(1, 10))))
+def test_holes_are_holes_to_whatever_rule_a_reader_fills_by(mask_yx: np.ndarray) -> None:
+    """Even-odd or non-zero, all at once or united one by one: a keyhole reads the same."""
+    turns = [winding(polygon, mask_yx.shape) for polygon in trace(mask_yx)]
+    none = np.zeros((1, *mask_yx.shape), dtype=int)
+    inside = np.concatenate([none, turns]) if turns else none
+    np.testing.assert_array_equal((inside != 0).any(axis=0), mask_yx)  # non-zero, united
+    np.testing.assert_array_equal((inside % 2 == 1).any(axis=0), mask_yx)  # even-odd, united
+    np.testing.assert_array_equal(inside.sum(axis=0) % 2 == 1, mask_yx)  # even-odd over all
+    assert np.abs(inside).sum(axis=0).max() <= 1  # no two overlap
+
+
+def test_a_keyhole_goes_in_and_out_by_the_same_corners() -> None:
+    ring = np.zeros((9, 9), dtype=bool)
+    ring[1:8, 1:8], ring[3:6, 3:6] = True, False
+    (polygon,) = trace(ring)
+    corners, counts = np.unique(polygon, axis=0, return_counts=True)
+    assert sorted(counts)[-3:] == [1, 2, 2]  # both ends of the channel, and nothing else, twice
+    out, back = corners[counts == 2]
+    places = [np.flatnonzero((polygon == end).all(axis=1)) for end in (out, back)]
+    assert {tuple(sorted((i, j))) for i in places[0] for j in places[1] if abs(i - j) == 1}
+
+
 def test_an_island_in_a_hole_is_a_part_of_its_own() -> None:
     mask = np.zeros((9, 9), dtype=bool)
     mask[1:8, 1:8], mask[3:6, 3:6], mask[4, 4] = True, False, True
@@ -202,15 +242,57 @@ def test_a_contour_may_be_longer_than_an_explicit_value(tmp_path: Path) -> None:
 
 def test_approval_needs_a_person(images: Images, tmp_path: Path) -> None:
     drawn = images.contour(ball_with_hole())
-    signed = pydicom.dcmread(
-        images.write([drawn], tmp_path / "rs.dcm", approved_by="Onkologin^Olga")
-    )
+    an_hour_ago = datetime(2026, 3, 4, 6, 6, 7, tzinfo=timezone(timedelta(hours=2)))
+    signature = ReviewSignature("Onkologin^Olga", an_hour_ago)
+    assert "Olga" not in repr(signature)
+    signed = pydicom.dcmread(images.write([drawn], tmp_path / "rs.dcm", signature=signature))
     assert signed.ApprovalStatus == "APPROVED"
-    assert (signed.ReviewDate, signed.ReviewTime) == ("20260304", "050607.000000")
+    assert (signed.ReviewDate, signed.ReviewTime) == ("20260304", "040607.000000")
     assert signed.ReviewerName == "Onkologin^Olga"
+    unsigned = pydicom.dcmread(images.write([drawn], tmp_path / "rs.dcm"))
+    assert unsigned.SOPInstanceUID != signed.SOPInstanceUID
     simulated = images.contour(ball_with_hole(), provenance=Provenance.SIMULATED)
     with pytest.raises(DataError, match="simulated"):
-        images.write([simulated], tmp_path / "no.dcm", approved_by="Onkologin^Olga")
+        images.write([simulated], tmp_path / "no.dcm", signature=signature)
+    tomorrow = ReviewSignature("Onkologin^Olga", NOW + timedelta(days=1))
+    with pytest.raises(DataError, match="future"):
+        images.write([drawn], tmp_path / "no.dcm", signature=tomorrow)
+
+
+@pytest.mark.parametrize("name", ["", " ^ ", "a\\b", "a=b", "a\nb", "a" * 65])
+def test_a_signature_names_a_person_as_dicom_can_hold_it(name: str) -> None:
+    with pytest.raises(DataError, match="reviewer's name"):
+        ReviewSignature(name, NOW)
+    with pytest.raises(ValueError, match="time zone"):
+        ReviewSignature("Onkologin^Olga", NOW.replace(tzinfo=None))
+
+
+def test_a_programs_contour_never_bears_a_clinical_name(images: Images, tmp_path: Path) -> None:
+    drawn = {
+        Provenance.AUTOMATIC: "GTVp^AI",
+        Provenance.SIMULATED: "GTVp^AI",
+        Provenance.SEMIAUTOMATIC: "GTVp",
+        Provenance.MANUAL: "GTVp",
+    }
+    for provenance, name in drawn.items():
+        contour = images.contour(ball_with_hole(), provenance=provenance)
+        written = pydicom.dcmread(images.write([contour], tmp_path / "rs.dcm"))
+        assert [roi.ROIName for roi in written.StructureSetROISequence] == [name]
+
+
+def test_contours_of_another_frame_of_reference_are_not_written(
+    images: Images, tmp_path: Path
+) -> None:
+    drawn = images.contour(ball_with_hole())
+    other = replace(images.identity, frame_of_reference_uid="1.2.9")
+    with pytest.raises(DataError, match="another frame of reference"):
+        images.write([drawn], tmp_path / "rs.dcm", identity=other)
+    none = replace(images.identity, frame_of_reference_uid="")
+    with pytest.raises(DataError, match="no FrameOfReferenceUID"):
+        images.write([drawn], tmp_path / "rs.dcm", identity=none)
+    turned = replace(images.identity, sop_instance_uids=images.identity.sop_instance_uids[::-1])
+    with pytest.raises(ValueError, match="another order"):
+        images.write([drawn], tmp_path / "rs.dcm", identity=turned)
 
 
 def test_each_save_has_its_own_uid_and_the_same_save_the_same(images: Images) -> None:
@@ -239,28 +321,56 @@ def test_contours_from_the_deidentified_volume_fit_the_original_images(
     np.testing.assert_array_equal(mask.voxels, ball_with_hole())
 
 
-@pytest.mark.parametrize("orientation", [build.AXIAL, build.FEET_FIRST])
-def test_plastimatch_reads_the_same_region(tmp_path: Path, orientation) -> None:
+def plastimatch(images: Path, file: Path, geometry: Geometry, work: Path) -> np.ndarray:
+    """Let plastimatch read a structure set of one region onto the grid of its images."""
     if shutil.which("plastimatch") is None:
         pytest.skip("plastimatch is not installed")
-    images = Images(tmp_path / "images", orientation)
-    file = images.write([images.contour(ball_with_hole())], tmp_path / "rs.dcm")
     convert = ["plastimatch", "convert", "--input"]
-    grid = tmp_path / "grid.mha"
+    grid = work / "grid.mha"
     for arguments in (
-        [images.folder, "--output-img", grid],
-        [file, "--fixed", grid, "--output-prefix", tmp_path / "out", "--prefix-format", "nrrd"],
+        [images, "--output-img", grid],
+        [file, "--fixed", grid, "--output-prefix", work / "out", "--prefix-format", "nrrd"],
     ):
         subprocess.run([*convert, *arguments], check=True, capture_output=True)
-    [written] = (tmp_path / "out").iterdir()
+    [written] = (work / "out").iterdir()
     theirs = SimpleITK.ReadImage(str(written))
-    ours = SimpleITK.GetImageFromArray(np.zeros(SHAPE, dtype=np.uint8))
-    geometry = images.volume.geometry
+    ours = SimpleITK.GetImageFromArray(np.zeros(geometry.shape_zyx, dtype=np.uint8))
     ours.SetSpacing(geometry.spacing_zyx_mm[::-1])
     ours.SetOrigin(geometry.origin_xyz_mm)
     ours.SetDirection(np.array(geometry.axes_xyz).T.ravel().tolist())
     moved = SimpleITK.Resample(theirs, ours, SimpleITK.Transform(), SimpleITK.sitkNearestNeighbor)
-    assert dice(SimpleITK.GetArrayFromImage(moved) > 0, ball_with_hole()) >= 0.98
+    return SimpleITK.GetArrayFromImage(moved) > 0
+
+
+@pytest.mark.parametrize("orientation", [build.AXIAL, build.OBLIQUE, build.FEET_FIRST])
+def test_plastimatch_reads_the_same_region(tmp_path: Path, orientation) -> None:
+    images = Images(tmp_path / "images", orientation)
+    island = np.zeros(SHAPE, dtype=bool)
+    island[5, 25, 3] = True
+    drawn = ball_with_hole() | island
+    file = images.write([images.contour(drawn)], tmp_path / "rs.dcm")
+    theirs = plastimatch(images.folder, file, images.volume.geometry, tmp_path)
+    assert dice(theirs, drawn) >= 0.99
+    assert theirs[5, 25, 3]
+    assert not theirs[2, 13, 18]  # in the hole
+
+
+def test_plastimatch_reads_real_tumours_back(data_packs: Path, tmp_path: Path) -> None:
+    cases = sorted((data_packs / "dicom" / "sts_rtstruct").glob("*/*"))
+    assert len(cases) == 4
+    for number, case in enumerate(cases):
+        volume = read_series(case / "image")
+        identity = original_identity(read_headers(sorted((case / "image").iterdir())))
+        reference = SimpleITK.ReadImage(str(case / "mask_reference.nii.gz"))
+        drawn = SimpleITK.GetArrayFromImage(reference) > 0
+        contour = Contour("GTVp", Mask(drawn, volume.geometry), Provenance.AUTOMATIC)
+        written = write_rtstruct(volume, [contour], identity=identity, label="x", now=NOW)
+        work = tmp_path / str(number)
+        work.mkdir()
+        written.save_as(work / "rs.dcm", enforce_file_format=True)
+        check_export((work / "rs.dcm").read_bytes(), Expected([contour], identity))
+        theirs = plastimatch(case / "image", work / "rs.dcm", volume.geometry, work)
+        assert dice(theirs, drawn) >= 0.99
 
 
 def edit(file: Path, change) -> Path:
@@ -324,7 +434,10 @@ def test_a_file_that_contradicts_itself_about_the_frame_is_read(
     np.testing.assert_array_equal(mask.voxels, ball_with_hole())
 
 
-def test_holes_written_as_contours_of_their_own_are_holes(images: Images, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["CLOSED_PLANAR", "CLOSEDPLANAR_XOR"])
+def test_holes_written_as_contours_of_their_own_are_holes(
+    images: Images, tmp_path: Path, kind: str
+) -> None:
     outer = np.zeros(SHAPE, dtype=bool)
     outer[2, 5:25, 5:35] = True
     hole = np.zeros(SHAPE, dtype=bool)
@@ -334,6 +447,8 @@ def test_holes_written_as_contours_of_their_own_are_holes(images: Images, tmp_pa
     def unite(dataset) -> None:
         first, second = dataset.ROIContourSequence
         first.ContourSequence.extend(second.ContourSequence)
+        for contour in first.ContourSequence:
+            contour.ContourGeometricType = kind
 
     file = edit(images.write(contours, tmp_path / "rs.dcm"), unite)
     np.testing.assert_array_equal(read_rtstruct(file, images.volume)["outer"].voxels, outer & ~hole)

@@ -37,6 +37,7 @@ INDEXED = {
     "click_sessions": ["case_id"],
     "reviews": ["round_id"],
     "measurements": ["round_id"],
+    "exports": ["case_id", "content_sha256"],
 }
 
 
@@ -164,6 +165,16 @@ def _tables() -> dict[str, list[Any]]:
             sa.Column("id", WHOLE, primary_key=True),
             sa.Column("sha256", TEXT, sa.ForeignKey("site_models.sha256"), nullable=False),
             sa.Column("at", sa.DateTime(), nullable=False),
+        ],
+        "exports": [
+            sa.Column("id", WHOLE, primary_key=True),
+            sa.Column("case_id", TEXT, sa.ForeignKey("cases.case_id"), nullable=False),
+            sa.Column("kind", TEXT, nullable=False),
+            sa.Column("round_id", TEXT, nullable=False),
+            sa.Column("uids_sealed", sa.LargeBinary(), nullable=False),
+            sa.Column("content_sha256", TEXT, nullable=False),
+            sa.Column("author", TEXT, nullable=False),
+            sa.Column("exported_at", sa.DateTime(), nullable=False),
         ],
         "audit": [
             sa.Column("sequence", WHOLE, primary_key=True, autoincrement=False),
