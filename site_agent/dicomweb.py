@@ -148,7 +148,9 @@ class DicomWebPacs:
 
     def _search(self, path: str, keys: Mapping[str, str]) -> list[dict[str, Any]]:
         what = "the search"
-        with self._open(f"{path}?{urlencode(keys)}", what, {"Accept": _JSON}) as answer:
+        # Wildcards stand as they are: RFC 3986 allows it, and some servers take %2A for a letter.
+        query = urlencode(keys, safe="*?", quote_via=quote)
+        with self._open(f"{path}?{query}", what, {"Accept": _JSON}) as answer:
             content = self._read(answer, what, limit=_LARGEST_ANSWER)
         if not content.strip():
             return []  # 204: nothing was found
