@@ -6,7 +6,7 @@ caller and goes nowhere else.
 
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
+from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context, build_role
 
@@ -261,7 +262,7 @@ class DimsePacs:
         self,
         contexts: list[PresentationContext],
         roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
-        handlers: Sequence[tuple[evt.InterventionEvent, object]] = (),
+        handlers: Sequence[tuple[evt.EventType, Callable[..., object]]] = (),
     ) -> Iterator[Association]:
         """Hold an association, released at the end or aborted by an error.
 
@@ -272,17 +273,23 @@ class DimsePacs:
         ae = AE(ae_title=self._ours)
         ae.acse_timeout = ae.connection_timeout = self._config.timeout_s
         ae.dimse_timeout = ae.network_timeout = self._config.transfer_timeout_s
+        rejections: list[A_ASSOCIATE_RJ] = []
+
+        def note(event: evt.Event) -> None:
+            if isinstance(event.pdu, A_ASSOCIATE_RJ):
+                rejections.append(event.pdu)
+
         association = ae.associate(
             self._config.host,
             self._config.port,
             contexts=contexts,
             ae_title=self._theirs,
             ext_neg=list(roles),
-            evt_handlers=list(handlers),  # type: ignore[arg-type] # they differ in their events
+            evt_handlers=[*handlers, (evt.EVT_PDU_RECV, note)],
             tls_args=None if self._tls is None else (self._tls, self._config.host),
         )
         if not association.is_established:
-            raise self._not_established(association)
+            raise self._not_established(association, rejections)
         try:
             yield association
         except BaseException:
@@ -292,15 +299,18 @@ class DimsePacs:
         if association.is_established:
             association.release()
 
-    def _not_established(self, association: Association) -> DataError:
-        answer = association.acceptor.primitive
-        if association.is_rejected and answer is not None:
-            why = _WHY_REJECTED.get((answer.result_source or 0, answer.diagnostic or 0))
+    def _not_established(
+        self, association: Association, rejections: Sequence[A_ASSOCIATE_RJ]
+    ) -> DataError:
+        # Not from `association.is_rejected`: pynetdicom 3.0 takes a rejection that is read very
+        # fast for a connection that never was.
+        for rejection in rejections:
+            why = _WHY_REJECTED.get((rejection.source or 0, rejection.reason_diagnostic or 0))
             reason = (why or "it gives no usable reason").format(
                 ours=self._ours, theirs=self._theirs
             )
             return DataError(f"{self.name} refuses the connection: {reason}")
-        if answer is not None:
+        if association.acceptor.primitive is not None:
             return RefusedError(f"{self.name} does not offer this service")
         encrypted = " with TLS" if self._tls is not None else ""
         return DataError(

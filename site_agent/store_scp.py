@@ -137,13 +137,11 @@ class StoreScp:
         calling = str(request.calling_ae_title).strip() if request is not None else ""
         called = str(request.called_ae_title).strip() if request is not None else ""
         if not any(peer.is_at(calling, address) for peer in self._peers):
-            event.assoc.acse.send_reject(0x01, 0x01, 0x03)
+            _reject(event, 0x03)
             self._refused(f"refused {calling!r} at {address}: it is none of the peers")
         elif called != self._ae.ae_title:
-            event.assoc.acse.send_reject(0x01, 0x01, 0x07)
-            self._refused(
-                f"refused {calling!r} at {address}: it called {called!r}, which is not us"
-            )
+            _reject(event, 0x07)
+            self._refused(f"refused {calling!r} at {address}: it called {called!r}, not us")
 
     def _store(self, event: evt.Event) -> int:
         try:
@@ -153,3 +151,8 @@ class StoreScp:
         except DataError:
             return NOT_UNDERSTOOD
         return SUCCESS
+
+
+def _reject(event: evt.Event, reason: int) -> None:
+    event.assoc.acse.send_reject(0x01, 0x01, reason)
+    event.assoc.kill()  # which waits until the rejection is out, before the connection is closed

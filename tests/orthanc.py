@@ -1,5 +1,6 @@
 """A real PACS: Orthanc on loopback, with free ports and a folder and configuration of its own."""
 
+import base64
 import json
 import shutil
 import signal
@@ -7,11 +8,11 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import pydicom
 import pytest
 
 BINARY = shutil.which("Orthanc", path="/usr/sbin:/usr/bin:/usr/local/bin")
@@ -35,11 +36,20 @@ class Orthanc:
     """
 
     def __init__(
-        self, folder: Path, modalities: Mapping[str, int], **settings: Any
+        self,
+        folder: Path,
+        modalities: Mapping[str, int],
+        *,
+        login: tuple[str, str] | None = None,
+        **settings: Any,
     ) -> None:
         if BINARY is None or not DICOMWEB.exists():
             pytest.skip("Orthanc is not installed (Debian: orthanc orthanc-dicomweb)")
         self.folder = folder
+        self._headers = {}
+        if login is not None:
+            basic = base64.b64encode(":".join(login).encode()).decode()
+            self._headers["Authorization"] = f"Basic {basic}"
         self.dicom_port, self.http_port = free_ports(2)
         self.web_url = f"http://127.0.0.1:{self.http_port}/dicom-web"
         self._process: subprocess.Popen[bytes] | None = None
@@ -98,16 +108,12 @@ class Orthanc:
 
     def get(self, path: str) -> Any:
         """Ask its own interface."""
-        url = f"http://127.0.0.1:{self.http_port}/{path}"
-        with urllib.request.urlopen(url, timeout=30) as answer:
-            return json.load(answer)
+        return json.loads(self._ask(path))
 
     def upload(self, folder: Path) -> None:
         """Put every file below `folder` into the archive, past the DICOM network."""
         for file in sorted(folder.rglob("*.dcm")):
-            url = f"http://127.0.0.1:{self.http_port}/instances"
-            request = urllib.request.Request(url, data=file.read_bytes())
-            urllib.request.urlopen(request, timeout=30).close()
+            self._ask("instances", file.read_bytes())
 
     def instances(self) -> int:
         """Count what it holds."""
@@ -115,18 +121,19 @@ class Orthanc:
 
     def file_of(self, sop_instance_uid: str) -> bytes:
         """Return an instance as it is stored."""
-        url = f"http://127.0.0.1:{self.http_port}/tools/lookup"
-        request = urllib.request.Request(url, data=sop_instance_uid.encode())
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            (found,) = json.load(answer)
-        url = f"http://127.0.0.1:{self.http_port}{found['Path']}/file"
-        with urllib.request.urlopen(url, timeout=30) as answer:
+        (found,) = json.loads(self._ask("tools/lookup", sop_instance_uid.encode()))
+        return self._ask(f"{found['Path']}/file".lstrip("/"))
+
+    def send(self, modality: str, folder: Path) -> None:
+        """Send what the files below `folder` hold to a modality, by C-STORE, and wait for it."""
+        uids = [pydicom.dcmread(file).SOPInstanceUID for file in sorted(folder.rglob("*.dcm"))]
+        found = [json.loads(self._ask("tools/lookup", str(uid).encode())) for uid in uids]
+        body = json.dumps([one["ID"] for (one,) in found])
+        self._ask(f"modalities/{modality}/store", body.encode())
+
+    def _ask(self, path: str, body: bytes | None = None) -> bytes:
+        url = f"http://127.0.0.1:{self.http_port}/{path}"
+        request = urllib.request.Request(url, data=body, headers=self._headers)
+        with urllib.request.urlopen(request, timeout=60) as answer:
             content: bytes = answer.read()
         return content
-
-
-@contextmanager
-def orthanc(folder: Path, modalities: Mapping[str, int], **settings: Any) -> Iterator[Orthanc]:
-    """Run an archive for a while."""
-    with Orthanc(folder, modalities, **settings) as archive:
-        yield archive
