@@ -2,17 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from algorithms.training import Progress as TrainingProgress
+if TYPE_CHECKING:  # which loads torch: a listener has no use for it
+    from algorithms.training import Progress as TrainingProgress
 
 console = Console(stderr=True)
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[TrainingProgress]:
+def progress_bar(what: str) -> "Iterator[TrainingProgress]":
     """Show a bar on a terminal, or a line every few steps in a log.
 
     Yields:
@@ -38,7 +40,7 @@ def progress_bar(what: str) -> Iterator[TrainingProgress]:
         yield update
 
 
-def _plain(what: str) -> TrainingProgress:
+def _plain(what: str) -> "TrainingProgress":
     shown = 0.0
 
     def update(done: int, total: int, loss: float) -> None:
