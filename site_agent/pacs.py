@@ -19,6 +19,7 @@ from site_agent.spool import Spool, delete
 from site_agent.spooled_series import belonging_together, read_spooled, refusal, take_in_group
 
 FIND_LIMIT = 500  # studies or series; more are no answer to a person's question
+_LISTINGS = 3  # how often a list that changes is followed, before a person is told
 Receive = Callable[[bytes], None]
 
 
@@ -123,38 +124,65 @@ def open_pacs(home: SiteHome) -> Pacs:
 def fetch_series(pacs: Pacs, spool: Spool, series: SeriesFound) -> int:
     """Bring a series into the spool whole and return its number of instances.
 
-    What arrived earlier is not asked for again, and what the PACS no longer lists is deleted.
+    What arrived earlier is not asked for again, and what the PACS no longer lists is deleted. The
+    PACS may itself still be receiving the series, so it is whole when the list did not change.
 
     Raises:
         DataError: not all came; what did stays in the spool, and the same call goes on.
+        OSError: our disk is full.
     """
-    wanted = {spool.instance_name(uid): uid for uid in pacs.find_instances(series)}
     name = spool.series_name(series.series_uid)
+    wanted = _listed(pacs, spool, series)
+    for _ in range(_LISTINGS):
+        for stale in spool.arrived(name) - wanted.keys():
+            (spool.incoming / name / stale).unlink()
+        _fetch_missing(pacs, spool, series, wanted)
+        listed = _listed(pacs, spool, series)
+        if listed == wanted:
+            return len(wanted)
+        wanted = listed
+    raise DataError(f"{name} still changes in {pacs.name}: fetch it when the study is complete")
+
+
+def _listed(pacs: Pacs, spool: Spool, series: SeriesFound) -> dict[str, str]:
+    """Map the names of a series' files in the spool to the UIDs that the PACS lists."""
+    wanted = {spool.instance_name(uid): uid for uid in pacs.find_instances(series)}
     if not wanted:
+        name = spool.series_name(series.series_uid)
         raise DataError(f"{pacs.name} lists no instance of {name}: find it again")
-    for stale in spool.arrived(name) - wanted.keys():
-        (spool.incoming / name / stale).unlink()
+    return wanted
+
+
+def _fetch_missing(pacs: Pacs, spool: Spool, series: SeriesFound, wanted: dict[str, str]) -> None:
+    """Ask for what is missing, one way after the other."""
+    name = spool.series_name(series.series_uid)
+    no_room: list[OSError] = []
 
     def receive(content: bytes) -> None:
-        spool.keep(content, only=wanted)
+        try:
+            spool.keep(content, only=wanted)
+        except OSError as error:
+            no_room.append(error)
+            raise
 
     reason = "it did not send them"
     for way in pacs.ways:
         missing = wanted.keys() - spool.arrived(name)
         if not missing:
-            break
+            return
         part = None if len(missing) == len(wanted) else sorted(wanted[one] for one in missing)
         try:
             pacs.retrieve(way, series, part, receive)
         except RefusedError as error:
             reason = str(error)
+        if no_room:
+            raise no_room[0]
     came = len(spool.arrived(name))
     if came < len(wanted):
         raise DataError(
             f"{name}: {came} of {len(wanted)} instances came from {pacs.name} ({reason}): "
             "run the same command to go on"
         )
-    return came
 
 
 def fetch(

@@ -1,5 +1,8 @@
 """The commands of the hospital's network: `fedgtv-site pacs ...` and `fedgtv-site listen`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,8 +32,8 @@ def echo(home: Home) -> None:
 
     Example: fedgtv-site pacs echo --home hospital-b
     """
-    _, pacs = _open(home)
-    pacs.echo()
+    with _open(home) as (_, pacs):
+        pacs.echo()
     console.print(f"{pacs.name}: answers")
 
 
@@ -55,21 +58,21 @@ def find(
             "say what to find: --patient-id, --accession-number, --study-date, --modality or "
             "--study-uid"
         )
-    _, pacs = _open(home)
     headings: tuple[str, ...]
     rows: list[tuple[str, ...]]
-    if study_uid:
-        headings = ("series", "modality", "description", "body part", "images")
-        rows = [
-            (one.series_uid, one.modality, one.description, one.body_part, one.images)
-            for one in pacs.find_series(study_uid)
-        ]
-    else:
-        headings = ("study", "patient id", "name", "date", "description", "modalities")
-        rows = [
-            (s.study_uid, s.patient_id, s.patient_name, s.study_date, s.description, s.modalities)
-            for s in pacs.find_studies(query)
-        ]
+    with _open(home) as (_, pacs):
+        if study_uid:
+            headings = ("series", "modality", "description", "body part", "images")
+            rows = [
+                (one.series_uid, one.modality, one.description, one.body_part, one.images)
+                for one in pacs.find_series(study_uid)
+            ]
+        else:
+            headings = ("study", "patient id", "name", "date", "description", "modalities")
+            rows = [
+                tuple(getattr(one, field.name) for field in fields(one))
+                for one in pacs.find_studies(query)
+            ]
     table = Table(padding=0)
     for heading in headings:
         table.add_column(heading, overflow="fold", no_wrap=heading in ("series", "study"))
@@ -94,10 +97,10 @@ def fetch(
     from site_agent.case_store import CaseStore
     from site_agent.pacs import fetch as run
 
-    site, pacs = _open(home)
-    series = _chosen(pacs.find_series(study_uid), series_uid, site, pacs)
-    store = CaseStore(site)
-    run(site, store, pacs, series, actor="fedgtv-site pacs fetch", say=console.print)
+    with _open(home) as (site, pacs):
+        series = _chosen(pacs.find_series(study_uid), series_uid, site, pacs)
+        store = CaseStore(site)
+        run(site, store, pacs, series, actor="fedgtv-site pacs fetch", say=console.print)
 
 
 def _chosen(
@@ -137,12 +140,12 @@ def send(
     from site_agent.case_store import CaseStore
     from site_agent.database import transaction, utc_now
 
-    site, pacs = _open(home)
     for file in files:
         if not file.is_file():
             raise DataError(f"{file}: no such file: give DICOM files")
-    store = CaseStore(site)
-    pacs.send(files)
+    with _open(home) as (site, pacs):
+        store = CaseStore(site)
+        pacs.send(files)
     with transaction(store.engine) as session:
         audit_log.append(
             session,
@@ -166,11 +169,12 @@ def listen(home: Home) -> None:
     import threading
 
     from site_agent.case_store import CaseStore
+    from site_agent.dicom_series import without_remarks
     from site_agent.listener import Listener
 
     site = open_home(home)
     stop = threading.Event()
-    with Listener(site, CaseStore(site), console.print) as listener:
+    with without_remarks(), Listener(site, CaseStore(site), console.print) as listener:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
         console.print(f"{listener.name}: listening")
@@ -178,8 +182,12 @@ def listen(home: Home) -> None:
     console.print(f"{listener.name}: ended")
 
 
-def _open(home: Path) -> "tuple[SiteHome, Pacs]":
+@contextmanager
+def _open(home: Path) -> "Iterator[tuple[SiteHome, Pacs]]":
+    """Open the site and the way to its PACS; remarks of the libraries would quote patients."""
+    from site_agent.dicom_series import without_remarks
     from site_agent.pacs import open_pacs
 
     site = open_home(home)
-    return site, open_pacs(site)
+    with without_remarks():
+        yield site, open_pacs(site)

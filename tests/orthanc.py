@@ -33,6 +33,7 @@ class Orthanc:
     """One archive: started when entered, killed in the end.
 
     `modalities` are those it knows by AE title and port; it sends to and takes commands from them.
+    `login` is for settings that ask for one.
     """
 
     def __init__(
@@ -51,7 +52,8 @@ class Orthanc:
             basic = base64.b64encode(":".join(login).encode()).decode()
             self._headers["Authorization"] = f"Basic {basic}"
         self.dicom_port, self.http_port = free_ports(2)
-        self.web_url = f"http://127.0.0.1:{self.http_port}/dicom-web"
+        self._url = f"http://127.0.0.1:{self.http_port}"
+        self.web_url = f"{self._url}/dicom-web"
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True)
         configuration = {
@@ -132,8 +134,7 @@ class Orthanc:
         self._ask(f"modalities/{modality}/store", body.encode())
 
     def _ask(self, path: str, body: bytes | None = None) -> bytes:
-        url = f"http://127.0.0.1:{self.http_port}/{path}"
-        request = urllib.request.Request(url, data=body, headers=self._headers)
+        request = urllib.request.Request(f"{self._url}/{path}", data=body, headers=self._headers)
         with urllib.request.urlopen(request, timeout=60) as answer:
             content: bytes = answer.read()
         return content

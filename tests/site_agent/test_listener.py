@@ -1,6 +1,7 @@
 """Senders are real ones: pynetdicom as a scanner's side of the association."""
 
 import contextlib
+import socket
 import stat
 import threading
 import time
@@ -180,6 +181,18 @@ def test_without_settings_and_on_a_taken_port_the_reason_is_named(tmp_path, home
     second = Listener(home, CaseStore(home), print)
     with pytest.raises(DataError, match=rf"port {port_of(home)}.*another listener"), second:
         pass
+
+
+def test_noise_on_the_port_does_not_disturb_those_who_may_send(home, store, listener) -> None:
+    rng = np.random.default_rng(0)
+    request = b"\x01\x00\x00\x00\x00\xcd"  # an association request that is cut off or garbled
+    for length in (0, 1, 5, 74, 211, 5000):
+        for start in (b"", request):
+            with socket.create_connection(("127.0.0.1", port_of(home)), timeout=10) as line:
+                line.sendall(start + rng.bytes(length))
+    send(home, series())
+    sweep_after(listener, QUIET_S + 1)
+    assert len(store.cases()) == 1
 
 
 # -- whole series -------------------------------------------------------------------------------

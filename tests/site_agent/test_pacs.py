@@ -1,6 +1,8 @@
 """Against a real archive (Orthanc): both protocols behind one interface."""
 
+import http.server
 import logging
+import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+import trustme
 from pydicom.uid import RLELossless
 
 from algorithms.contracts.errors import DataError
@@ -271,6 +274,48 @@ def test_a_series_that_is_refused_is_told_and_takes_no_other_with_it(
     assert list(home.spool.rglob("*.dcm")) == []
 
 
+class StillReceiving(DimsePacs):
+    """The archive, to which a scanner sends one more image after each of our transfers."""
+
+    def __init__(self, archive: Orthanc, folder: Path, scanner: list[Path]) -> None:
+        super().__init__(dimse(archive, folder)._config, folder)
+        self.archive, self.scanner = archive, scanner
+
+    def retrieve(self, way, series, instances, receive) -> None:
+        super().retrieve(way, series, instances, receive)
+        if self.scanner:
+            self.archive.upload(self.scanner.pop())
+
+
+@pytest.mark.parametrize(("late", "whole"), [(0, True), (1, True), (2, True), (3, False)])
+def test_a_series_the_archive_is_still_receiving_is_whole_when_it_no_longer_grows(
+    tmp_path, spool, late, whole
+) -> None:
+    images = slices()
+    for number, image in enumerate(images):
+        (tmp_path / f"part{number}").mkdir()
+        image.save_as(tmp_path / f"part{number}" / "image.dcm", enforce_file_format=True)
+    parts = [tmp_path / f"part{number}" for number in range(len(images))]
+    with Orthanc(tmp_path / "orthanc", {"FEDGTV": RECEIVE_PORT}) as archive:
+        for part in parts[: len(parts) - late]:
+            archive.upload(part)
+        pacs = StillReceiving(archive, tmp_path, parts[len(parts) - late :])
+        (series,) = pacs.find_series(str(images[0].StudyInstanceUID))
+        if whole:
+            assert fetch_series(pacs, spool, series) == len(images)
+        else:
+            with pytest.raises(DataError, match="still changes in PACS ORTHANC"):
+                fetch_series(pacs, spool, series)
+
+
+@pytest.mark.parametrize("open_pacs", [dimse, dicomweb])
+def test_a_full_disk_of_ours_is_not_blamed_on_the_archive(archive, tmp_path, open_pacs) -> None:
+    pacs = open_pacs(archive, tmp_path)
+    full = Spool(tmp_path / "spool" / "full", KEY, keep_free_bytes=2**62)
+    with pytest.raises(OSError, match="No space left"):
+        fetch_series(pacs, full, mr_of(pacs, 1))
+
+
 # -- C-MOVE and its fallback --------------------------------------------------------------------
 
 
@@ -391,3 +436,59 @@ def test_parts_that_were_cut_off_are_no_parts(cut: int) -> None:
     whole = b"preamble\r\n" + body + b"--x y--"
     assert list(_parts(whole, b"x y")) == [b"one\r\n", b"\r\n--x other", b""]
     assert list(_parts(whole[:-cut], b"x y")) == []
+
+
+def test_no_proxy_is_asked_and_no_redirect_followed(archive, tmp_path, monkeypatch) -> None:
+    (dead,) = free_ports(1)
+    for variable in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(variable, f"http://127.0.0.1:{dead}")
+    dicomweb(archive, tmp_path).echo()
+
+    class Elsewhere(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", archive.web_url + "/studies")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        threading.Thread(target=server.handle_request).start()
+        with pytest.raises(DataError, match="HTTP 302"):
+            dicomweb(archive, tmp_path, url=f"http://127.0.0.1:{server.server_port}").echo()
+
+
+def test_https_trusts_the_named_authority_alone(tmp_path) -> None:
+    """Orthanc 1.10.1 of Debian ends at the first https request, so a small server stands in."""
+    for name in ("right", "wrong"):
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(tmp_path / f"{name}.pem")
+        if name == "right":
+            own = authority.issue_cert("127.0.0.1")
+
+    class Empty(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"[]")
+
+        def log_message(self, *_: object) -> None: ...
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    own.configure_cert(context)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Empty) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever).start()
+        url = f"https://127.0.0.1:{server.server_port}/dicom-web"
+        try:
+            for tls, trusted in (("right", True), ("wrong", False), (None, False)):
+                files = None if tls is None else {"ca_file": f"{tls}.pem"}
+                values = {"protocol": "dicomweb", "url": url, "tls": files}
+                pacs = DicomWebPacs(PacsConfig.model_validate(values), tmp_path)
+                if trusted:
+                    assert pacs.find_studies(StudyQuery(patient_id="KH-1")) == []
+                else:
+                    with pytest.raises(DataError, match=r"does not answer.*tls"):
+                        pacs.echo()
+        finally:
+            server.shutdown()
