@@ -222,9 +222,12 @@ class DimsePacs:
         )
 
     def _check_retrieval(self, status: Dataset, what: str) -> None:
-        """Pass over progress; a refusal lets the next way be tried."""
+        """Pass over progress; after a refusal the next way is tried.
+
+        An archive may refuse by aborting, as Orthanc does where C-MOVE is not allowed.
+        """
         if "Status" not in status:
-            self._check(status, what)
+            raise RefusedError(f"{what}: the connection broke")
         if status.Status not in (*_PENDING, SUCCESS, _PARTLY):
             raise RefusedError(f"{what}: refused with status 0x{status.Status:04X}")
 

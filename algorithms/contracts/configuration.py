@@ -19,7 +19,7 @@ def parse_configuration(
     """Build a `model` from TOML `text`, overridden by variables that start with `prefix`.
 
     `FEDGTV_SITE_THREADS=2` overrides the key `threads` when the prefix is "FEDGTV_SITE_", and
-    `FEDGTV_SITE_ROI_NAMES='["GTVp"]'` a list.
+    `FEDGTV_SITE_ROI_NAMES='["GTVp"]'` a list, and `'{"key": ...}'` a table.
 
     Args:
         text: the TOML file's text.
@@ -42,6 +42,7 @@ def parse_configuration(
             key = variable.removeprefix(prefix).lower()
             _check_known(key, known, f"environment variable {variable}")
             values[key] = _listed(value)
+            _check_all_known({key: values[key]}, model, f"environment variable {variable}")
     try:
         return model.model_validate(values)
     except ValidationError as error:

@@ -64,7 +64,7 @@ def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
 # -- an archive that dies ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", ["move", "get", "dicomweb"])
+@pytest.mark.parametrize("way", ["auto", "get", "dicomweb"])
 def test_an_archive_that_dies_leaves_no_half_case_and_the_same_call_goes_on(tmp_path, way) -> None:
     export = large_series(tmp_path / "export")
     (receive_port,) = free_ports(1)

@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import pytest
 import trustme
 from hypothesis import given
@@ -66,6 +69,21 @@ def test_a_table_can_come_from_the_environment(tmp_path, monkeypatch) -> None:
     pacs = written(tmp_path, "").config.pacs
     assert pacs is not None
     assert (pacs.name, pacs.host) == ("PACS PACS", "10.0.0.9")
+    monkeypatch.setenv("FEDGTV_SITE_PACS", '{"ae_title": "PACS", "hosts": "10.0.0.9"}')
+    with pytest.raises(DataError, match=r"variable FEDGTV_SITE_PACS: table 'pacs': .*'host'"):
+        written(tmp_path, "")
+
+
+def test_the_documented_settings_are_accepted_and_its_defaults_are_true(tmp_path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "dicom-network.md").read_text("utf-8")
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    config = written(tmp_path, example).config
+    assert config.pacs is not None
+    assert config.listener is not None
+    given = {"ae_title", "host", "receive_host", "tls", "peers", "rules"}
+    for table in (config.pacs, config.listener):
+        for key in table.model_fields_set - given:
+            assert getattr(table, key) == type(table).model_fields[key].default, key
 
 
 @given(st.text(max_size=24))

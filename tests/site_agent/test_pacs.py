@@ -331,6 +331,22 @@ def test_where_move_is_refused_get_brings_the_series(archive, tmp_path, spool) -
         fetch_series(only_move, Spool(tmp_path / "other" / "one", KEY), mr_of(pacs, 1))
 
 
+@pytest.mark.parametrize(("title", "came"), [("NOMOVE", 8), ("NOGET", 8), ("NEITHER", 0)])
+def test_what_the_archive_forbids_is_done_the_other_way(tmp_path, spool, title, came) -> None:
+    """Orthanc aborts the association instead of refusing the service."""
+    write_patient(tmp_path / "export", 1)
+    allowed = {"AllowFind": True, "AllowMove": title == "NOGET", "AllowGet": title == "NOMOVE"}
+    known = {title: {"AET": title, "Host": "127.0.0.1", "Port": RECEIVE_PORT, **allowed}}
+    with Orthanc(tmp_path / "orthanc", {}, DicomModalities=known) as archive:
+        archive.upload(tmp_path / "export")
+        pacs = dimse(archive, tmp_path, own_ae_title=title)
+        if came:
+            assert fetch_series(pacs, spool, mr_of(pacs, 1)) == came
+        else:
+            with pytest.raises(DataError, match=r"0 of 8 instances.*C-GET: the connection broke"):
+                fetch_series(pacs, spool, mr_of(pacs, 1))
+
+
 def test_where_our_port_is_taken_get_brings_the_series(archive, tmp_path, spool) -> None:
     class Nobody:
         def received(self, association, content) -> None: ...
