@@ -96,6 +96,21 @@ def test_a_restart_finds_what_was_being_taken_in_and_drops_halves(spool, images,
     assert sorted(f.read_bytes() for f in again.series()[0].iterdir()) == sorted(images)
 
 
+@pytest.mark.parametrize("back", ["put back", "refused before"])
+def test_of_an_image_that_was_sent_twice_the_newer_stays(spool, back) -> None:
+    (image, *_) = slices()
+    folder = spool.keep(encoded(image))
+    group = spool.gather([folder])
+    image.PixelData = bytes(len(image.PixelData))
+    spool.keep(encoded(image))
+    if back == "put back":
+        spool.put_back(group)
+    else:
+        spool.refuse(group, "no")
+        spool.put_back(spool.gather([folder]))
+    assert [file.read_bytes() for file in folder.iterdir()] == [encoded(image)]
+
+
 def test_what_was_refused_comes_along_when_the_rest_is_sent(spool, images) -> None:
     for image in images[:3]:
         folder = spool.keep(image)
