@@ -394,7 +394,11 @@ def test_while_we_fetch_nobody_but_the_archive_gets_in(archive, tmp_path, spool)
 # -- send ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("open_pacs", [dimse, dicomweb])
+def dimse_get(archive: Orthanc, folder: Path) -> DimsePacs:
+    return dimse(archive, folder, retrieve="get")
+
+
+@pytest.mark.parametrize("open_pacs", [dimse, dimse_get, dicomweb])
 def test_what_is_sent_is_stored_as_it_is(tmp_path, open_pacs) -> None:
     files = []
     for image in slices():
