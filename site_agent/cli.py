@@ -13,6 +13,7 @@ from rich.table import Table
 
 from algorithms.contracts.errors import DataError, failure_line
 from site_agent.config import SiteHome, open_home
+from site_agent.pacs_cli import listen, pacs_app
 from site_agent.storage_commands import add_commands
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ model_app = typer.Typer(
 app.add_typer(package_app, name="package")
 app.add_typer(model_app, name="model")
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(pacs_app, name="pacs")
+app.command()(listen)
 add_commands(app)
 
 LONG_COMMANDS = {"work", "train-source"}

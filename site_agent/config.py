@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from algorithms.contracts.configuration import parse_configuration
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.messages import SITE_NAME_PATTERN
+from site_agent.network_config import ListenerConfig, PacsConfig
 
 CONFIG_FILE = "site.toml"
 ENVIRONMENT_PREFIX = "FEDGTV_SITE_"
@@ -40,6 +41,8 @@ class SiteConfig(BaseModel):
         threads: CPU threads for training; 0 means all.
         auto_approve: accept verified packages and release permitted messages without a person.
             For demonstrations; a hospital leaves it off and approves by command.
+        pacs: how the hospital's PACS is reached, as the table `[pacs]`.
+        listener: who may send images here, as the table `[listener]`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,6 +60,8 @@ class SiteConfig(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**63)  # databases hold no larger number
     threads: int = Field(default=0, ge=0)
     auto_approve: bool = False
+    pacs: PacsConfig | None = None
+    listener: ListenerConfig | None = None
 
     @field_validator("database_url")
     @classmethod
@@ -109,11 +114,6 @@ class SiteHome:
         return self.folder / "models"
 
     @property
-    def spool(self) -> Path:
-        """Images that wait to be taken in, with their patients' identity; never in a backup."""
-        return self.folder / "spool"
-
-    @property
     def rounds(self) -> Path:
         """Checkpoints and weights, one folder per adaptation round."""
         return self.folder / "rounds"
@@ -127,6 +127,14 @@ class SiteHome:
     def ledger(self) -> Path:
         """Byte copies of everything that left, one file per ledger entry."""
         return self.folder / "ledger"
+
+    @property
+    def spool(self) -> Path:
+        """What came over the network and is not yet taken in.
+
+        Identified, so readable to us alone, and never in a backup.
+        """
+        return self.folder / "spool"
 
     def secret(self, name: str) -> bytes:
         """Read a secret made by `fedgtv-site init`: "pseudonym.key" or "crosswalk.key"."""

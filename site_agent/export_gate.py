@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
 from algorithms.contracts.errors import DataError
-from site_agent.dicom_series import without_remarks
+from site_agent.dicom_elements import without_remarks
 from site_agent.export_gate_rtstruct import check_structure_set
 from site_agent.export_gate_seg import check_segmentation
 from site_agent.export_rules import Expected, Rule, check_identity, check_values, refuse, text

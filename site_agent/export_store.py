@@ -6,10 +6,12 @@ crosswalk. The bytes are kept by their hash alone: whoever sends an object asks 
 
 import json
 from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 from typing import Literal
 
 from cryptography.fernet import Fernet, InvalidToken
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from algorithms.contracts.canonical_json import canonical_json, sha256_hex
@@ -84,6 +86,14 @@ def newest_export(
         return session.scalars(statement.order_by(ExportRow.id.desc()).limit(1)).first()
 
 
+def first_exported_at(store: CaseStore, case_id: str) -> datetime | None:
+    """Return when a case was exported for the first time, UTC; None if it never was."""
+    with Session(store.engine) as session:
+        return session.scalar(
+            select(func.min(ExportRow.exported_at)).where(ExportRow.case_id == case_id)
+        )
+
+
 def uids_of(store: CaseStore, row: ExportRow) -> ExportUids:
     """Open what an export is called in the PACS.
 
@@ -106,17 +116,18 @@ def used_uids(store: CaseStore, case_id: str) -> frozenset[str]:
     return frozenset(uid for row in rows for uid in vars(uids_of(store, row)).values())
 
 
-def check_passed(store: CaseStore, content: bytes) -> None:
-    """Refuse to send bytes that did not pass the export gate as they are.
+def check_passed(store: CaseStore, file: Path) -> None:
+    """Refuse to send a file that did not pass the export gate as it is.
 
     Raises:
-        DataError: nothing with these bytes was exported.
+        DataError: nothing with its bytes was exported.
     """
+    content = file.read_bytes()
     statement = select(ExportRow.id).where(ExportRow.content_sha256 == sha256_hex(content))
     with Session(store.engine) as session:
         if session.scalars(statement.limit(1)).first() is None:
             raise DataError(
-                "this object did not pass the export gate, or was changed since: write it again "
+                f"{file}: did not pass the export gate, or was changed since: write it again "
                 "with 'fedgtv-site export-rtstruct' or 'fedgtv-site export-seg'"
             )
 

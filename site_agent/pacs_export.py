@@ -14,8 +14,8 @@ from site_agent.case_store import CaseStore
 from site_agent.config import SiteHome
 from site_agent.database import utc_now
 from site_agent.deidentification import OriginalIdentity, mapped_uid, unseal
+from site_agent.dicom_elements import without_remarks
 from site_agent.dicom_seg import write_segmentation
-from site_agent.dicom_series import without_remarks
 from site_agent.export_gate import check_export
 from site_agent.export_rules import Expected
 from site_agent.export_store import (

@@ -13,6 +13,8 @@ model had drawn; how much was changed after the export is kept beside it.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +25,19 @@ from algorithms.contracts.volume import Mask, Volume
 from evaluation.overlap import dice
 from evaluation.revision import revision_degree_percent
 from site_agent import audit_log
-from site_agent.case_store import RETURNED, CaseStore
+from site_agent.case_store import REFERENCE, RETURNED, CaseStore
 from site_agent.config import SiteHome
 from site_agent.database import ExportRow, transaction, utc_now
 from site_agent.deidentification import OriginalIdentity, pseudonym
-from site_agent.dicom_series import scan, without_remarks
-from site_agent.export_store import EXPORTED, newest_export, uids_of, used_uids
+from site_agent.dicom_elements import without_remarks
+from site_agent.dicom_series import scan
+from site_agent.export_store import (
+    EXPORTED,
+    first_exported_at,
+    newest_export,
+    uids_of,
+    used_uids,
+)
 from site_agent.pacs_export import original_of
 from site_agent.returned_file import NamedRegion, ReturnedFile, read_returned_file
 from site_agent.rtstruct import exported_name, folded, read_rtstruct
@@ -37,8 +46,13 @@ from site_agent.site_lock import only_worker
 LEAST_OVERLAP = 0.5  # Dice with what was exported, for a region to be taken by its place
 CLEAR_LEAD = 0.1  # of Dice, before what comes second
 
+_ZONES = timedelta(days=1)  # a structure set states local time
 _UNTOUCHED = 0.99  # Dice: a planning system samples points anew when it saves
 _TUMOUR = ("", "GTV")  # RTROIInterpretedType; a PTV around what was exported overlaps with it too
+
+
+class OwnExportError(DataError):
+    """This is what was exported, and nobody edited it."""
 
 
 @dataclass(frozen=True)
@@ -100,23 +114,72 @@ def take_back(
                 raise DataError(
                     f"{source}: {count} structure sets of {repeated}: give the final one alone"
                 )
-        with transaction(store.engine) as session:
-            for one in (one for one in found if one.new):
-                store.add_contour(session, one.case_id, one.contour, RETURNED, one.round_id, actor)
-                audit_log.append(
-                    session,
-                    actor=actor,
-                    event="contour_returned",
-                    subject=one.case_id,
-                    detail={
-                        "revision_degree_percent": round(one.revision_degree_percent, 3),
-                        "changed_after_export_percent": round(one.changed_after_export_percent, 3),
-                        "matched_by": one.matched_by,
-                        "approved": one.approved,
-                    },
-                    at=utc_now(),
-                )
+        _keep(store, found, actor)
         return found
+
+
+class Arrival(Enum):
+    """What a structure set is that came over the network."""
+
+    EDITED = "contour came back"
+    OWN_EXPORT = "export of ours passed over"
+    ANOTHER = "another"
+
+
+def receive(home: SiteHome, store: CaseStore, file: Path, *, actor: str) -> Arrival:
+    """Take back what came by itself, if it is an edit of an export, and say what it is.
+
+    Nobody is there who would know, so what was saved before the first export, or says the same as
+    the reference that came with the images, is another: those were there before us.
+
+    Args:
+        home: of the site.
+        store: of the site.
+        file: an RTSTRUCT.
+        actor: for the audit log.
+
+    Raises:
+        SiteBusyError: another process of the site works: later.
+        DataError: it is an edit, and which case or region is not clear.
+    """
+    with only_worker(home), without_remarks():
+        try:
+            said = read_returned_file(file)
+            candidates = _of_frame(_of_patient(home, store, said), said)
+        except DataError:
+            return Arrival.ANOTHER  # of nothing that was exported
+        firsts = [first_exported_at(store, one.case_id) for one in candidates]
+        earliest = min(first for first in firsts if first is not None).date() - _ZONES
+        if said.saved_on is not None and said.saved_on < earliest:
+            return Arrival.ANOTHER
+        try:
+            found = _match(home, store, said, "", "")
+        except OwnExportError:
+            return Arrival.OWN_EXPORT
+        reference = store.contour(found.case_id, purpose=REFERENCE)
+        if reference is not None and _equal(reference.mask, found.contour.mask):
+            return Arrival.ANOTHER
+        _keep(store, [found], actor)
+        return Arrival.EDITED
+
+
+def _keep(store: CaseStore, found: Sequence[Returned], actor: str) -> None:
+    with transaction(store.engine) as session:
+        for one in (one for one in found if one.new):
+            store.add_contour(session, one.case_id, one.contour, RETURNED, one.round_id, actor)
+            audit_log.append(
+                session,
+                actor=actor,
+                event="contour_returned",
+                subject=one.case_id,
+                detail={
+                    "revision_degree_percent": round(one.revision_degree_percent, 3),
+                    "changed_after_export_percent": round(one.changed_after_export_percent, 3),
+                    "matched_by": one.matched_by,
+                    "approved": one.approved,
+                },
+                at=utc_now(),
+            )
 
 
 def _structure_sets(source: Path) -> list[Path]:
@@ -264,7 +327,7 @@ def _refuse_our_own(
         return
     newest = file.sop_instance_uid == uids_of(store, candidate.export).sop_instance_uid
     if not newest or _equal(mask, candidate.exported.mask):
-        raise DataError(
+        raise OwnExportError(
             f"{file.file}: this is what was exported, not what somebody made of it: give the "
             "structure set that the planning system saved"
         )

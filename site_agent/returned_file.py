@@ -1,6 +1,7 @@
 """What a structure set from a planning system says about itself: read once, before any matching."""
 
 from dataclasses import dataclass
+from datetime import date, datetime
 from pathlib import Path
 
 import pydicom
@@ -9,7 +10,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import RTStructureSetStorage
 
 from algorithms.contracts.errors import DataError
-from site_agent.dicom_series import named_when_damaged, without_remarks
+from site_agent.dicom_elements import without_remarks
+from site_agent.dicom_series import named_when_damaged
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class ReturnedFile:
     """A structure set that came back.
 
     Attributes:
+        saved_on: day on which it says that it was saved, local time; None where it does not.
         references: every series and image that it names, wherever it names them.
         approved: it says that somebody approved it.
     """
@@ -40,6 +43,7 @@ class ReturnedFile:
     patient_id: str
     birth_date: str
     sop_instance_uid: str
+    saved_on: date | None
     references: frozenset[str]
     regions: tuple[NamedRegion, ...]
     approved: bool
@@ -67,10 +71,23 @@ def read_returned_file(file: Path) -> ReturnedFile:
             patient_id=patient_id,
             birth_date=_text(dataset, "PatientBirthDate"),
             sop_instance_uid=_text(dataset, "SOPInstanceUID"),
+            saved_on=_day(_text(dataset, "StructureSetDate")),
             references=_references(dataset),
             regions=_regions(dataset),
             approved=_text(dataset, "ApprovalStatus") == "APPROVED",
         )
+
+
+def _day(text: str) -> date | None:
+    """Read a DA value.
+
+    >>> _day("20261126"), _day(""), _day("2026")
+    (datetime.date(2026, 11, 26), None, None)
+    """
+    try:
+        return datetime.strptime(text, "%Y%m%d").date()
+    except ValueError:
+        return None
 
 
 def _references(dataset: Dataset) -> frozenset[str]:

@@ -8,15 +8,31 @@ from algorithms.contracts.errors import DataError
 from site_agent.config import SiteHome
 
 
+class SiteBusyError(DataError):
+    """Another process does what excludes this one: it will succeed later."""
+
+
 @contextmanager
 def only_worker(home: SiteHome) -> Iterator[None]:
     """Hold the site's worker lock; the system releases it when a worker is killed.
 
     Raises:
-        DataError: when another worker runs.
+        SiteBusyError: when another worker runs.
     """
     busy = "another worker of this site is running: wait until it ends"
     with _hold(home, "worker.lock", fcntl.LOCK_EX, busy):
+        yield
+
+
+@contextmanager
+def only_fetch(home: SiteHome) -> Iterator[None]:
+    """Hold the lock of what fetches from the PACS.
+
+    Raises:
+        SiteBusyError: when another fetch runs.
+    """
+    busy = "another fetch of this site is running: wait until it ends"
+    with _hold(home, "fetch.lock", fcntl.LOCK_EX, busy):
         yield
 
 
@@ -25,23 +41,22 @@ def nothing_erased(home: SiteHome) -> Iterator[None]:
     """Keep files that rows name from being erased, as long as a backup reads them.
 
     Raises:
-        DataError: when an erasure is under way.
+        SiteBusyError: when an erasure is under way.
     """
-    with _hold(
-        home, "erasure.lock", fcntl.LOCK_SH, "a patient is being erased: wait until it ends"
-    ):
+    busy = "a patient is being erased: wait until it ends"
+    with _hold(home, "erasure.lock", fcntl.LOCK_SH, busy):
         yield
 
 
 @contextmanager
 def only_eraser(home: SiteHome) -> Iterator[None]:
-    """Keep workers and backups out while patients are erased.
+    """Keep workers, fetches and backups out while patients are erased.
 
     Raises:
-        DataError: when a worker runs, or a backup is being made.
+        SiteBusyError: when a worker or a fetch runs, or a backup is being made.
     """
     busy = "a backup of this site is being made: wait until it ends"
-    with only_worker(home), _hold(home, "erasure.lock", fcntl.LOCK_EX, busy):
+    with only_worker(home), only_fetch(home), _hold(home, "erasure.lock", fcntl.LOCK_EX, busy):
         yield
 
 
@@ -51,5 +66,5 @@ def _hold(home: SiteHome, name: str, kind: int, busy: str) -> Iterator[None]:
         try:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise DataError(busy) from error
+            raise SiteBusyError(busy) from error
         yield

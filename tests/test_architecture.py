@@ -61,6 +61,13 @@ def test_the_answer_to_the_coordinator_is_given_without_torch_or_pydicom() -> No
     assert loaded_by("site_agent.client_app") & set(HEAVY) == set()
 
 
+def test_receiving_images_loads_no_torch() -> None:
+    """The listener runs all day beside everything else."""
+    loaded = loaded_by("site_agent.listener", "site_agent.dimse", "site_agent.dicomweb")
+    assert "pynetdicom" in loaded
+    assert loaded & {"torch", "monai", "numba", "streamlit"} == set()
+
+
 def test_contracts_are_standard_library_numpy_and_pydantic() -> None:
     third_party = set(importlib.metadata.packages_distributions())
     allowed = loaded_by("numpy", "pydantic", "annotated_types") | {"algorithms"}

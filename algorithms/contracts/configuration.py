@@ -4,7 +4,7 @@ import difflib
 import json
 import tomllib
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -19,7 +19,7 @@ def parse_configuration(
     """Build a `model` from TOML `text`, overridden by variables that start with `prefix`.
 
     `FEDGTV_SITE_THREADS=2` overrides the key `threads` when the prefix is "FEDGTV_SITE_", and
-    `FEDGTV_SITE_ROI_NAMES='["GTVp"]'` a list.
+    `FEDGTV_SITE_ROI_NAMES='["GTVp"]'` a list, and `'{"key": ...}'` a table.
 
     Args:
         text: the TOML file's text.
@@ -36,13 +36,13 @@ def parse_configuration(
     except tomllib.TOMLDecodeError as error:
         raise DataError(f"{source}: not valid TOML ({error}): correct the file") from error
     known = sorted(model.model_fields)
-    for key in values:
-        _check_known(key, known, source)
+    _check_all_known(values, model, source)
     for variable, value in environ.items():
         if variable.startswith(prefix):
             key = variable.removeprefix(prefix).lower()
             _check_known(key, known, f"environment variable {variable}")
             values[key] = _listed(value)
+            _check_all_known({key: values[key]}, model, f"environment variable {variable}")
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -52,13 +52,35 @@ def parse_configuration(
 
 
 def _listed(value: str) -> object:
-    """Read lists, written as in TOML and JSON alike; everything else pydantic reads from text."""
-    if value.lstrip().startswith("["):
+    """Read lists and tables, written as in JSON; everything else pydantic reads from text."""
+    if value.lstrip().startswith(("[", "{")):
         try:
             return json.loads(value)
         except json.JSONDecodeError:
             return value
     return value
+
+
+def _check_all_known(values: object, model: type[BaseModel], source: str, table: str = "") -> None:
+    """Check the keys of a table, and of the tables and lists of tables in it."""
+    for row in values if isinstance(values, list) else [values]:
+        if not isinstance(row, dict):
+            continue  # pydantic says what it should have been
+        for key, value in row.items():
+            _check_known(
+                key, sorted(model.model_fields), f"{source}: table '{table}'" if table else source
+            )
+            inner = _table_model(model.model_fields[key].annotation)
+            if inner is not None:
+                _check_all_known(value, inner, source, f"{table}.{key}".lstrip("."))
+
+
+def _table_model(annotation: object) -> type[BaseModel] | None:
+    """Find the model that a field takes, alone, optional or many of it."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_table_model(part) for part in get_args(annotation))
+    return next((model for model in found if model is not None), None)
 
 
 def _check_known(key: str, known: list[str], source: str) -> None:

@@ -138,14 +138,17 @@ def test_a_signature_approves_and_is_told_apart_in_the_log(home, store, case_id,
 
 
 def test_only_bytes_that_passed_are_sent(home, store, case_id, tmp_path) -> None:
+    (tmp_path / "another").write_bytes(b"anything")
     with pytest.raises(DataError, match="did not pass"):
-        check_passed(store, b"anything")
+        check_passed(store, tmp_path / "another")
     for kind, export in EXPORTS.items():
-        export(home, store, case_id, tmp_path / kind, actor="test")
-        content = (tmp_path / kind).read_bytes()
-        check_passed(store, content)
+        file = tmp_path / kind
+        export(home, store, case_id, file, actor="test")
+        check_passed(store, file)
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         with pytest.raises(DataError, match=r"changed since: .*export-rtstruct"):
-            check_passed(store, content[:-1] + bytes([content[-1] ^ 1]))
+            check_passed(store, file)
 
 
 def refused_and_nothing_done(store: CaseStore, output: Path, act) -> DataError:

@@ -23,13 +23,14 @@ from evaluation.benchmarks.dicom_writer import (
     write_rtstruct,
 )
 from site_agent import audit_log, cli
-from site_agent.case_store import CaseStore
+from site_agent.case_store import REFERENCE, RETURNED, REVIEWED, CaseStore
 from site_agent.config import SiteHome
-from site_agent.database import AuditRow, ContourRow
+from site_agent.database import AuditRow, ContourRow, utc_now
 from site_agent.deidentification import unseal
 from site_agent.ingest import ingest
 from site_agent.pacs_export import export_rtstruct
-from site_agent.returned_contour import RETURNED, Returned, take_back
+from site_agent.returned_contour import Arrival, Returned, receive, take_back
+from site_agent.site_lock import SiteBusyError, only_worker
 from tests.phantoms import SHAPE_ZYX, ball, make_home, tiny_volume
 from tests.site_agent.test_cli import start_round
 from tests.site_agent.test_ingest import SCANNER, tags, write_patient
@@ -456,3 +457,69 @@ def test_the_command_says_the_degree_and_keeps_nothing_of_the_patient(
     secrets = ["Tumour", "Nobody", "Aurelia", identity.patient_id, identity.frame_of_reference_uid]
     secrets += [str(pydicom.dcmread(file).SOPInstanceUID), *identity.sop_instance_uids]
     assert [secret for secret in secrets if secret.encode() in kept] == []
+
+
+# -- what comes by itself ---------------------------------------------------------------------
+
+
+def arrival(hospital: Hospital, file: Path) -> Arrival:
+    return receive(hospital.home, hospital.store, file, actor="test")
+
+
+def today(file: Path, **fields: str) -> Path:
+    return change(file, StructureSetDate=f"{utc_now():%Y%m%d}", **fields)
+
+
+def test_an_edit_that_arrives_is_kept_and_is_the_last_word(hospital) -> None:
+    case_id = hospital.cases[1]
+    hospital.draw(case_id, PLANNING, REVIEWED, Provenance.SEMIAUTOMATIC)
+    file = today(hospital.plan({"GTVp": EDITED}))
+    assert [arrival(hospital, file) for _ in range(2)] == [Arrival.EDITED] * 2
+    assert hospital.kept() == 1  # the second said nothing new
+    last = hospital.store.last_correction(case_id, before=utc_now())
+    assert last is not None
+    np.testing.assert_array_equal(last.contour.mask.voxels, EDITED)
+    assert last.round_id == hospital.round_id
+    again = hospital.folder / "again.dcm"
+    assert export_rtstruct(hospital.home, hospital.store, case_id, again, actor="test") == "GTVp"
+
+
+def test_an_export_of_ours_that_arrives_changes_nothing(hospital) -> None:
+    assert arrival(hospital, hospital.exported()) is Arrival.OWN_EXPORT
+    assert hospital.kept() == 0
+
+
+def test_what_was_there_before_us_is_no_edit(hospital) -> None:
+    """The reference that came with the images, and whatever was saved before the export."""
+    reference = hospital.store.contour(hospital.cases[1], purpose=REFERENCE)
+    same = hospital.plan({"GTVp": reference.mask.voxels}, name="RS.same.dcm")
+    older = hospital.plan({"GTVp": EDITED}, name="RS.older.dcm", StructureSetDate="20200304")
+    undated = hospital.plan({"GTVp": EDITED}, name="RS.undated.dcm", StructureSetDate="")
+    assert arrival(hospital, today(same)) is Arrival.ANOTHER
+    assert arrival(hospital, older) is Arrival.ANOTHER
+    assert hospital.kept() == 0
+    assert arrival(hospital, undated) is Arrival.EDITED
+
+
+def test_of_nobody_who_was_exported_or_of_another_frame_it_is_another(hospital) -> None:
+    stranger = hospital.plan({"GTVp": EDITED}, patient=tags(7), name="RS.7.dcm")
+    nobody = today(hospital.plan({"GTVp": EDITED}, name="RS.0.dcm"), PatientID="")
+    elsewhere = study_uids("elsewhere", DEPTH)
+    moved = today(hospital.plan({"GTVp": EDITED}, uids=elsewhere, name="RS.moved.dcm"))
+    for file in (stranger, nobody, moved):
+        assert arrival(hospital, file) is Arrival.ANOTHER
+    assert hospital.kept() == 0
+
+
+def test_an_edit_whose_region_is_not_clear_is_refused_and_not_guessed(hospital) -> None:
+    file = today(hospital.plan({"A": EDITED, "B": np.roll(EDITED, 1, axis=1)}))
+    with pytest.raises(DataError, match="2 regions could be what was exported"):
+        arrival(hospital, file)
+    assert hospital.kept() == 0
+
+
+def test_while_a_worker_runs_it_waits(hospital) -> None:
+    file = today(hospital.plan({"GTVp": EDITED}))
+    with only_worker(hospital.home), pytest.raises(SiteBusyError):
+        arrival(hospital, file)
+    assert arrival(hospital, file) is Arrival.EDITED
