@@ -4,8 +4,7 @@ A bin says of its patients only that each value lies between its ends. So the so
 patients lie, one by one, between the sorted lower and the sorted upper ends; and a figure that can
 only rise when a patient's value rises (a quantile, gains minus losses, a rank sum) lies between
 what it is for the lower ends and for the upper ends. That is the whole proof; it holds for any
-number of hospitals and any merging of bins, and the bound is told with each figure. It is tight:
-either end is approached by some patients with the same reports.
+number of hospitals and any merging of bins, and the bound is told with each figure.
 """
 
 from collections.abc import Sequence

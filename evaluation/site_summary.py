@@ -246,7 +246,8 @@ def _summarise_pairs(
                 decimals=_FRACTION_DECIMALS,
                 failed=[any(flags) for flags in zip(*missed, strict=True)],
             )
-            pairs.append(PairedSummary(first=first, second=second, difference=difference))
+            if difference.mean is not None:
+                pairs.append(PairedSummary(first=first, second=second, difference=difference))
     return tuple(pairs)
 
 
