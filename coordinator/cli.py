@@ -185,7 +185,7 @@ def report(
         package_id = store.current_package()
         reports = store.reports(package_id) if package_id is not None else []
     with console.status(f"rendering the reports of {len(reports)} sites"):
-        result = aggregate(reports)
+        result = aggregate(reports, expected_sites=coordinator.config.target_sites)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         title = f"Study {coordinator.config.study}"
         output.mkdir(parents=True, exist_ok=True)

@@ -5,15 +5,47 @@ is computed only from figures the hospitals gave.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from algorithms.contracts.errors import ProtocolError
-from algorithms.contracts.site_report import ArmSummary, Distribution, SiteReport
-from evaluation.site_summary import ARMS
+from algorithms.contracts.scale import (
+    FRACTION,
+    FRACTION_DIFFERENCE,
+    MILLIMETRE,
+    PERCENT,
+    SECOND,
+    Scale,
+)
+from algorithms.contracts.site_report import (
+    ArmSummary,
+    Distribution,
+    PairedSummary,
+    RaterAgreement,
+    SiteReport,
+)
+from evaluation.cross_site_tests import (
+    BoundedTest,
+    MeanDifference,
+    paired_t_test,
+    pooled_moments,
+    random_effects,
+    sign_test,
+    wilcoxon_test,
+)
+from evaluation.pooled_sketch import (
+    QUARTILES,
+    BoundedFigure,
+    Spread,
+    between,
+    bounded_quantile,
+    merge,
+    spread,
+)
+from evaluation.site_summary import ARMS, PAIRS
 
 MINIMUM_GAP = 0.005  # Dice: below half a point the share of a gap closed is noise over noise
 
@@ -79,6 +111,8 @@ class PooledDistribution(_Noun):
         undefined: their patients without one.
         mean: sum(n_i mean_i) / sum(n_i).
         sd: of all patients together, from each hospital's n, mean and SD; None when one lacks it.
+        quantiles: first quartile, median and third quartile of the patients of the hospitals that
+            gave a sketch, each with its bounds; none without any.
     """
 
     sites: int
@@ -86,6 +120,7 @@ class PooledDistribution(_Noun):
     undefined: int
     mean: float | None
     sd: float | None
+    quantiles: tuple[BoundedFigure, ...] = ()
 
 
 class PooledArm(_Noun):
@@ -102,8 +137,42 @@ class PooledArm(_Noun):
     nsd_at_1mm: PooledDistribution
 
 
+class PooledPair(_Noun):
+    """What the same patients gained in Dice from one arm to another, over all hospitals that say.
+
+    Attributes:
+        difference: second minus first.
+        all_patients: paired t test of all differences together.
+        sites_differ: where each hospital may have its own difference.
+        sign: gains against losses.
+        wilcoxon: signed ranks.
+    """
+
+    first: str
+    second: str
+    difference: PooledDistribution
+    all_patients: MeanDifference | None
+    sites_differ: MeanDifference | None
+    sign: BoundedTest | None
+    wilcoxon: BoundedTest | None
+
+
+class PooledAgreement(_Noun):
+    """How far two of the study's raters agree, over the patients of all hospitals that say."""
+
+    first: str
+    second: str
+    patients: int
+    dsc: PooledDistribution
+    hd95_mm: PooledDistribution
+
+
 class PackageResult(_Noun):
-    """Every hospital's result with one package, and all of them together."""
+    """Every hospital's result with one package, and all of them together.
+
+    Attributes:
+        missing_sites: hospitals of the study from which no report on this package has arrived.
+    """
 
     package_id: str
     model_version: str
@@ -111,6 +180,10 @@ class PackageResult(_Noun):
     pooled: tuple[PooledArm, ...]
     gap_closed: GapClosed
     revision_degree_percent: PooledDistribution
+    revision_active_s: PooledDistribution | None = None
+    paired: tuple[PooledPair, ...] = ()
+    agreement: tuple[PooledAgreement, ...] = ()
+    missing_sites: tuple[str, ...] = ()
 
 
 class StudyReport(_Noun):
@@ -121,10 +194,11 @@ class StudyReport(_Noun):
     packages: tuple[PackageResult, ...]
 
 
-def aggregate(reports: Sequence[SiteReport]) -> StudyReport:
+def aggregate(reports: Sequence[SiteReport], *, expected_sites: Iterable[str] = ()) -> StudyReport:
     """Aggregate the hospitals' reports into the study's.
 
-    The result is the same for any order of `reports`; a report sent twice counts once.
+    The result is the same for any order of `reports`; a report sent twice counts once. Those of
+    `expected_sites` that did not report on a package are named there.
 
     Raises:
         ProtocolError: without reports, for reports of different studies, for two different
@@ -144,7 +218,10 @@ def aggregate(reports: Sequence[SiteReport]) -> StudyReport:
                 f"site '{report.site}' sent two different reports on package "
                 f"{report.package_id[:12]}: a report is final once released"
             )
-    results = [_package_result(package_id, sites) for package_id, sites in packages.items()]
+    expected = frozenset(expected_sites)
+    results = [
+        _package_result(package_id, sites, expected) for package_id, sites in packages.items()
+    ]
     results.sort(key=lambda result: (result.model_version, result.package_id))
     return StudyReport(study=studies[0], packages=tuple(results))
 
@@ -176,7 +253,9 @@ def table_rows(report: StudyReport) -> list[TableRow]:
     return rows
 
 
-def _package_result(package_id: str, reports: Mapping[str, SiteReport]) -> PackageResult:
+def _package_result(
+    package_id: str, reports: Mapping[str, SiteReport], expected_sites: frozenset[str]
+) -> PackageResult:
     ordered = [reports[site] for site in sorted(reports)]
     versions = sorted({report.model_version for report in ordered})
     if len(versions) > 1:
@@ -201,8 +280,21 @@ def _package_result(package_id: str, reports: Mapping[str, SiteReport]) -> Packa
         pooled=pooled,
         gap_closed=_gap_closed({arm.arm: arm.dsc for arm in pooled}),
         revision_degree_percent=_pool(
-            [r.revision.degree_percent for r in ordered if r.revision], decimals=2
+            [r.revision.degree_percent for r in ordered if r.revision],
+            decimals=2,
+            scale=PERCENT,
+            known_as=100.0,
         ),
+        revision_active_s=_pool(
+            [r.revision.active_s for r in ordered if r.revision], decimals=1, scale=SECOND
+        ),
+        paired=tuple(
+            _pool_pair(*names, pairs)
+            for names in PAIRS
+            if (pairs := [p for r in ordered for p in r.paired if (p.first, p.second) == names])
+        ),
+        agreement=_pool_agreement([a for report in ordered for a in report.agreement]),
+        missing_sites=tuple(sorted(expected_sites - reports.keys())),
     )
 
 
@@ -211,41 +303,123 @@ def _arm(report: SiteReport, name: str) -> ArmSummary | None:
 
 
 def _pool_arm(name: str, arms: Sequence[ArmSummary]) -> PooledArm:
+    def millimetres(figure: str) -> PooledDistribution:
+        return _pool([getattr(arm, figure) for arm in arms], decimals=2, scale=MILLIMETRE)
+
     return PooledArm(
         arm=name,
         sites=len(arms),
         patients=sum(arm.patients for arm in arms),
         failures=sum(arm.failures or 0 for arm in arms),
-        dsc=_pool([arm.dsc for arm in arms], decimals=4),
-        hd95_mm=_pool([arm.hd95_mm for arm in arms], decimals=2),
-        assd_mm=_pool([arm.assd_mm for arm in arms], decimals=2),
-        asd_predicted_to_reference_mm=_pool(
-            [arm.asd_predicted_to_reference_mm for arm in arms], decimals=2
+        dsc=_pool([arm.dsc for arm in arms], decimals=4, scale=FRACTION, known_as=0.0),
+        hd95_mm=millimetres("hd95_mm"),
+        assd_mm=millimetres("assd_mm"),
+        asd_predicted_to_reference_mm=millimetres("asd_predicted_to_reference_mm"),
+        # The NSD of a failure is 0 where a contour is empty, and not known where it is astray.
+        nsd_at_1mm=_pool(
+            [arm.nsd_at_1mm for arm in arms],
+            decimals=4,
+            scale=FRACTION,
+            known_as=0.0,
+            astray=[
+                (arm.failures or 0) - (arm.hd95_mm.undefined - arm.dsc.undefined) for arm in arms
+            ],
         ),
-        nsd_at_1mm=_pool([arm.nsd_at_1mm for arm in arms], decimals=4),
     )
 
 
-def _pool(distributions: Sequence[Distribution], *, decimals: int) -> PooledDistribution:
+def _pool_pair(first: str, second: str, pairs: Sequence[PairedSummary]) -> PooledPair:
+    differences = [pair.difference for pair in pairs]
+    moments = [(d.n, d.mean, d.sd) for d in differences if d.mean is not None and d.sd is not None]
+    # Who failed in either arm may have gained or lost anything.
+    patients = _spread(differences, FRACTION_DIFFERENCE, None, [d.n for d in differences])
+    return PooledPair(
+        first=first,
+        second=second,
+        difference=_pool(
+            differences,
+            decimals=4,
+            scale=FRACTION_DIFFERENCE,
+            astray=[d.n for d in differences],
+        ),
+        all_patients=paired_t_test(moments),
+        sites_differ=random_effects(moments),
+        sign=sign_test(patients),
+        wilcoxon=wilcoxon_test(patients),
+    )
+
+
+def _pool_agreement(agreements: Sequence[RaterAgreement]) -> tuple[PooledAgreement, ...]:
+    pairs = sorted({(one.first, one.second) for one in agreements})
+    pooled = []
+    for first, second in pairs:
+        found = [one for one in agreements if (one.first, one.second) == (first, second)]
+        pooled.append(
+            PooledAgreement(
+                first=first,
+                second=second,
+                patients=sum(one.patients for one in found),
+                dsc=_pool([one.dsc for one in found], decimals=4, scale=FRACTION, known_as=0.0),
+                hd95_mm=_pool([one.hd95_mm for one in found], decimals=2, scale=MILLIMETRE),
+            )
+        )
+    return tuple(pooled)
+
+
+def _pool(
+    distributions: Sequence[Distribution],
+    *,
+    decimals: int,
+    scale: Scale,
+    known_as: float | None = None,
+    astray: Sequence[int] | None = None,
+) -> PooledDistribution:
     """Pool the figures that were given.
 
-    mean = sum(n_i m_i) / n;  sd^2 = (sum((n_i - 1) s_i^2) + sum(n_i (m_i - mean)^2)) / (n - 1).
+    Args:
+        distributions: one per hospital.
+        decimals: digits kept.
+        scale: of their sketches.
+        known_as: value of the patients that a sketch leaves out.
+        astray: of these, per hospital, at most how many have any value on the scale instead.
     """
-    given = [(d.n, d.mean, d.sd, d.undefined) for d in distributions if d.mean is not None]
-    n = sum(count for count, *_ in given)
-    mean = math.fsum(count * m for count, m, *_ in given) / n if n else None
+    given = [d for d in distributions if d.mean is not None]
+    moments = [(d.n, d.mean or 0.0, d.sd or 0.0) for d in given]
+    n = sum(count for count, *_ in moments)
+    mean = math.fsum(count * m for count, m, _ in moments) / n if n else None
     sd = None
-    if mean is not None and n > 1 and all(s is not None or c == 1 for c, _, s, _ in given):
-        within = math.fsum((count - 1) * (s or 0.0) ** 2 for count, _, s, _ in given)
-        between = math.fsum(count * (m - mean) ** 2 for count, m, *_ in given)
-        sd = round(math.sqrt((within + between) / (n - 1)), decimals)
+    if n > 1 and all(d.sd is not None or d.n == 1 for d in given):
+        sd = round(pooled_moments(moments)[2], decimals)
+    patients = _spread(distributions, scale, known_as, astray)
+    quantiles = (bounded_quantile(patients, q, decimals=decimals) for q in QUARTILES)
     return PooledDistribution(
         sites=len(given),
         n=n,
-        undefined=sum(undefined for *_, undefined in given),
+        undefined=sum(d.undefined for d in given),
         mean=None if mean is None else round(mean, decimals),
         sd=sd,
+        quantiles=tuple(quantile for quantile in quantiles if quantile is not None),
     )
+
+
+def _spread(
+    distributions: Sequence[Distribution],
+    scale: Scale,
+    known_as: float | None,
+    astray: Sequence[int] | None,
+) -> Spread:
+    """Read the sketches of all hospitals that gave one, and add the patients they leave out."""
+    found = []
+    for i, one in enumerate(distributions):
+        if one.sketch is None:
+            continue
+        left_out = one.n - one.sketch.patients
+        anywhere = min(left_out, max(astray[i], 0)) if astray is not None else 0
+        found.append(spread(one.sketch, scale))
+        found.append(between(scale.lower[0], scale.upper[-1], anywhere))
+        if left_out > anywhere and known_as is not None:
+            found.append(between(known_as, known_as, left_out - anywhere))
+    return merge(found)
 
 
 def _gap_closed(dsc: Mapping[str, Distribution] | Mapping[str, PooledDistribution]) -> GapClosed:

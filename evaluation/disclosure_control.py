@@ -1,80 +1,160 @@
 """What may be said about a group of patients outside their hospital.
 
-Three rules, applied before a figure reaches a report:
+Rules, applied before a figure reaches a report:
 
-1. A figure over fewer patients than the minimum group size is not given. How many patients have a
+1. **Minimum group size.** A figure over fewer patients is not given. How many patients have a
    defined value, and how many do not, is given as soon as that many patients were tested: a missed
    tumour may not vanish. Of fewer, only their number is said: no failures, no scanner vendors.
-2. Quartiles are given only from twice the minimum group size on, so that each half, whose median a
-   quartile is, is a group by itself. Mean, SD, median and both quartiles of five patients would
-   give back all five values (three are the ordered values in the middle, and mean and SD solve for
-   the two at the ends). Extremes are never given: they are one patient's value.
-3. Figures are rounded.
+2. **What is known beside the figure counts.** The Dice of a failure is known to be 0, and how many
+   there are is told. A mean over five patients of whom four failed is the Dice of the fifth. So a
+   figure is given only when those who did not fail are a group, or nobody.
+3. **Quartiles** are given only from twice the minimum group size on, so that each half, whose
+   median a quartile is, is a group by itself. Mean, SD, median and both quartiles of five patients
+   would give back all five values.
+4. **A median or quartile is one patient's value**, or half way between two. It is given as the
+   middle of the step of a public scale in which it lies. Extremes are never given.
+5. **Counts on a scale** leave as bins that hold a group or, where the scale begins anew, nobody;
+   the outermost reach to the ends of the scale.
+6. **Figures are rounded.** An exact mean of fractions with known denominators can be taken apart.
+7. **Complementary suppression.** A count below the minimum group size is hidden, and with it enough
+   others that the totals do not give it away: `suppressed_bins`, and for a table with row and
+   column totals `evaluation.table_suppression`.
+8. **No differencing across releases**: `evaluation.differencing`.
 
-A count below the minimum group size is hidden, and with it enough other counts that the total does
-not give it away (complementary suppression).
+What no rule here prevents: somebody who knows the values of all patients but one learns the last
+from any mean; where every patient of a group has the same value, the mean is everybody's value.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from algorithms.contracts.site_report import Distribution
+from algorithms.contracts.scale import Scale
+from algorithms.contracts.site_report import Distribution, Sketch
 
 SUPPRESSION_RULE = (
-    "A figure over fewer patients than the site's minimum group size is not given (suppressed); "
+    "A figure over fewer patients than the site's minimum group size is not given (suppressed), "
+    "nor one over failures and fewer others than that; "
     "quartiles need twice that number; counts in bins are given only when every bin is empty or "
     "holds at least that number; minima and maxima are never given; figures are rounded "
-    "inside the hospital. The number of patients is always given; failures, undefined values and "
+    "inside the hospital, medians and quartiles to the middle of a step of a public scale. "
+    "The number of patients is always given; failures, undefined values and "
     "scanner vendors only where at least that many patients were tested. A patient with several "
-    "image series counts once, with the average of their figures."
+    "image series counts once, with the average of their figures. A report that differs from an "
+    "earlier one by fewer patients than that does not leave."
 )
 
 
 def distribution(
-    values: Iterable[float], *, minimum_group_size: int, decimals: int
+    values: Iterable[float],
+    *,
+    scale: Scale,
+    minimum_group_size: int,
+    decimals: int,
+    failed: Sequence[bool] | None = None,
 ) -> Distribution:
     """Summarise one value per patient as far as the rules of this module allow.
 
     The SD is that of a sample (divisor n - 1); quartiles are numpy's linear ones.
 
-    >>> distribution([1.0, 2.0, float("nan")], minimum_group_size=2, decimals=1).mean
-    1.5
-    >>> distribution([1.0, 2.0, float("nan")], minimum_group_size=3, decimals=1).mean is None
+    >>> from algorithms.contracts.scale import MILLIMETRE
+    >>> values = [1.0, 2.1, float("nan")]
+    >>> distribution(values, scale=MILLIMETRE, minimum_group_size=2, decimals=1).mean
+    1.6
+    >>> distribution(values, scale=MILLIMETRE, minimum_group_size=3, decimals=1).mean is None
     True
 
     Args:
         values: one per patient; NaN is an undefined value, counted and left out.
+        scale: on which the patients are counted.
         minimum_group_size: at least 1.
         decimals: digits kept after the decimal point.
+        failed: one per patient: the report gives this one away as a failure.
 
     Raises:
-        ValueError: for an infinite value, or a minimum group size below 1.
+        ValueError: for an infinite value or one off the scale, a minimum group size below 1, or
+            another number of `failed` than of values.
     """
-    _check_group_size(minimum_group_size)
+    check_group_size(minimum_group_size)
     every = np.asarray(list(values), dtype=np.float64)
+    known = np.zeros(len(every), bool) if failed is None else np.asarray(failed, dtype=bool)
+    if known.shape != every.shape:
+        raise ValueError("one value and one failure or not per patient")
+    if np.isinf(every).any():
+        raise ValueError("an infinite value has no mean: say NaN where a figure is undefined")
     # Sorted, because the last digit of a sum depends on the order of its terms.
     defined = np.sort(every[~np.isnan(every)])
-    if np.isinf(defined).any():
-        raise ValueError("an infinite value has no mean: say NaN where a figure is undefined")
-    n = len(defined)
-
-    def kept(value: float, least: int) -> float | None:
-        return round(float(value), decimals) if n >= max(least, minimum_group_size) else None
-
-    if n == 0:
-        return Distribution(n=0, undefined=len(every))
-    q1, median, q3 = np.percentile(defined, (25, 50, 75))
-    return Distribution(
-        n=n,
-        undefined=len(every) - n,
-        mean=kept(defined.mean(), 1),
-        sd=kept(defined.std(ddof=1) if n > 1 else math.nan, 2),
-        median=kept(median, 1),
-        q1=kept(q1, 2 * minimum_group_size),
-        q3=kept(q3, 2 * minimum_group_size),
+    others = np.sort(every[~np.isnan(every) & ~known])
+    n, unknown = len(defined), len(others)
+    told = Distribution(n=n, undefined=len(every) - n)
+    if n < minimum_group_size or 0 < unknown < minimum_group_size:
+        return told
+    q1, median, q3 = (scale.middle_of(q) for q in np.percentile(defined, (25, 50, 75)))
+    halves = min(n, unknown or n) >= 2 * minimum_group_size
+    return told.model_copy(
+        update={
+            "mean": round(float(defined.mean()), decimals),
+            "sd": round(float(defined.std(ddof=1)), decimals) if n > 1 else None,
+            "median": median,
+            "q1": q1 if halves else None,
+            "q3": q3 if halves else None,
+            "sketch": sketch(others, scale, minimum_group_size=minimum_group_size)
+            if unknown
+            else None,
+        }
     )
+
+
+def sketch(values: Iterable[float], scale: Scale, *, minimum_group_size: int) -> Sketch:
+    """Count patients on a public scale, steps merged with neighbours until each bin is a group.
+
+    From low to high, a bin ends with the step that makes it a group; what is left at the end joins
+    the last bin. Counting begins anew at the landmarks of the scale where every stretch between
+    them holds a group or nobody.
+
+    Where no merging was needed a bin is one step. Every patient's value lies within its bin, which
+    is all that quantiles and tests across sites build on (`evaluation.pooled_sketch`).
+
+    >>> from algorithms.contracts.scale import FRACTION
+    >>> made = sketch([0.701, 0.702, 0.81, 0.815, 0.95], FRACTION, minimum_group_size=2)
+    >>> made.last_steps, made.counts
+    ((71, 100), (2, 3))
+
+    Raises:
+        ValueError: for fewer patients than a group, or a value off the scale.
+    """
+    check_group_size(minimum_group_size)
+    counts = np.bincount(scale.steps_of(values), minlength=len(scale))
+    if counts.sum() < minimum_group_size:
+        raise ValueError(f"{counts.sum()} patients are fewer than a group of {minimum_group_size}")
+    stretches = list(zip((0, *scale.landmarks), (*scale.landmarks, len(scale)), strict=True))
+    held = [int(counts[a:b].sum()) for a, b in stretches]
+    if any(0 < count < minimum_group_size for count in held):
+        stretches = [(0, len(scale))]
+    last_steps: list[int] = []
+    sizes: list[int] = []
+    for first, end in stretches:
+        full = _full_bins(counts[first:end], minimum_group_size)
+        last_steps += [*(first + last for last, _ in full[:-1]), end - 1]
+        sizes += [size for _, size in full]
+    return Sketch(last_steps=tuple(last_steps), counts=tuple(sizes))
+
+
+def _full_bins(counts: NDArray[np.int64], minimum_group_size: int) -> list[tuple[int, int]]:
+    """Return (last step, patients) of bins that are groups; one bin of nobody without patients."""
+    bins: list[tuple[int, int]] = []
+    size = 0
+    for step, count in enumerate(counts.tolist()):
+        size += count
+        if size >= minimum_group_size:
+            bins.append((step, size))
+            size = 0
+    if not bins:
+        return [(len(counts) - 1, size)]
+    last, full = bins[-1]
+    bins[-1] = (last, full + size)
+    return bins
 
 
 def suppressed_bins(counts: Sequence[int], *, minimum_group_size: int) -> tuple[int | None, ...]:
@@ -91,7 +171,7 @@ def suppressed_bins(counts: Sequence[int], *, minimum_group_size: int) -> tuple[
     Raises:
         ValueError: for a negative count, or a minimum group size below 1.
     """
-    _check_group_size(minimum_group_size)
+    check_group_size(minimum_group_size)
     if any(count < 0 for count in counts):
         raise ValueError(f"a count is not negative: {tuple(counts)}")
     small = [i for i, count in enumerate(counts) if 0 < count < minimum_group_size]
@@ -104,6 +184,7 @@ def suppressed_bins(counts: Sequence[int], *, minimum_group_size: int) -> tuple[
     return tuple(None if i in hidden else count for i, count in enumerate(counts))
 
 
-def _check_group_size(minimum_group_size: int) -> None:
+def check_group_size(minimum_group_size: int) -> None:
+    """Raise a ValueError when a group could be nobody."""
     if minimum_group_size < 1:
         raise ValueError(f"a group has at least one patient, not {minimum_group_size}")

@@ -32,6 +32,7 @@ from evaluation.aggregate_report import (
 )
 from evaluation.case_metrics import EMPTY_MASK_POLICY
 from evaluation.disclosure_control import SUPPRESSION_RULE
+from evaluation.plain_notes import plain_notes
 from evaluation.revision import REVISION_BIN_LABELS
 from evaluation.site_summary import ARMS
 
@@ -125,6 +126,7 @@ def render_html(report: StudyReport, *, title: str, generated_at: str) -> str:
         all_sites=ALL_SITES,
         simulated_annotators=_simulated_annotators(report),
         simulated_reviewers=_simulated_reviewers(report),
+        notes=[plain_notes(package) for package in report.packages],
         drawings=[_drawings(package, f"p{i}") for i, package in enumerate(report.packages)],
         arm_labels=ARM_LABELS,
         arm_definitions=ARM_DEFINITIONS,

@@ -6,10 +6,21 @@ from dataclasses import dataclass, fields
 from statistics import fmean
 from typing import Any
 
+from algorithms.contracts.scale import (
+    DIFFERENCE_DECIMALS,
+    FRACTION,
+    FRACTION_DIFFERENCE,
+    MILLIMETRE,
+    PERCENT,
+    SECOND,
+    Scale,
+)
 from algorithms.contracts.site_report import (
     AnnotationSummary,
     ArmSummary,
     Distribution,
+    PairedSummary,
+    RaterAgreement,
     RevisionSummary,
     SiteReport,
     Vendor,
@@ -20,6 +31,7 @@ from evaluation.disclosure_control import distribution, suppressed_bins
 from evaluation.revision import revision_bin_counts
 
 ARMS = ("direct", "adapted", "target_trained")
+PAIRS = (("direct", "adapted"), ("adapted", "target_trained"))
 NSD_TOLERANCE_MM = 1.0
 
 _FRACTION_DECIMALS = 4
@@ -38,11 +50,14 @@ class PatientRow:
         metrics: the patient's figures, with the NSD at 1 mm among them.
         against_reviewed: a reviewed contour was the yardstick of one of the patient's cases at
             least, since no reference contour came in with its images.
+        patient: what the rows of one patient share, to pair the arms; it never leaves. None: the
+            row is in no pair.
     """
 
     arm: str
     metrics: CaseMetrics
     against_reviewed: bool = False
+    patient: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,23 @@ class RevisionRow:
     degree_percent: float
     active_s: float
     simulated: bool
+
+
+@dataclass(frozen=True)
+class RaterRow:
+    """How far two people agree about one patient.
+
+    Attributes:
+        first: a letter that the study gave.
+        second: another one, or the same for a person who drew twice.
+        dsc: Dice of their contours; NaN when both are empty.
+        hd95_mm: NaN when one is empty.
+    """
+
+    first: str
+    second: str
+    dsc: float
+    hd95_mm: float
 
 
 @dataclass(frozen=True)
@@ -80,6 +112,7 @@ def summarise_site(
     subject: ReportSubject,
     annotation: AnnotationSummary,
     revisions: Sequence[RevisionRow] = (),
+    raters: Sequence[RaterRow] = (),
     minimum_group_size: int,
 ) -> SiteReport:
     """Summarise a hospital's test patients and reviews under the rules of disclosure control.
@@ -91,6 +124,7 @@ def summarise_site(
         subject: study, site, package and model.
         annotation: what the doctors were asked for.
         revisions: one per reviewed patient; none gives no revision summary.
+        raters: one per patient and pair of people who drew both.
         minimum_group_size: at least 1; figures over fewer patients are suppressed.
 
     Raises:
@@ -118,6 +152,8 @@ def summarise_site(
         arms=tuple(arm for arm in arms if arm.patients),
         yardstick=_summarise_yardsticks(rows, minimum_group_size),
         revision=_summarise_revisions(revisions, minimum_group_size) if revisions else None,
+        paired=_summarise_pairs(rows, minimum_group_size),
+        agreement=_summarise_raters(raters, minimum_group_size),
     )
 
 
@@ -146,24 +182,107 @@ def _summarise_arm(arm: str, metrics: Sequence[CaseMetrics], minimum_group_size:
         raise ValueError(f"arm '{arm}': a row has no NSD at {NSD_TOLERANCE_MM} mm: measure it")
 
     hidden = len(metrics) < minimum_group_size
+    failed = [m.is_failure for m in metrics]
 
-    def over(values: Iterable[float], decimals: int) -> Distribution:
+    def over(values: Iterable[float], scale: Scale, decimals: int) -> Distribution:
         if hidden:  # how many are undefined would tell how many failed
             return Distribution(n=len(metrics))
-        return distribution(values, minimum_group_size=minimum_group_size, decimals=decimals)
+        return distribution(
+            values,
+            scale=scale,
+            minimum_group_size=minimum_group_size,
+            decimals=decimals,
+            failed=failed if scale is FRACTION else None,
+        )
 
+    nsd = over((m.nsd[NSD_TOLERANCE_MM] for m in metrics), FRACTION, _FRACTION_DECIMALS)
+    # A contour that is there and misses the tumour may touch it within the tolerance. Where all
+    # failed, the NSD of those few would follow from that of the others, who have none: 0.
+    touching = sum(m.is_failure and not math.isnan(m.hd95_mm) for m in metrics)
+    if all(failed) and 0 < touching < minimum_group_size:
+        nsd = Distribution(n=nsd.n, undefined=nsd.undefined)
     return ArmSummary(
         arm=arm,
         patients=len(metrics),
-        failures=None if hidden else sum(m.is_failure for m in metrics),
-        dsc=over((m.dsc for m in metrics), _FRACTION_DECIMALS),
-        hd95_mm=over((m.hd95_mm for m in metrics), _MM_DECIMALS),
-        assd_mm=over((m.assd_mm for m in metrics), _MM_DECIMALS),
+        failures=None if hidden else sum(failed),
+        dsc=over((m.dsc for m in metrics), FRACTION, _FRACTION_DECIMALS),
+        hd95_mm=over((m.hd95_mm for m in metrics), MILLIMETRE, _MM_DECIMALS),
+        assd_mm=over((m.assd_mm for m in metrics), MILLIMETRE, _MM_DECIMALS),
         asd_predicted_to_reference_mm=over(
-            (m.asd_predicted_to_reference_mm for m in metrics), _MM_DECIMALS
+            (m.asd_predicted_to_reference_mm for m in metrics), MILLIMETRE, _MM_DECIMALS
         ),
-        nsd_at_1mm=over((m.nsd[NSD_TOLERANCE_MM] for m in metrics), _FRACTION_DECIMALS),
+        nsd_at_1mm=nsd,
     )
+
+
+def _summarise_pairs(
+    rows: Sequence[PatientRow], minimum_group_size: int
+) -> tuple[PairedSummary, ...]:
+    """Summarise how far the Dice of the same patients differ between two arms."""
+    dsc = {(row.arm, row.patient): row.metrics.dsc for row in rows if row.patient is not None}
+    pairs = []
+    for first, second in PAIRS:
+        both = [
+            (before, dsc[second, patient])
+            for (arm, patient), before in dsc.items()
+            if arm == first and (second, patient) in dsc
+        ]
+        defined = [pair for pair in both if not any(map(math.isnan, pair))]
+        missed = [[pair[i] == 0 for pair in defined] for i in (0, 1)]
+        # Means over other patients than the arms' would give away those by whom they differ.
+        same = all(
+            len(defined) == sum(row.arm == arm and not math.isnan(row.metrics.dsc) for row in rows)
+            for arm in (first, second)
+        )
+        told = same and all(
+            len(one) >= minimum_group_size and not 0 < one.count(False) < minimum_group_size
+            for one in missed
+        )
+        if told:
+            difference = distribution(
+                (round(after - before, DIFFERENCE_DECIMALS) for before, after in defined),
+                scale=FRACTION_DIFFERENCE,
+                minimum_group_size=minimum_group_size,
+                decimals=_FRACTION_DECIMALS,
+                failed=[any(flags) for flags in zip(*missed, strict=True)],
+            )
+            if difference.mean is not None:
+                pairs.append(PairedSummary(first=first, second=second, difference=difference))
+    return tuple(pairs)
+
+
+def _summarise_raters(
+    raters: Sequence[RaterRow], minimum_group_size: int
+) -> tuple[RaterAgreement, ...]:
+    """Summarise every pair of people; a pair is the same in either order."""
+    by_pair: dict[tuple[str, str], list[RaterRow]] = {}
+    for row in raters:
+        first, second = sorted((row.first, row.second))
+        by_pair.setdefault((first, second), []).append(row)
+
+    def summarise(first: str, second: str, found: Sequence[RaterRow]) -> RaterAgreement:
+        if len(found) < minimum_group_size:  # how many are undefined would tell who drew nothing
+            hidden = Distribution(n=len(found))
+            dsc = hd95_mm = hidden
+        else:
+            dsc = distribution(
+                [row.dsc for row in found],
+                scale=FRACTION,
+                minimum_group_size=minimum_group_size,
+                decimals=_FRACTION_DECIMALS,
+                failed=[row.dsc == 0 for row in found],
+            )
+            hd95_mm = distribution(
+                [row.hd95_mm for row in found],
+                scale=MILLIMETRE,
+                minimum_group_size=minimum_group_size,
+                decimals=_MM_DECIMALS,
+            )
+        return RaterAgreement(
+            first=first, second=second, patients=len(found), dsc=dsc, hd95_mm=hd95_mm
+        )
+
+    return tuple(summarise(*pair, found) for pair, found in sorted(by_pair.items()))
 
 
 def _summarise_yardsticks(
@@ -183,17 +302,28 @@ def _summarise_revisions(
     revisions: Sequence[RevisionRow], minimum_group_size: int
 ) -> RevisionSummary:
     degrees = [row.degree_percent for row in revisions]
+    redrawn = [degree >= 100.0 for degree in degrees]
     counts = revision_bin_counts(degrees)
-    # The report gives all bins or none; it has no way to say that only some are hidden.
-    hidden = None in suppressed_bins(counts, minimum_group_size=minimum_group_size)
+    others = revision_bin_counts(d for d, anew in zip(degrees, redrawn, strict=True) if not anew)
+    # The report gives all bins or none; it has no way to say that only some are hidden. They are
+    # also landmarks of the sketch: two divisions of the same patients would give away what lies
+    # between their ends.
+    hidden = any(
+        None in suppressed_bins(c, minimum_group_size=minimum_group_size) for c in (counts, others)
+    )
     return RevisionSummary(
         patients=len(revisions),
         degree_percent=distribution(
-            degrees, minimum_group_size=minimum_group_size, decimals=_PERCENT_DECIMALS
+            degrees,
+            scale=PERCENT,
+            minimum_group_size=minimum_group_size,
+            decimals=_PERCENT_DECIMALS,
+            failed=redrawn,
         ),
         bins=None if hidden else counts,
         active_s=distribution(
             (row.active_s for row in revisions),
+            scale=SECOND,
             minimum_group_size=minimum_group_size,
             decimals=_SECOND_DECIMALS,
         ),

@@ -383,7 +383,7 @@ def measure_and_report(current: Round) -> RoundState:
                 )
             )
     rows = [
-        PatientRow(arm, average_cases(cases), patient in against_reviewed)
+        PatientRow(arm, average_cases(cases), patient in against_reviewed, patient)
         for (patient, arm), cases in measured.items()
     ]
     report = _summarise(current, rows)

@@ -1,9 +1,9 @@
 """The one door out of the hospital.
 
 `release` is the only function that makes bytes which may leave. It checks the message against its
-schema, the minimum group size and a residue scan; a person approves results and weights unless the
-site is configured otherwise; every release, hold and refusal is an entry of a hash-chained ledger,
-beside a copy of the bytes that were released or wait.
+schema, the minimum group size, what earlier reports told and a residue scan; a person approves
+results and weights unless the site is configured otherwise; every release, hold and refusal is an
+entry of a hash-chained ledger, beside a copy of the bytes that were released or wait.
 """
 
 import contextlib
@@ -30,10 +30,12 @@ from algorithms.contracts.messages import (
 )
 from algorithms.contracts.model_package import MODEL_FILE, SourceValidation
 from algorithms.contracts.site_report import Distribution
+from evaluation.differencing import Told, differencing_rule
 from site_agent import audit_log
 from site_agent.config import SiteHome
 from site_agent.database import CaseRow, LedgerRow, transaction
 from site_agent.package_store import PackageRefused, read_safetensors_header
+from site_agent.release_memory import told_by
 from site_agent.residue import Known, known_residue, residues, text_residue
 
 NEEDS_A_PERSON = (SourcePackageOffer, SiteReportMessage)
@@ -72,19 +74,32 @@ def release(
     """
     contents = {n: f if isinstance(f, bytes) else f.read_bytes() for n, f in (files or {}).items()}
     try:
-        body = _check(home, engine, message, contents)
+        return _release(home, engine, message, contents, now)
     except ReleaseRefused as refusal:
         unchecked = repr(message).encode()
         with transaction(engine) as session:
             _record(session, _kind(message), unchecked, "refused", {"rule": refusal.rule}, now)
         raise
+
+
+def _release(
+    home: SiteHome,
+    engine: Engine,
+    message: LeavingMessage,
+    contents: Mapping[str, bytes],
+    now: datetime,
+) -> bytes:
+    body = _check(home, engine, message, contents)
     sizes: dict[str, dict[str, Any]] = {
         n: {"sha256": sha256_hex(c), "size_bytes": len(c)} for n, c in contents.items()
     }
     if isinstance(message, NEEDS_A_PERSON) and not home.config.auto_approve:
         _require_approval(home, engine, message.kind, body, sizes, now)
-    detail = {"files": sizes} if sizes else {}
+    detail: dict[str, Any] = {"files": sizes} if sizes else {}
     with transaction(engine) as session:
+        audit_log.next_link(session, LedgerRow)  # one writer from here on: nothing leaves meanwhile
+        if isinstance(message, SiteReportMessage):
+            detail["told"] = _check_earlier(home, session, message)
         row = _record(session, message.kind, body, "released", detail, now)
         _stage_copies(home, row, (body, *contents.values()))
     _settle_copies(home, row)
@@ -253,6 +268,8 @@ def _check(
     minimum = home.config.minimum_group_size
     if isinstance(message, SiteReportMessage):
         _check_group_size(message, minimum)
+        with Session(engine) as session:
+            _check_earlier(home, session, message)
     if isinstance(message, SourcePackageOffer) and tells_of_few(
         message.manifest.source_validation, minimum
     ):
@@ -274,9 +291,15 @@ def _check_group_size(message: SiteReportMessage, minimum: int) -> None:
     for arm in small_arms:
         undefined = any(figure.undefined for figure in _distributions(arm))
         too_small |= arm.failures is not None or undefined
+    for arm in report.arms:  # whoever failed is known: a mean is also one of the others
+        others = arm.dsc.n - (arm.failures or 0)
+        given = arm.dsc.mean is not None or arm.nsd_at_1mm.mean is not None
+        too_small |= given and 0 < others < minimum
     for figure in _distributions(report):
-        values = (figure.mean, figure.sd, figure.median, figure.q1, figure.q3)
+        values = (figure.mean, figure.sd, figure.median, figure.q1, figure.q3, figure.sketch)
         too_small |= figure.n < minimum and any(value is not None for value in values)
+        if figure.sketch is not None:
+            too_small |= any(0 < count < minimum for count in figure.sketch.counts)
     if report.revision is not None and report.revision.bins is not None:
         too_small |= report.revision.patients < minimum
     if too_small:
@@ -285,6 +308,31 @@ def _check_group_size(message: SiteReportMessage, minimum: int) -> None:
             f"the report holds a figure about fewer than {minimum} patients: suppress it, or wait "
             "for more patients",
         )
+
+
+def _check_earlier(home: SiteHome, session: Session, message: SiteReportMessage) -> Told:
+    """Check a report beside all that were released before, and return whom it is about."""
+    told = told_by(session, message.report)
+    minimum = home.config.minimum_group_size
+    released = select(LedgerRow).where(
+        LedgerRow.state == "released", LedgerRow.kind == message.kind
+    )
+    earlier = [_told_earlier(home, session, row) for row in session.scalars(released)]
+    if rule := differencing_rule(told, earlier, minimum_group_size=minimum):
+        raise ReleaseRefused(
+            rule,
+            f"beside an earlier report this one would tell of fewer than {minimum} patients: the "
+            "earlier one stands, or wait for more patients",
+        )
+    return told
+
+
+def _told_earlier(home: SiteHome, session: Session, row: LedgerRow) -> Told:
+    if "told" in row.detail:
+        return row.detail["told"]  # type: ignore[no-any-return]
+    # Versions that did not remember kept the report itself.
+    body = _read_copy(_message_copy(home, row), row.message_sha256, row)
+    return told_by(session, SiteReportMessage.model_validate_json(body).report)
 
 
 def _distributions(value: object) -> Iterator[Distribution]:

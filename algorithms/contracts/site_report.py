@@ -8,6 +8,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from algorithms.contracts.scale import (
+    FRACTION,
+    FRACTION_DIFFERENCE,
+    MILLIMETRE,
+    PERCENT,
+    SECOND,
+    Scale,
+)
+
 _MOST = 10**9  # of anything that is counted
 Count = Annotated[int, Field(ge=0, le=_MOST)]
 
@@ -40,12 +49,46 @@ class _Noun(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class Sketch(_Noun):
+    """How many patients lie in which stretch of a public scale (`algorithms.contracts.scale`).
+
+    Stretches are named by the number of their last step, so that no end of one can be a patient's
+    value. They cover the whole scale: where the lowest and the highest patient lie is not said.
+
+    Attributes:
+        last_steps: last step of every bin, rising up to the last step of the scale.
+        counts: patients in every bin: none, or a group.
+    """
+
+    last_steps: tuple[Count, ...] = Field(min_length=1, max_length=1000)
+    counts: tuple[Count, ...] = Field(min_length=1, max_length=1000)
+
+    @property
+    def patients(self) -> int:
+        """Return how many patients it counts."""
+        return sum(self.counts)
+
+    @model_validator(mode="after")
+    def _covers_a_scale_once(self) -> Self:
+        if len(self.last_steps) != len(self.counts):
+            raise ValueError("a sketch has one count per bin")
+        pairs = zip(self.last_steps, self.last_steps[1:], strict=False)
+        if any(later <= earlier for earlier, later in pairs):
+            raise ValueError("the bins of a sketch must rise")
+        return self
+
+
 class Distribution(_Noun):
     """A figure over the `n` patients for which it is defined; None when suppressed (`n` too small).
 
     Attributes:
         n: patients with a defined value.
         undefined: patients without one (an empty contour has no distance); always shown.
+        median: the middle of the step of the public scale in which it lies, like the quartiles: by
+            itself it is the value of one patient.
+        sketch: patients counted on the public scale; None where suppressed and in reports of
+            versions that did not count them. Those whose value other figures give away are not in
+            it: failures in Dice and NSD, contours drawn anew (100 %) in the revision degree.
     """
 
     n: Count
@@ -55,16 +98,27 @@ class Distribution(_Noun):
     median: float | None = None
     q1: float | None = None
     q3: float | None = None
+    sketch: Sketch | None = None
 
-    def check_values_up_to(self, highest: float) -> Self:
-        """Check that every value lies in [0, highest], the SD too: values there have no larger one.
+    def check_values(self, scale: Scale, *, highest: float, lowest: float = 0.0) -> Self:
+        """Check that every value lies in [lowest, highest] and that the sketch is of this scale.
+
+        The SD may be as large as half of that range, and more in a sample: it is let pass up to the
+        whole.
 
         Raises:
             ValueError: when one does not.
         """
-        values = (self.mean, self.sd, self.median, self.q1, self.q3)
-        if any(value is not None and not 0 <= value <= highest for value in values):
-            raise ValueError(f"every value must be from 0 to {highest:g}")
+        values = (self.mean, self.median, self.q1, self.q3)
+        if any(value is not None and not lowest <= value <= highest for value in values):
+            raise ValueError(f"every value must be from {lowest:g} to {highest:g}")
+        if self.sd is not None and not 0 <= self.sd <= highest - lowest:
+            raise ValueError(f"an SD must be from 0 to {highest - lowest:g}")
+        if self.sketch is not None:
+            if self.sketch.last_steps[-1] != len(scale) - 1:
+                raise ValueError(f"a sketch must cover the {len(scale)} steps of its scale")
+            if self.sketch.patients > self.n:
+                raise ValueError("more patients in a sketch than have a value")
         return self
 
 
@@ -73,10 +127,18 @@ def _check_patients(patients: int, figures: tuple[Distribution, ...]) -> None:
         raise ValueError("a figure is about more patients than there are")
 
 
-Fractions = Annotated[Distribution, AfterValidator(lambda d: d.check_values_up_to(1))]
-Percents = Annotated[Distribution, AfterValidator(lambda d: d.check_values_up_to(100))]
-Millimetres = Annotated[Distribution, AfterValidator(lambda d: d.check_values_up_to(1e6))]
-Seconds = Annotated[Distribution, AfterValidator(lambda d: d.check_values_up_to(1e9))]
+def _on(scale: Scale, highest: float, lowest: float = 0.0) -> AfterValidator:
+    return AfterValidator(lambda d: d.check_values(scale, highest=highest, lowest=lowest))
+
+
+Fractions = Annotated[Distribution, _on(FRACTION, 1)]
+FractionDifferences = Annotated[Distribution, _on(FRACTION_DIFFERENCE, 1, -1)]
+Percents = Annotated[Distribution, _on(PERCENT, 100)]
+Millimetres = Annotated[Distribution, _on(MILLIMETRE, 1e6)]
+Seconds = Annotated[Distribution, _on(SECOND, 1e9)]
+
+ArmName = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,32}$")]
+RaterName = Annotated[str, Field(pattern=r"^[a-z]$")]
 
 
 class ArmSummary(_Noun):
@@ -89,7 +151,7 @@ class ArmSummary(_Noun):
             has all patients as `n` and does not say which values are undefined.
     """
 
-    arm: str = Field(pattern=r"^[a-z0-9_]{1,32}$")
+    arm: ArmName
     patients: Count
     failures: Count | None
     dsc: Fractions
@@ -104,6 +166,43 @@ class ArmSummary(_Noun):
         _check_patients(self.patients, (self.dsc, self.nsd_at_1mm, *distances))
         if self.failures is not None and self.failures > self.patients:
             raise ValueError("more failures than patients")
+        for figure in (self.dsc, self.nsd_at_1mm):
+            counted = None if figure.sketch is None else figure.sketch.patients
+            if counted is not None and counted != figure.n - (self.failures or 0):
+                raise ValueError("a sketch counts every patient but the failures")
+        return self
+
+
+class PairedSummary(_Noun):
+    """How far the Dice of the same patients differ between two arms: second minus first.
+
+    Attributes:
+        difference: the sketch leaves out patients who failed in either arm; how many these are is
+            the difference between `n` and the patients it counts.
+    """
+
+    first: ArmName
+    second: ArmName
+    difference: FractionDifferences
+
+
+class RaterAgreement(_Noun):
+    """How far two people agree about the same patients; one name twice is one person, twice.
+
+    Attributes:
+        first: a letter that the study gave.
+        second: another one, or the same.
+    """
+
+    first: RaterName
+    second: RaterName
+    patients: Count
+    dsc: Fractions
+    hd95_mm: Millimetres
+
+    @model_validator(mode="after")
+    def _is_about_its_patients(self) -> Self:
+        _check_patients(self.patients, (self.dsc, self.hd95_mm))
         return self
 
 
@@ -169,6 +268,8 @@ class SiteReport(_Noun):
         adapted_share: how far the adapted weights went from the source model (0) to the end of
             stage 3 (1).
         yardstick: None in reports of versions that did not say it.
+        paired: what the same patients gained or lost between two arms.
+        agreement: how far the raters of this hospital agree.
     """
 
     study: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
@@ -185,6 +286,8 @@ class SiteReport(_Noun):
     arms: tuple[ArmSummary, ...]
     yardstick: YardstickSummary | None = None
     revision: RevisionSummary | None
+    paired: tuple[PairedSummary, ...] = ()
+    agreement: tuple[RaterAgreement, ...] = ()
 
     @model_validator(mode="after")
     def _tells_no_small_group_by_its_yardstick(self) -> Self:

@@ -4,7 +4,13 @@ import math
 
 from algorithms.contracts.site_report import AnnotationSummary, SiteReport
 from evaluation.case_metrics import CaseMetrics
-from evaluation.site_summary import PatientRow, ReportSubject, RevisionRow, summarise_site
+from evaluation.site_summary import (
+    PatientRow,
+    RaterRow,
+    ReportSubject,
+    RevisionRow,
+    summarise_site,
+)
 
 PACKAGE = "ab" * 32
 
@@ -65,6 +71,7 @@ def report(
     adapted: list[float] | None = None,
     target_trained: list[float] | None = None,
     degrees: list[float] | None = None,
+    raters: list[RaterRow] | None = None,
     simulated: bool = True,
     against_reviewed: bool = False,
     minimum_group_size: int = 2,
@@ -80,5 +87,6 @@ def report(
         subject=subject(site, **changes),
         annotation=annotation(simulated=simulated),
         revisions=[RevisionRow(d, 90.0 + d, simulated) for d in degrees or []],
+        raters=raters or [],
         minimum_group_size=minimum_group_size,
     )

@@ -18,7 +18,8 @@ from algorithms.contracts.model_package import (
     REFERENCE_POINTS_FILE,
     SourceValidation,
 )
-from algorithms.contracts.site_report import Distribution, YardstickSummary
+from algorithms.contracts.scale import MILLIMETRE
+from algorithms.contracts.site_report import Distribution, Sketch, YardstickSummary
 from site_agent import egress
 from site_agent.config import SiteHome
 from site_agent.database import (
@@ -139,6 +140,31 @@ def test_a_figure_about_few_patients_does_not_leave(home: SiteHome, engine: Engi
         assert _refusal(home, engine, message) == "minimum_group_size"
     else:
         egress.release(home, engine, message, now=AT)
+
+
+def test_a_bin_of_few_patients_does_not_leave(home: SiteHome, engine: Engine) -> None:
+    arm = tiny_report("hospital-b", PACKAGE).arms[0]
+    last = len(MILLIMETRE) - 1
+    for counts, leaves in (((1, 5), False), ((6, 0), True)):
+        sketch = Sketch(last_steps=(9, last), counts=counts)
+        figure = arm.hd95_mm.model_copy(update={"sketch": sketch})
+        message = _report(arms=(arm.model_copy(update={"hd95_mm": figure}),))
+        if leaves:
+            egress.release(home, engine, message, now=AT)
+        else:
+            assert _refusal(home, engine, message) == "minimum_group_size"
+
+
+def test_a_mean_that_gives_away_the_few_who_did_not_fail_does_not_leave(
+    home: SiteHome, engine: Engine
+) -> None:
+    arm = tiny_report("hospital-b", PACKAGE).arms[0]
+    for failures, leaves in ((1, True), (2, False), (5, False), (6, True)):
+        message = _report(arms=(arm.model_copy(update={"failures": failures}),))
+        if leaves:
+            egress.release(home, engine, message, now=AT)
+        else:
+            assert _refusal(home, engine, message) == "minimum_group_size"
 
 
 def test_the_rule_holds_in_revisions_and_for_the_stated_minimum(

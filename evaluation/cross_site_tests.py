@@ -1,0 +1,225 @@
+"""Tests over the patients of all hospitals, computed from summaries alone.
+
+Two roads. From n, mean and SD per hospital: the paired t test of all differences, and a random
+effects estimate that lets hospitals differ. From counts on a public scale: the sign test,
+Wilcoxon's signed rank test and the Mann-Whitney test; their statistics can only rise when a
+patient's value rises, so they lie between those of the lower and of the upper ends of the bins (see
+`evaluation.pooled_sketch`), and with them the p values.
+
+All p values are two-sided. Those of the rank tests are normal ones with the variance of values
+without ties; ties only make the variance smaller, so p errs on the side of no difference.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from scipy import stats
+
+from evaluation.pooled_sketch import Spread
+
+Moments = tuple[int, float, float]
+"""n, mean and sample SD of one hospital."""
+
+
+class _Noun(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class MeanDifference(_Noun):
+    """A mean difference with its 95 % interval.
+
+    Attributes:
+        model: "all_patients" (paired t test of all patients together) or "sites_differ" (random
+            effects of DerSimonian and Laird: each hospital has its own true difference).
+        heterogeneity: I^2, the share of the variation between hospitals that is not chance.
+    """
+
+    model: Literal["all_patients", "sites_differ"]
+    sites: int
+    n: int
+    mean: float
+    low: float
+    high: float
+    p: float
+    heterogeneity: float | None = None
+
+
+class BoundedTest(_Noun):
+    """A test whose statistic and p value are known to lie between two ends.
+
+    Attributes:
+        statistic_low: for the lower ends of all bins.
+        statistic_high: for the upper ends.
+        p_low: p is not lower.
+        p_high: p is not higher: the one to judge by.
+    """
+
+    test: Literal["sign", "wilcoxon", "mann_whitney"]
+    n: int
+    statistic_low: float
+    statistic_high: float
+    p_low: float
+    p_high: float
+
+
+def pooled_moments(sites: Sequence[Moments]) -> Moments:
+    """Return n, mean and SD of all patients together from those of each hospital.
+
+    sd^2 = (sum((n_i - 1) s_i^2) + sum(n_i (m_i - mean)^2)) / (n - 1).
+
+    >>> pooled_moments([(2, 1.5, 0.5 ** 0.5), (2, 3.5, 0.5 ** 0.5)])  # 1, 2, 3 and 4
+    (4, 2.5, 1.2909944487358056)
+
+    Raises:
+        ValueError: for fewer than two patients.
+    """
+    n = sum(count for count, _, _ in sites)
+    if n < 2:
+        raise ValueError("an SD needs two patients")
+    mean = math.fsum(count * m for count, m, _ in sites) / n
+    within = math.fsum((count - 1) * s**2 for count, _, s in sites)
+    between = math.fsum(count * (m - mean) ** 2 for count, m, _ in sites)
+    return n, mean, math.sqrt((within + between) / (n - 1))
+
+
+def paired_t_test(sites: Sequence[Moments]) -> MeanDifference | None:
+    """Test whether the mean of all differences is 0; None with fewer than two, or without spread.
+
+    Equal to the test on the differences themselves, but for the rounding of the moments.
+    """
+    if sum(count for count, _, _ in sites) < 2:
+        return None
+    n, mean, sd = pooled_moments(sites)
+    if sd == 0:
+        return None
+    error = sd / math.sqrt(n)
+    reach = float(stats.t.ppf(0.975, n - 1)) * error
+    return MeanDifference(
+        model="all_patients",
+        sites=len(sites),
+        n=n,
+        mean=mean,
+        low=mean - reach,
+        high=mean + reach,
+        p=float(2 * stats.t.sf(abs(mean) / error, n - 1)),
+    )
+
+
+def random_effects(sites: Sequence[Moments]) -> MeanDifference | None:
+    """Estimate a difference that may be another in every hospital (DerSimonian and Laird, 1986).
+
+    tau^2 = max(0, (Q - (k - 1)) / (sum(w) - sum(w^2) / sum(w)));  w* = 1 / (s^2 / n + tau^2), where
+    w = n / s^2 and Q = sum(w (m - m_fixed)^2) over the k hospitals.
+
+    Returns:
+        None with fewer than two hospitals whose differences vary.
+    """
+    varying = [(n, mean, sd) for n, mean, sd in sites if n > 1 and sd > 0]
+    if len(varying) < 2:
+        return None
+    means = np.array([mean for _, mean, _ in varying])
+    variances = np.array([sd**2 / n for n, _, sd in varying])
+    weights = 1 / variances
+    fixed = float(np.average(means, weights=weights))
+    q = float((weights * (means - fixed) ** 2).sum())
+    freedom = len(varying) - 1
+    tau2 = max(0.0, (q - freedom) / float(weights.sum() - (weights**2).sum() / weights.sum()))
+    weights = 1 / (variances + tau2)
+    mean, error = float(np.average(means, weights=weights)), float(weights.sum() ** -0.5)
+    reach = float(stats.norm.ppf(0.975)) * error
+    return MeanDifference(
+        model="sites_differ",
+        sites=len(varying),
+        n=sum(n for n, _, _ in varying),
+        mean=mean,
+        low=mean - reach,
+        high=mean + reach,
+        p=float(2 * stats.norm.sf(abs(mean) / error)),
+        heterogeneity=max(0.0, (q - freedom) / q) if q > 0 else 0.0,
+    )
+
+
+def sign_test(differences: Spread) -> BoundedTest | None:
+    """Test whether as many patients gained as lost (exact binomial, ties left out).
+
+    The statistic is the number who gained minus the number who lost. None without patients.
+    """
+    if not len(differences):
+        return None
+    # P(at least as many gains) falls and P(at most as many) rises with every patient's value.
+    (low, at_least_high, at_most_low), (high, at_least_low, at_most_high) = (
+        _signs(ends) for ends in (differences.low, differences.high)
+    )
+    return BoundedTest(
+        test="sign",
+        n=len(differences),
+        statistic_low=low,
+        statistic_high=high,
+        p_low=min(1.0, 2 * min(at_least_low, at_most_low)),
+        p_high=min(1.0, 2 * min(at_least_high, at_most_high)),
+    )
+
+
+def wilcoxon_test(differences: Spread) -> BoundedTest | None:
+    """Test whether differences are symmetric about 0 (signed ranks, zeros ranked as Pratt does).
+
+    T = sum over i <= j of sign(d_i + d_j): with each rank shared among ties, the rank sum of gains
+    minus that of losses. Its variance without ties or zeros is n (n + 1) (2 n + 1) / 6.
+    """
+    n = len(differences)
+    if not n:
+        return None
+    low, high = (_walsh_sum(ends) for ends in (differences.low, differences.high))
+    return _normal_test("wilcoxon", n, low, high, n * (n + 1) * (2 * n + 1) / 6)
+
+
+def mann_whitney_test(first: Spread, second: Spread) -> BoundedTest | None:
+    """Test whether values of the second group tend to be higher than those of the first.
+
+    The statistic is the number of pairs in which the second is higher minus that in which it is
+    lower. Its variance without ties is n_1 n_2 (n_1 + n_2 + 1) / 3. None when a group is empty.
+    """
+    n_1, n_2 = len(first), len(second)
+    if not (n_1 and n_2):
+        return None
+    low = _dominance(first.high, second.low)
+    high = _dominance(first.low, second.high)
+    return _normal_test("mann_whitney", n_1 + n_2, low, high, n_1 * n_2 * (n_1 + n_2 + 1) / 3)
+
+
+def _signs(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Return gains minus losses, and how likely at least, and at most, as many gains are."""
+    gained, lost = int((values > 0).sum()), int((values < 0).sum())
+    at_least = float(stats.binom.sf(gained - 1, gained + lost, 0.5))
+    at_most = float(stats.binom.cdf(gained, gained + lost, 0.5))
+    return float(gained - lost), at_least, at_most
+
+
+def _walsh_sum(ascending: NDArray[np.float64]) -> float:
+    """Sum sign(d_i + d_j) over all i <= j."""
+    above = len(ascending) - np.searchsorted(ascending, -ascending, side="right")
+    below = np.searchsorted(ascending, -ascending, side="left")
+    every_pair = int((above - below).sum())  # ordered pairs, each with itself too
+    return (every_pair + int(np.sign(ascending).sum())) / 2
+
+
+def _dominance(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Count the pairs in which the second is higher minus those in which it is lower."""
+    lower = np.searchsorted(first, second, side="left")
+    higher = len(first) - np.searchsorted(first, second, side="right")
+    return float((lower - higher).sum())
+
+
+def _normal_test(
+    test: Literal["wilcoxon", "mann_whitney"], n: int, low: float, high: float, variance: float
+) -> BoundedTest:
+    nearest = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
+    farthest = max(abs(low), abs(high))
+    p_low, p_high = (2 * float(stats.norm.sf(t / math.sqrt(variance))) for t in (farthest, nearest))
+    return BoundedTest(
+        test=test, n=n, statistic_low=low, statistic_high=high, p_low=p_low, p_high=p_high
+    )
