@@ -7,7 +7,9 @@ is written before the row that names it, so a killed process leaves at worst an 
 import hashlib
 import io
 import json
-from collections.abc import Callable, Collection, Iterable, Sequence
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -106,36 +108,40 @@ class CaseStore:
 
     # -- cases ------------------------------------------------------------------------------
 
-    def add_cases(self, cases: Sequence[NewCase], *, actor: str) -> Intake:
+    def add_cases(self, cases: Iterable[NewCase], *, actor: str) -> Intake:
         """Store new cases, and contours that held cases lacked, in one transaction.
 
-        A case that is held with a reference is left as it is.
+        A case that is held with a reference is left as it is. Images are written as they come, so
+        that `cases` may be read one by one; when one fails, those are removed again.
 
         Raises:
-            DataError: another image is held as the same case.
+            DataError: another image is held as the same case; or what reading `cases` raises.
         """
         held = {case.case_id: case for case in self.cases()}
-        new = [case for case in cases if case.case_id not in held]
-        again = [case for case in cases if case.case_id in held]
-        for case in again:
-            self._check_same_image(case)
-        late = [case for case in again if case.contours and not held[case.case_id].has_reference]
-        for case in new:
-            self._write_image(case)
+        new: list[tuple[CaseRow, list[ContourRow]]] = []
+        late: list[tuple[str, list[ContourRow]]] = []
+        unchanged: list[str] = []
+        with self._removed_on_failure() as written:
+            for case in cases:
+                if case.case_id not in held:
+                    written.append(case.case_id)
+                    self._write_image(case)
+                    new.append((_case_row(case), self._references(case, actor)))
+                    continue
+                self._check_same_image(case)
+                if case.contours and not held[case.case_id].has_reference:
+                    late.append((case.case_id, self._references(case, actor)))
+                else:
+                    unchanged.append(case.case_id)
         with transaction(self.engine) as session:
-            for case in new:
-                session.add(_case_row(case))
+            for row, contours in new:
+                session.add(row)
                 session.flush()
-                self._add_references(session, case, actor, event="case_ingested")
-            for case in late:
-                _existing(session, case.case_id).has_reference = True
-                self._add_references(session, case, actor, event="reference_added")
-        contoured = [case.case_id for case in late]
-        return Intake(
-            new=[case.case_id for case in new],
-            contoured=contoured,
-            unchanged=[case.case_id for case in again if case.case_id not in contoured],
-        )
+                _add_references(session, row.case_id, contours, actor, "case_ingested")
+            for case_id, contours in late:
+                _existing(session, case_id).has_reference = True
+                _add_references(session, case_id, contours, actor, "reference_added")
+        return Intake([row.case_id for row, _ in new], [case_id for case_id, _ in late], unchanged)
 
     def _check_same_image(self, case: NewCase) -> None:
         held = self.volume(case.case_id)
@@ -148,17 +154,19 @@ class CaseStore:
                 f"(as {case.case_id}): rename the file, or export the series as it was before"
             )
 
-    def _add_references(self, session: Session, case: NewCase, actor: str, *, event: str) -> None:
-        for contour in case.contours:
-            self.add_contour(session, case.case_id, contour, REFERENCE, "", actor)
-        audit_log.append(
-            session,
-            actor=actor,
-            event=event,
-            subject=case.case_id,
-            detail={"contours": len(case.contours)},
-            at=utc_now(),
-        )
+    @contextmanager
+    def _removed_on_failure(self) -> Iterator[list[str]]:
+        """Yield a list for the ids of cases whose files are written and that have no rows yet."""
+        written: list[str] = []
+        try:
+            yield written
+        except BaseException:
+            for case_id in written:
+                shutil.rmtree(self.home.cases / case_id, ignore_errors=True)
+            raise
+
+    def _references(self, case: NewCase, author: str) -> list[ContourRow]:
+        return [self._contour_row(case.case_id, c, REFERENCE, "", author) for c in case.contours]
 
     def cases(self, split: Split | None = None) -> list[Case]:
         """Return the cases, ordered by patient and case, optionally of one split only."""
@@ -250,17 +258,21 @@ class CaseStore:
         author: str,
     ) -> None:
         """Keep a contour inside `session`, as `save_contour` does."""
-        session.add(
-            ContourRow(
-                case_id=case_id,
-                purpose=purpose,
-                round_id=round_id,
-                roi_name=contour.roi_name,
-                provenance=contour.provenance.value,
-                author=author,
-                file=self._write_mask(case_id, contour.mask.voxels),
-                saved_at=utc_now(),
-            )
+        session.add(self._contour_row(case_id, contour, purpose, round_id, author))
+
+    def _contour_row(
+        self, case_id: str, contour: Contour, purpose: str, round_id: str, author: str
+    ) -> ContourRow:
+        """Write the mask; the file is nobody's until the row is stored."""
+        return ContourRow(
+            case_id=case_id,
+            purpose=purpose,
+            round_id=round_id,
+            roi_name=contour.roi_name,
+            provenance=contour.provenance.value,
+            author=author,
+            file=self._write_mask(case_id, contour.mask.voxels),
+            saved_at=utc_now(),
         )
 
     def contour(self, case_id: str, *, purpose: str, round_id: str = "") -> Contour | None:
@@ -649,6 +661,20 @@ def case_set_sha256(session: Session) -> str:
     """Return the hash of which cases take part in rounds: those whose split is assigned."""
     taking_part = select(CaseRow.case_id).where(CaseRow.split != Split.UNASSIGNED.value)
     return sha256_hex(canonical_json(sorted(session.scalars(taking_part))))
+
+
+def _add_references(
+    session: Session, case_id: str, contours: Sequence[ContourRow], actor: str, event: str
+) -> None:
+    session.add_all(contours)
+    audit_log.append(
+        session,
+        actor=actor,
+        event=event,
+        subject=case_id,
+        detail={"contours": len(contours)},
+        at=utc_now(),
+    )
 
 
 def _newest_contour(

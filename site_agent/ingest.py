@@ -59,7 +59,8 @@ def take_in(home: SiteHome, store: CaseStore, folder: Path, *, actor: str) -> In
         return store.add_cases(cases, actor=actor)
 
 
-def _from_dicom(home: SiteHome, folder: Path) -> list[NewCase]:
+def _from_dicom(home: SiteHome, folder: Path) -> Iterator[NewCase]:
+    """Read series one by one: together they may be larger than the memory."""
     found = scan(folder)
     wanted = [s for s in found.series if s.modality in home.config.modalities]
     if not found.series and found.structure_sets:
@@ -75,7 +76,6 @@ def _from_dicom(home: SiteHome, folder: Path) -> list[NewCase]:
         )
     pseudonym_key, crosswalk_key = home.secret("pseudonym.key"), home.secret("crosswalk.key")
     structure_sets = _assign(wanted, found)
-    cases = []
     with progress_bar("reading series") as progress:
         for done, series in enumerate(wanted, start=1):
             volume, headers = read_series_and_headers(series.files)
@@ -86,18 +86,15 @@ def _from_dicom(home: SiteHome, folder: Path) -> list[NewCase]:
                 patient_id = pseudonym(identity.patient_id, pseudonym_key)
             file = structure_sets.get(series.series_instance_uid)
             contours = () if file is None else (_target(file, volume, home.config.roi_names),)
-            cases.append(
-                NewCase(
-                    case_id=pseudonym(series.series_instance_uid, pseudonym_key, prefix="case"),
-                    patient_id=patient_id,
-                    volume=deidentify_volume(volume, pseudonym_key),
-                    identity_sealed=seal(identity, crosswalk_key),
-                    contours=contours,
-                    source=str(series.files[0].parent),
-                )
+            yield NewCase(
+                case_id=pseudonym(series.series_instance_uid, pseudonym_key, prefix="case"),
+                patient_id=patient_id,
+                volume=deidentify_volume(volume, pseudonym_key),
+                identity_sealed=seal(identity, crosswalk_key),
+                contours=contours,
+                source=str(series.files[0].parent),
             )
             progress(done, len(wanted), -1.0)
-    return cases
 
 
 @contextmanager
@@ -176,24 +173,20 @@ def _target(file: Path, volume: Volume, names: Sequence[str]) -> Contour:
     )
 
 
-def _from_nifti(home: SiteHome, pairs: Sequence[NiftiPair]) -> list[NewCase]:
+def _from_nifti(home: SiteHome, pairs: Sequence[NiftiPair]) -> Iterator[NewCase]:
     pseudonym_key = home.secret("pseudonym.key")
-    cases = []
     for pair in pairs:
         volume, mask = read_pair(pair)
         name = pair.name
         contours = () if mask is None else (Contour(TARGET_ROI, mask, Provenance.REFERENCE),)
-        cases.append(
-            NewCase(
-                case_id=pseudonym(name, pseudonym_key, prefix="case"),
-                patient_id=pseudonym(name, pseudonym_key),
-                volume=_as_mr(volume),
-                identity_sealed=None,
-                contours=contours,
-                source=str(pair.image),
-            )
+        yield NewCase(
+            case_id=pseudonym(name, pseudonym_key, prefix="case"),
+            patient_id=pseudonym(name, pseudonym_key),
+            volume=_as_mr(volume),
+            identity_sealed=None,
+            contours=contours,
+            source=str(pair.image),
         )
-    return cases
 
 
 def _as_mr(volume: Volume) -> Volume:

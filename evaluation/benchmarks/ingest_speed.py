@@ -1,10 +1,11 @@
-"""What it costs to read series: `fedgtv-site check-dicom` beside SimpleITK and a pydicom loop.
+"""What it costs to take series in: `fedgtv-site` beside SimpleITK and a pydicom loop.
 
 The plain way reads pixels by SimpleITK's series reader (which looks through the folder, then reads
-each file) and headers by one `pydicom.dcmread` per file without pixels. Both are processes of their
-own that read the same files, and take turns on blocks of them, so that a busy machine slows both
-alike. Time is that of reading, without the start of Python, on the clock and of the CPU; memory is
-the whole process's peak.
+each file) and headers by one `pydicom.dcmread` per file without pixels; it stores nothing. Ours are
+`check-dicom`, which reads as much, and `ingest`, which also de-identifies, seals the identities and
+stores. All are processes of their own that read the same files, and take turns on blocks of them,
+so that a busy machine slows all alike. Time is that of reading, without the start of Python, on the
+clock and of the CPU; of `ingest` it is that of the whole process. Memory is the process's peak.
 
 Run as `python -m evaluation.benchmarks.ingest_speed FOLDER`, this file is the plain way.
 """
@@ -38,7 +39,8 @@ _PATIENT = PatientTags(
     accession_number="ACC1", study_date="20200304", study_time="101112",
 )  # fmt: skip
 _SCANNER = ScannerTags("SIEMENS", "Skyra", 3.0, "T1 tra")
-_OURS = (str(Path(sys.executable).with_name("fedgtv-site")), "check-dicom", "--json")
+_SITE = str(Path(sys.executable).with_name("fedgtv-site"))
+_OURS = (_SITE, "check-dicom", "--json")
 _PLAIN = (sys.executable, "-m", "evaluation.benchmarks.ingest_speed")
 
 
@@ -58,11 +60,20 @@ def run_ingest_speed(
     if folder.exists():
         raise DataError(f"{folder}: is there already: move it away, or give another --output")
     blocks = min(_BLOCKS, series)
-    totals = {"plain": _nothing(), "ours": _nothing()}
+    totals = {way: _nothing() for way in ("plain", "ours", "stored")}
     try:
-        for number, block in enumerate(_write(folder, series, slices, side, blocks)):
-            order = ("plain", "ours") if number % 2 else ("ours", "plain")
-            found = {way: _run(_PLAIN if way == "plain" else _OURS, block) for way in order}
+        written = _write(folder, series, slices, side, blocks)
+        home = folder / "site"
+        names = ("--name", "speed", "--study", "speed")
+        subprocess.run([_SITE, "init", "--home", home, *names], check=True, capture_output=True)
+        ways: dict[str, Callable[[Path], Row]] = {
+            "plain": lambda block: _run(_PLAIN, block),
+            "ours": lambda block: _run(_OURS, block),
+            "stored": lambda block: _ingest(home, block),
+        }
+        for number, block in enumerate(written):
+            order = list(ways) if number % 2 else list(ways)[::-1]
+            found = {way: ways[way](block) for way in order}
             _check_same(found["plain"]["ranges"], found["ours"]["ranges"])
             for way, one in found.items():
                 for part in ("seconds", "cpu_seconds", "SimpleITK", "pydicom"):
@@ -76,11 +87,13 @@ def run_ingest_speed(
     rows: list[Row] = [
         {"what": "SimpleITK series reader + pydicom loop", **common, **totals["plain"]},
         {"what": "fedgtv-site check-dicom", **common, **totals["ours"]},
+        {"what": "fedgtv-site ingest: de-identified and stored", **common, **totals["stored"]},
     ]
     for row in rows:
         row["CPU ms / file"] = 1000.0 * row["cpu_seconds"] / files
-    rows[1]["plain / this"] = totals["plain"]["seconds"] / totals["ours"]["seconds"]
-    rows[1]["plain / this, CPU"] = totals["plain"]["cpu_seconds"] / totals["ours"]["cpu_seconds"]
+    for row in rows[1:]:
+        row["plain / this"] = totals["plain"]["seconds"] / row["seconds"]
+        row["plain / this, CPU"] = totals["plain"]["cpu_seconds"] / row["cpu_seconds"]
     return rows
 
 
@@ -141,6 +154,22 @@ def _run(command: Sequence[str], folder: Path) -> Row:
     row: Row = json.loads(said)
     ranges = [tuple(one["grey_range"]) for one in row.pop("series")]
     return row | {"ranges": sorted(ranges), "peak_mib": usage.ru_maxrss / 1024.0}
+
+
+def _ingest(home: Path, folder: Path) -> Row:
+    """Take a block in; return the seconds and the peak memory of the whole process."""
+    began = time.perf_counter()
+    command = [_SITE, "ingest", "--home", str(home), str(folder)]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode != 0:
+        raise DataError(f"'fedgtv-site ingest' failed on {folder}")
+    return {
+        "seconds": time.perf_counter() - began,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_mib": usage.ru_maxrss / 1024.0,
+    }
 
 
 def _check_same(one: list[tuple[float, float]], other: list[tuple[float, float]]) -> None:

@@ -165,6 +165,7 @@ def test_another_image_under_a_held_name_is_refused_and_nothing_is_stored(store,
     np.testing.assert_array_equal(store.volume(first.case_id).image, first.volume.image)
 
 
+@pytest.mark.filterwarnings("ignore:New instance")
 def test_nothing_is_stored_when_a_later_case_is_bad(store) -> None:
     good, bad = tiny_case(1), replace(tiny_case(2), case_id=tiny_case(1).case_id)
     with pytest.raises(IntegrityError):

@@ -8,6 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 
+import site_agent.ingest
 from algorithms.contracts.contour import Provenance
 from algorithms.contracts.errors import DataError
 from evaluation.benchmarks.dicom_writer import (
@@ -434,7 +435,7 @@ def test_a_bad_export_is_named_in_one_line_and_nothing_is_stored(
     for identifier in ("KH-0000", "Nobody", "Aurelia"):
         assert identifier not in message
     assert store.cases() == []
-    assert not home.cases.exists()
+    assert list(home.cases.glob("*")) == []
 
 
 def test_a_folder_that_is_none_or_empty_is_named(home, store, tmp_path) -> None:
@@ -484,3 +485,19 @@ def test_an_enhanced_image_becomes_a_case_with_its_frames_in_order(home, store, 
         dates=frozenset({"19540317", "20240102"}),
     )
     assert scan_folder(home.folder, known) == {}
+
+
+def test_series_are_stored_one_by_one(home, store, tmp_path, monkeypatch) -> None:
+    """Together they may be larger than the memory: at each reading the ones before are on disk."""
+    for number in (1, 2, 3):
+        write_patient(tmp_path / "export" / f"P{number}", number)
+    read = site_agent.ingest.read_series_and_headers
+    on_disk: list[int] = []
+
+    def counting(files):
+        on_disk.append(len(list(home.cases.glob("*/image.npy"))))
+        return read(files)
+
+    monkeypatch.setattr("site_agent.ingest.read_series_and_headers", counting)
+    assert len(ingest(home, store, tmp_path / "export", actor="test")) == 3
+    assert on_disk == [0, 1, 2]

@@ -1,4 +1,4 @@
-"""The benchmark of reading series: both ways read the same images, and nothing is left behind."""
+"""The benchmark of taking series in: all ways read the same images, and nothing is left behind."""
 
 from pathlib import Path
 
@@ -9,13 +9,14 @@ from evaluation.benchmarks import ingest_speed
 from evaluation.benchmarks.ingest_speed import ingest_speed_table, run_ingest_speed
 
 
-def test_both_ways_read_the_same_series(tmp_path: Path) -> None:
+def test_all_ways_read_the_same_series(tmp_path: Path) -> None:
     said: list[str] = []
     rows = run_ingest_speed(tmp_path / "files", series=2, slices=3, side=16, log=said.append)
     assert said == ["  block 1 of 2", "  block 2 of 2"]
-    assert [row["files"] for row in rows] == [6, 6]
+    assert [row["files"] for row in rows] == [6, 6, 6]
     assert all(row["seconds"] > 0 and row["peak_mib"] > 20 for row in rows)
-    assert rows[1]["plain / this"] == pytest.approx(rows[0]["seconds"] / rows[1]["seconds"])
+    for row in rows[1:]:
+        assert row["plain / this"] == pytest.approx(rows[0]["seconds"] / row["seconds"])
     assert rows[0]["SimpleITK"] + rows[0]["pydicom"] == pytest.approx(rows[0]["seconds"])
     table = ingest_speed_table(rows)
     assert all(row["what"] in table for row in rows)
