@@ -623,33 +623,31 @@ class CaseStore:
         folder = self.home.cases / case.case_id
         folder.mkdir(parents=True, exist_ok=True)
         image = case.volume.image
-        whole = np.rint(image)
         # Scanners store whole numbers: half the bytes, and exactly the same values.
-        fits = bool(np.array_equal(whole, image)) and -32768 <= image.min() <= image.max() <= 32767
-        _replace(folder / "image.npy", _npy_bytes(whole.astype(np.int16) if fits else image))
+        with np.errstate(invalid="ignore"):  # what does not fit is found by comparing
+            whole = image.astype(np.int16)
+        fits = np.array_equal(whole, image)
+        _replace(folder / "image.npy", whole if fits else image)
 
     def _write_mask(self, case_id: str, voxels: MaskArray) -> str:
-        data = _npy_bytes(np.packbits(voxels))
+        packed = np.packbits(voxels)
         # Named by content: writing the same mask again is the same file.
-        name = hashlib.sha256(repr(voxels.shape).encode() + data).hexdigest()[:24]
+        buffer = io.BytesIO()
+        np.save(buffer, packed, allow_pickle=False)
+        name = hashlib.sha256(repr(voxels.shape).encode() + buffer.getvalue()).hexdigest()[:24]
         relative = Path("cases") / case_id / f"mask-{name}.npy"
         file = self.home.folder / relative
         file.parent.mkdir(parents=True, exist_ok=True)
         if not file.exists():
-            _replace(file, data)
+            _replace(file, packed)
         return relative.as_posix()
 
 
-def _replace(file: Path, data: bytes) -> None:
+def _replace(file: Path, array: NDArray[Any]) -> None:
     temporary = file.with_name(file.name + ".part")
-    temporary.write_bytes(data)
+    with temporary.open("wb") as opened:
+        np.save(opened, array, allow_pickle=False)
     temporary.replace(file)
-
-
-def _npy_bytes(array: NDArray[Any]) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
 
 
 def _read_mask(file: Path, shape: tuple[int, ...]) -> MaskArray:

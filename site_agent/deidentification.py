@@ -26,6 +26,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from algorithms.contracts.canonical_json import canonical_json
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import Volume
+from site_agent.dicom_elements import tag_of
 from site_agent.dicom_series import order_along_normal
 from site_agent.residue import find_residue as find_residue  # the scanner lives there
 
@@ -164,7 +165,8 @@ def original_identity(datasets: Sequence[Dataset]) -> OriginalIdentity:
     ordered = [datasets[i] for i in order_along_normal(datasets)]
 
     def shared(keyword: str) -> str:
-        values = {str(one.get(keyword, "") or "").strip() for one in ordered}
+        different = {_stored(one, keyword): one for one in ordered}  # decoding each costs time
+        values = {str(one.get(keyword, "") or "").strip() for one in different.values()}
         if len(values) > 1:
             raise DataError(f"the images of one series differ in {keyword}: export them again")
         return values.pop()
@@ -187,6 +189,13 @@ def original_identity(datasets: Sequence[Dataset]) -> OriginalIdentity:
             accession_number=shared("AccessionNumber"),
             frame_numbers=_frame_numbers(ordered),
         )
+
+
+def _stored(header: Dataset, keyword: str) -> tuple[bytes | str, str]:
+    """Return what tells one stored value from another: its bytes, and how they are read."""
+    element = header.get_item(tag_of(keyword))
+    value = None if element is None else element.value
+    return (value if isinstance(value, bytes) else str(value)), str(header.original_character_set)
 
 
 def _frame_numbers(headers: Sequence[Dataset]) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ import struct
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from io import BytesIO
 from pathlib import Path
 
@@ -215,11 +215,18 @@ def _walk(
         if after > end:
             raise _Unusual
         if wanted is None or tag in wanted:
-            key = BaseTag(tag)
-            parts = (key, kind, length, content[start:stop], start, not explicit, True, True, False)
-            elements[key] = RawDataElement._make(parts)
+            key = _key(tag)
+            value = content[start:stop]
+            elements[key] = RawDataElement(
+                key, kind, length, value, start, not explicit, True, True, False
+            )
         at = after
     return elements, at
+
+
+@lru_cache(maxsize=4096)
+def _key(tag: int) -> BaseTag:
+    return BaseTag(tag)  # a series has few tags, each in every file
 
 
 def _element_head(content: bytes, at: int, explicit: bool) -> tuple[int, str | None, int, int]:
