@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from site_agent.pacs import Pacs, SeriesFound
 
 pacs_app = typer.Typer(
-    help="Ask the hospital's PACS (table [pacs] of site.toml).\n\n"
+    help="Ask the hospital's PACS (table 'pacs' of site.toml).\n\n"
     "Example: fedgtv-site pacs echo --home SITE",
     no_args_is_help=True,
 )
@@ -166,7 +166,7 @@ def send(
 def listen(home: Home) -> None:
     """Receive images from allowed peers and take in the series that a rule wants, until Ctrl-C.
 
-    Peers and rules are in the table [listener] of site.toml.
+    Peers and rules are in the table 'listener' of site.toml.
 
     Example: fedgtv-site listen --home hospital-b
     """
