@@ -99,9 +99,18 @@ def pseudonym(identifier: str, key: bytes, prefix: str = "patient") -> str:
     Raises:
         DataError: `identifier` is blank, so that all such patients would become one.
     """
+    refuse_nameless(identifier)
+    return f"{prefix}-{_keyed_hash(f'{prefix}:{identifier.strip()}', key).hex()[:12]}"
+
+
+def refuse_nameless(identifier: str) -> None:
+    """Refuse a blank identifier.
+
+    Raises:
+        DataError: it is.
+    """
     if not identifier.strip():
         raise DataError("the images carry no PatientID: set one on export, one per patient")
-    return f"{prefix}-{_keyed_hash(f'{prefix}:{identifier.strip()}', key).hex()[:12]}"
 
 
 def mapped_uid(uid: str, key: bytes) -> str:

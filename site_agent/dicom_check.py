@@ -1,14 +1,21 @@
 """Say what ingesting a folder would find, without storing anything or opening a site.
 
-One row per series: what it is, and whether it reads as one whole volume or why not. The rows hold
-no patient data, so hospital IT can send them to whoever helps.
+One row per series: what it is, and whether it reads as one whole volume of one patient or why not.
+The rows hold no patient data, so hospital IT can send them to whoever helps. What only a site knows
+is not asked: which modalities it takes, and what its regions are called.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from algorithms.contracts.errors import DataError
-from site_agent.dicom_series import SeriesFiles, read_series, scan
+from site_agent.deidentification import original_identity, refuse_nameless, refuse_unfit
+from site_agent.dicom_series import (
+    SeriesFiles,
+    named_when_damaged,
+    read_series_and_headers,
+    scan,
+)
 from site_agent.progress import progress_bar
 
 
@@ -50,7 +57,11 @@ def check_folder(folder: Path) -> list[SeriesCheck]:
 
 def _check(series: SeriesFiles) -> SeriesCheck:
     try:
-        volume = read_series(series.files)
+        volume, headers = read_series_and_headers(series.files)
+        with named_when_damaged(f"the series of {series.files[0]}"):
+            for header in headers:
+                refuse_unfit(header)
+            refuse_nameless(original_identity(headers).patient_id)
     except DataError as refusal:
         return SeriesCheck(series.modality, len(series.files), refusal=str(refusal))
     return SeriesCheck(

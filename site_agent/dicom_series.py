@@ -8,7 +8,7 @@ refused by name. Messages name files and folders, never what a patient tag says.
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +43,9 @@ _SUBSTITUTE = re.compile(r"[0-9A-Za-z.-]{1,64}")  # what some de-identification 
 _HEAD_TAGS = (
     "SOPClassUID", "Modality", "SeriesInstanceUID", "FrameOfReferenceUID", "Rows", "Columns",
 )  # fmt: skip
-_SCAN_TAGS = [*_HEAD_TAGS, "ReferencedFrameOfReferenceSequence"]
+_SCAN_TAGS = [
+    *_HEAD_TAGS, "ReferencedFrameOfReferenceSequence", "PatientID", "PatientBirthDate",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,15 @@ class StructureSetFile:
         file: where it lies.
         frame_of_reference_uids: the coordinate systems it uses.
         series_instance_uids: the series it names; real files name series that do not exist.
+        patient_id: whose it says it is; "" where it does not.
+        birth_date: of the patient, likewise.
     """
 
     file: Path
     frame_of_reference_uids: tuple[str, ...] = ()
     series_instance_uids: tuple[str, ...] = ()
+    patient_id: str = field(default="", repr=False)
+    birth_date: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -338,7 +344,13 @@ def _structure_set_file(header: Dataset, file: Path) -> StructureSetFile:
     ]
     own = [str(frame.get("FrameOfReferenceUID", "")) for frame in frames]
     own.append(str(header.get("FrameOfReferenceUID", "")))
-    return StructureSetFile(file, tuple(sorted(set(own) - {""})), tuple(sorted(set(series) - {""})))
+    return StructureSetFile(
+        file,
+        tuple(sorted(set(own) - {""})),
+        tuple(sorted(set(series) - {""})),
+        str(header.get("PatientID", "") or "").strip(),
+        str(header.get("PatientBirthDate", "") or "").strip(),
+    )
 
 
 def _only_series(folder: Path) -> SeriesFiles:

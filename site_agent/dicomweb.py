@@ -25,6 +25,7 @@ from site_agent.pacs import (
     SeriesFound,
     StudyFound,
     StudyQuery,
+    checked_uid,
 )
 
 _TAGS = {
@@ -111,7 +112,7 @@ class DicomWebPacs:
 
     def find_series(self, study_uid: str) -> list[SeriesFound]:
         """QIDO-RS for the series of a study."""
-        path = f"studies/{_uid(study_uid)}/series"
+        path = f"studies/{checked_uid(study_uid)}/series"
         return [
             SeriesFound(
                 study_uid=study_uid,
@@ -164,7 +165,7 @@ class DicomWebPacs:
         """WADO-RS, one instance at a time, in the encoding in which it is stored."""
         what = "a transfer"
         for uid in sorted(self.find_instances(series)) if instances is None else instances:
-            path = f"{_series_path(series)}/instances/{_uid(uid)}"
+            path = f"{_series_path(series)}/instances/{checked_uid(uid)}"
             with self._open(path, what, {"Accept": _ANY_SYNTAX}) as answer:
                 kind = answer.headers.get("Content-Type", "")
                 boundary = answer.headers.get_param("boundary")
@@ -294,9 +295,5 @@ def _text(found: Mapping[str, Any], keyword: str) -> str:
     return "\\".join(str(one) for one in names if one is not None)
 
 
-def _uid(uid: str) -> str:
-    return quote(uid, safe=".")
-
-
 def _series_path(series: SeriesFound) -> str:
-    return f"studies/{_uid(series.study_uid)}/series/{_uid(series.series_uid)}"
+    return f"studies/{checked_uid(series.study_uid)}/series/{checked_uid(series.series_uid)}"

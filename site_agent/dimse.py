@@ -29,6 +29,7 @@ from site_agent.pacs import (
     SeriesFound,
     StudyFound,
     StudyQuery,
+    checked_uid,
 )
 from site_agent.store_scp import (
     COMPRESSED,
@@ -108,7 +109,7 @@ class DimsePacs:
     def find_series(self, study_uid: str) -> list[SeriesFound]:
         """C-FIND at series level."""
         wanted = ("Modality", "SeriesDescription", "BodyPartExamined", "SeriesInstanceUID")
-        keys = {"StudyInstanceUID": study_uid, **dict.fromkeys(wanted, "")}
+        keys = {"StudyInstanceUID": checked_uid(study_uid), **dict.fromkeys(wanted, "")}
         keys["NumberOfSeriesRelatedInstances"] = ""
         return [
             SeriesFound(
@@ -361,7 +362,8 @@ def _query(level: str, keys: dict[str, str]) -> Dataset:
 
 
 def _series_keys(series: SeriesFound) -> dict[str, str]:
-    return {"StudyInstanceUID": series.study_uid, "SeriesInstanceUID": series.series_uid}
+    study, one = checked_uid(series.study_uid), checked_uid(series.series_uid)
+    return {"StudyInstanceUID": study, "SeriesInstanceUID": one}
 
 
 def _text(found: Dataset, keyword: str) -> str:

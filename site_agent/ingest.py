@@ -10,6 +10,7 @@ from algorithms.contracts.volume import Volume
 from site_agent.case_store import CaseStore, Intake, NewCase
 from site_agent.config import SiteHome
 from site_agent.deidentification import (
+    OriginalIdentity,
     deidentify_volume,
     original_identity,
     pseudonym,
@@ -19,6 +20,7 @@ from site_agent.deidentification import (
 from site_agent.dicom_series import (
     Scan,
     SeriesFiles,
+    StructureSetFile,
     holds_dicom,
     named_when_damaged,
     read_series_and_headers,
@@ -84,8 +86,11 @@ def _from_dicom(home: SiteHome, folder: Path) -> Iterator[NewCase]:
                     refuse_unfit(header)
                 identity = original_identity(headers)
                 patient_id = pseudonym(identity.patient_id, pseudonym_key)
-            file = structure_sets.get(series.series_instance_uid)
-            contours = () if file is None else (_target(file, volume, home.config.roi_names),)
+            structure_set = structure_sets.get(series.series_instance_uid)
+            contours: tuple[Contour, ...] = ()
+            if structure_set is not None:
+                _refuse_another_patient(structure_set, identity)
+                contours = (_target(structure_set.file, volume, home.config.roi_names),)
             yield NewCase(
                 case_id=pseudonym(series.series_instance_uid, pseudonym_key, prefix="case"),
                 patient_id=patient_id,
@@ -108,13 +113,26 @@ def _named(file: Path) -> Iterator[None]:
             raise DataError(f"{series}: {error}") from None
 
 
-def _assign(wanted: Sequence[SeriesFiles], found: Scan) -> dict[str, Path]:
+def _refuse_another_patient(structure_set: StructureSetFile, identity: OriginalIdentity) -> None:
+    """Refuse a structure set that names another patient; what it leaves out proves nothing."""
+    for said, known in (
+        (structure_set.patient_id, identity.patient_id),
+        (structure_set.birth_date, identity.patient_birth_date),
+    ):
+        if said and known.strip() and said != known.strip():
+            raise DataError(
+                f"{structure_set.file}: of another patient than the images that it was drawn on: "
+                "move it away, or clear up in the PACS whose it is"
+            )
+
+
+def _assign(wanted: Sequence[SeriesFiles], found: Scan) -> dict[str, StructureSetFile]:
     """Give every structure set to the series it was drawn on: by frame of reference, then nearness.
 
     Raises:
         DataError: a structure set fits no series or more than one, or a series has two.
     """
-    assigned: dict[str, Path] = {}
+    assigned: dict[str, StructureSetFile] = {}
     for structure_set in found.structure_sets:
         file = structure_set.file
         frames, drawn_on = structure_set.frame_of_reference_uids, structure_set.series_instance_uids
@@ -133,11 +151,11 @@ def _assign(wanted: Sequence[SeriesFiles], found: Scan) -> dict[str, Path]:
                 "reference: ingest one series and its structure set at a time"
             )
         if candidates[0] in wanted:
-            first = assigned.setdefault(candidates[0].series_instance_uid, file)
-            if first is not file:
+            first = assigned.setdefault(candidates[0].series_instance_uid, structure_set)
+            if first is not structure_set:
                 raise DataError(
-                    f"{file}: a second structure set of the series that {first.name} was drawn "
-                    "on: move away all but the one to use"
+                    f"{file}: a second structure set of the series that {first.file.name} was "
+                    "drawn on: move away all but the one to use"
                 )
     return assigned
 

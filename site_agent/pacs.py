@@ -5,6 +5,7 @@ about patients: it is shown to the person who asked, and is never logged; its cl
 when printed by accident.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,17 @@ class SeriesFound:
     description: str
     body_part: str
     images: str
+
+
+def checked_uid(text: str) -> str:
+    """Return a UID as it is given; nothing and wildcards would match every patient of a PACS.
+
+    Raises:
+        DataError: it is none.
+    """
+    if not re.fullmatch(r"[0-9.]{1,64}", text):
+        raise DataError("that is no UID: copy it from what 'fedgtv-site pacs find' shows")
+    return text
 
 
 class Pacs(Protocol):

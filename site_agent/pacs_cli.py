@@ -1,5 +1,6 @@
 """The commands of the hospital's network: `fedgtv-site pacs ...` and `fedgtv-site listen`."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -58,6 +59,10 @@ def find(
             "say what to find: --patient-id, --accession-number, --study-date, --modality or "
             "--study-uid"
         )
+    if study_uid and query != StudyQuery():
+        raise DataError("--study-uid shows the series of that study: give it alone")
+    if not re.fullmatch(r"|\d{8}|\d{8}-(\d{8})?|-\d{8}", study_date):
+        raise DataError("--study-date is YYYYMMDD, or a range YYYYMMDD-YYYYMMDD: write it so")
     headings: tuple[str, ...]
     rows: list[tuple[str, ...]]
     with _open(home) as (_, pacs):
@@ -116,8 +121,8 @@ def _chosen(
     absent = set(series_uids) - {one.series_uid for one in chosen}
     if absent:
         raise DataError(
-            f"{pacs.name} lists {len(absent)} of the {len(series_uids)} series not in that study: "
-            "see 'fedgtv-site pacs find'"
+            f"{len(absent)} of the series asked for are not in that study, says {pacs.name}: see "
+            "'fedgtv-site pacs find --study-uid'"
         )
     if not chosen:
         raise DataError(
@@ -148,6 +153,7 @@ def send(
             raise DataError(f"{file}: no such file: give exported contours")
     with _open(home) as (site, pacs):
         store = CaseStore(site)
+        files = list(dict.fromkeys(files))
         for file in files:
             check_passed(store, file)
         pacs.send(files)

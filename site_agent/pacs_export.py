@@ -1,5 +1,6 @@
 """Give a contour back to the PACS, under the original identity and through the export gate."""
 
+import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime
 from io import BytesIO
@@ -51,8 +52,8 @@ def export_rtstruct(
 
     Raises:
         DataError: the case was neither reviewed nor segmented in the latest round, or never was
-            DICOM, or the gate refused the export (`export_rules.ExportRefused`): nothing was
-            written.
+            DICOM, `output` is there already or lies in the home, or the gate refused the export
+            (`export_rules.ExportRefused`): nothing was written.
     """
     before = newest_export(store, case_id, "rtstruct")
     predecessor = None if before is None else uids_of(store, before).sop_instance_uid
@@ -97,6 +98,7 @@ def _export(
     predecessor: str | None,
     actor: str,
 ) -> str:
+    _refuse_place(home, output)
     volume = store.volume(case_id)
     identity = original_of(home, store, case_id, volume)
     round_id, contour = _newest_contour(store, case_id)
@@ -108,22 +110,40 @@ def _export(
     used = used_uids(store, case_id)
     check_export(content, Expected([contour], identity, signature, predecessor, used))
     output.parent.mkdir(parents=True, exist_ok=True)
-    part = output.with_name(output.name + ".part")
-    part.write_bytes(content)
-    # On record before it is there: what comes back has to be known.
-    record_export(
-        store,
-        case_id,
-        contour,
-        kind=kind,
-        round_id=round_id,
-        uids=ExportUids(str(dataset.SOPInstanceUID), str(dataset.SeriesInstanceUID)),
-        content=content,
-        approved=signature is not None,
-        actor=actor,
-    )
-    part.replace(output)
+    part = output.with_name(f".{output.name}.{secrets.token_hex(4)}.part")
+    try:
+        part.touch(0o600, exist_ok=False)  # it names the patient
+        part.write_bytes(content)
+        # On record before it is there: what comes back has to be known.
+        record_export(
+            store,
+            case_id,
+            contour,
+            kind=kind,
+            round_id=round_id,
+            uids=ExportUids(str(dataset.SOPInstanceUID), str(dataset.SeriesInstanceUID)),
+            content=content,
+            approved=signature is not None,
+            actor=actor,
+        )
+        part.replace(output)
+    finally:
+        part.unlink(missing_ok=True)
     return exported_name(contour)
+
+
+def _refuse_place(home: SiteHome, output: Path) -> None:
+    """Refuse to write over something, or among what the site holds de-identified.
+
+    Raises:
+        DataError: `output` is there already, lies in the home, or has no name.
+    """
+    if not output.name or output.exists():
+        raise DataError(f"{output}: is there already: give the name of a new file")
+    if output.resolve().is_relative_to(home.folder.resolve()):
+        raise DataError(
+            f"{output}: lies in the site's home, which holds nobody's name: give a place outside"
+        )
 
 
 def original_of(home: SiteHome, store: CaseStore, case_id: str, volume: Volume) -> OriginalIdentity:

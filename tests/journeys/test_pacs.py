@@ -171,8 +171,11 @@ def test_a_person_echoes_finds_fetches_and_sends(site, tmp_path) -> None:
     ("arguments", "words"),
     [
         (("find",), "say what to find"),
+        (("find", "--study-date", "2020-03-04"), "YYYYMMDD"),
+        (("find", "--study-uid", STUDY_UID, "--patient-id", "1"), "give it alone"),
+        (("fetch", "--study-uid", ""), "that is no UID"),
         (("fetch", "--study-uid", "1.2.3.99"), "lists no series of modality"),
-        (("fetch", "--study-uid", STUDY_UID, "--series-uid", "1.9"), "1 of the 1 series not"),
+        (("fetch", "--study-uid", STUDY_UID, "--series-uid", "1.9"), "1 of the series asked for"),
         (("send", "absent.dcm"), "no such file"),
         (("send", "pyproject.toml"), "did not pass the export gate"),
     ],

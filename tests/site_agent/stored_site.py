@@ -64,7 +64,8 @@ def fill(home: SiteHome, exports: Path, patients: tuple[int, ...] = (1, 2, 3)) -
         store.complete_task(task.id, mask, author="dr", provenance=Provenance.MANUAL, active_s=12.5)
     for case in cases:
         segment_and_review(store, case.case_id, round_id)
-        export_rtstruct(home, store, case.case_id, exports.parent / "rs.dcm", actor="dr")
+        output = exports.parent / "out" / f"{case.case_id}.dcm"
+        export_rtstruct(home, store, case.case_id, output, actor="dr")
     better = Comparison(patients=3, candidate_dsc=0.8, incumbent_dsc=0.7, margin=0.0)
     offer(home, store.engine, b"weights", round_id, better, actor="worker")
     for folder in (home.rounds / round_id, home.packages / PACKAGE_ID, home.source_package):

@@ -288,10 +288,14 @@ def test_a_contour_goes_back_to_the_pacs_under_its_original_identity(run, home, 
     assert (written.PatientID, written.ApprovalStatus) == ("KH-000001", "UNAPPROVED")
     assert [roi.ROIName for roi in written.StructureSetROISequence] == ["GTVp^AI"]
     assert "GTVp^AI, UNAPPROVED" in " ".join(out.split())
+    code, _, errors = run(*command)
+    assert code == 2
+    assert "is there already" in one_line(errors)
 
     # Accepted as it was, it is still a model's contour; corrected, it is the oncologist's.
     for provenance, name in ((Provenance.AUTOMATIC, "GTVp^AI"), (Provenance.SEMIAUTOMATIC, "GTVp")):
         store.save_contour(case_id, Contour("GTVp", mask, provenance), purpose="reviewed", **kept)
+        output.unlink()
         code, out, _ = run(*command)
         assert [r.ROIName for r in pydicom.dcmread(output).StructureSetROISequence] == [name]
         assert f"{name}, UNAPPROVED" in " ".join(out.split())
@@ -299,6 +303,7 @@ def test_a_contour_goes_back_to_the_pacs_under_its_original_identity(run, home, 
     # When the next round begins, what the oncologist left still goes back.
     later = store.start_round(store.latest_round().package_id, seed=99)
     assert store.latest_round().round_id == later.round_id != kept["round_id"]
+    output.unlink()
     assert run(*command)[0] == 0
     assert [r.ROIName for r in pydicom.dcmread(output).StructureSetROISequence] == ["GTVp"]
 

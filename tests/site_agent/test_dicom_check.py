@@ -39,6 +39,25 @@ def test_every_series_has_a_row(folder: Path) -> None:
     assert broken.shape_zyx is broken.grey_range is None
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("BurnedInAnnotation", "YES", "burned into its pixels"),
+        ("PatientID", "", "no PatientID"),
+        ("PatientID", "another", "differ in PatientID"),
+    ],
+)
+def test_what_ingest_refuses_for_the_patients_sake_is_refused_too(
+    tmp_path: Path, field: str, value: str, words: str
+) -> None:
+    images = build.slices()
+    for image in images[: 1 if value == "another" else None]:
+        setattr(image, field, value)
+    build.save(images, tmp_path / "series")
+    (row,) = check_folder(tmp_path)
+    assert words in row.refusal
+
+
 def test_a_folder_without_dicom_is_said_as_such(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no DICOM series"):
         check_folder(tmp_path)

@@ -487,6 +487,22 @@ def test_an_enhanced_image_becomes_a_case_with_its_frames_in_order(home, store, 
     assert scan_folder(home.folder, known) == {}
 
 
+@pytest.mark.parametrize("field", ["PatientID", "PatientBirthDate"])
+def test_a_structure_set_of_another_patient_is_no_reference(home, store, export, field) -> None:
+    """Same frame of reference, same series: only the patient tells."""
+    file = next((export / "P1").glob("RS.*"))
+    dataset = pydicom.dcmread(file)
+    setattr(dataset, field, {"PatientID": "KH-999", "PatientBirthDate": "19771231"}[field])
+    dataset.save_as(file)
+    with pytest.raises(DataError, match="of another patient than the images") as caught:
+        ingest(home, store, export, actor="test")
+    assert not [word for word in ("KH-", "1977", "1950") if word in str(caught.value)]
+    assert store.cases() == []
+    setattr(dataset, field, "")  # what is left out proves nothing
+    dataset.save_as(file)
+    assert len(ingest(home, store, export, actor="test")) == 2
+
+
 def test_series_are_stored_one_by_one(home, store, tmp_path, monkeypatch) -> None:
     """Together they may be larger than the memory: at each reading the ones before are on disk."""
     for number in (1, 2, 3):

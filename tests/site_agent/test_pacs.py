@@ -37,6 +37,8 @@ from tests.phantoms import make_home, tiny_volume
 from tests.site_agent.dicom_builder import PLANTED, slices
 from tests.site_agent.test_ingest import write_patient
 
+pytestmark = pytest.mark.journey  # with Orthanc
+
 SECRETS = ("KH-0000", "Nobody", "Aurelia", "Nowhere", "1.2.826.0.1")
 RECEIVE_PORT = free_ports(1)[0]
 KEY = b"0123456789abcdef"
@@ -512,3 +514,19 @@ def test_https_trusts_the_named_authority_alone(tmp_path) -> None:
                         pacs.echo()
         finally:
             server.shutdown()
+
+
+# -- what must be said exactly ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("uid", ["", "*", "1.2.*", "1.2?", "1/2", "../x"])
+@pytest.mark.parametrize("kind", [DimsePacs, DicomWebPacs])
+def test_nothing_and_wildcards_are_no_uid(tmp_path, kind, uid) -> None:
+    """To a PACS an empty UID means every study; nothing is asked, so no PACS need answer."""
+    config = {
+        DimsePacs: {"ae_title": "PACS", "host": "127.0.0.1", "port": 1},
+        DicomWebPacs: {"protocol": "dicomweb", "url": "http://127.0.0.1:1"},
+    }[kind]
+    pacs = kind(PacsConfig(**config), tmp_path)
+    with pytest.raises(DataError, match="that is no UID"):
+        pacs.find_series(uid)

@@ -19,7 +19,7 @@ from algorithms.contracts.volume import Mask
 from site_agent import audit_log
 from site_agent.case_store import CaseStore
 from site_agent.config import SiteHome
-from site_agent.database import AuditRow, Base, CaseRow, ExportRow, transaction
+from site_agent.database import AuditRow, CaseRow, ExportRow, transaction
 from site_agent.dicom_series import read_series
 from site_agent.export_rules import ExportRefused, Rule
 from site_agent.export_store import EXPORTED, check_passed, newest_export, uids_of
@@ -170,7 +170,6 @@ def test_what_the_gate_refuses_is_neither_written_nor_on_record(
     round_id = store.latest_round().round_id
     voxels = reference(store, case_id)
     draw(store, case_id, voxels, "adapted", round_id, roi_name="Herzkammer")
-    Base.metadata.create_all(store.engine)
     refusal = refused_and_nothing_done(
         store, output, lambda: EXPORTS[kind](home, store, case_id, output, actor="test")
     )
@@ -198,6 +197,32 @@ def test_what_never_was_dicom_is_refused(home, store, tmp_path) -> None:
         store, output, lambda: export_rtstruct(home, store, case.case_id, output, actor="test")
     )
     assert "NIfTI" in str(refusal)
+
+
+@pytest.mark.parametrize("place", ["home", "existing file", "existing folder", "no name"])
+def test_nothing_is_written_over_or_among_what_is_deidentified(
+    home, store, case_id, tmp_path, place
+) -> None:
+    (tmp_path / "mine.dcm").write_bytes(b"keep")
+    output = {
+        "home": home.folder / "new.dcm",
+        "existing file": tmp_path / "mine.dcm",
+        "existing folder": tmp_path,
+        "no name": Path(),
+    }[place]
+    refused_and_nothing_done(
+        store,
+        tmp_path / "nothing" / "rs.dcm",
+        lambda: export_rtstruct(home, store, case_id, output, actor="test"),
+    )
+    assert not (home.folder / "new.dcm").exists()
+    assert (tmp_path / "mine.dcm").read_bytes() == b"keep"
+
+
+def test_an_export_can_be_read_by_its_owner_alone(home, store, case_id, tmp_path) -> None:
+    export_rtstruct(home, store, case_id, tmp_path / "out" / "rs.dcm", actor="test")
+    (file,) = (tmp_path / "out").iterdir()
+    assert (file.name, file.stat().st_mode & 0o777) == ("rs.dcm", 0o600)
 
 
 @pytest.mark.parametrize("command", ["export-rtstruct", "export-seg"])

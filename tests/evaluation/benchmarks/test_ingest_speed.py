@@ -9,6 +9,7 @@ from evaluation.benchmarks import ingest_speed
 from evaluation.benchmarks.ingest_speed import ingest_speed_table, run_ingest_speed
 
 
+@pytest.mark.journey
 def test_all_ways_read_the_same_series(tmp_path: Path) -> None:
     said: list[str] = []
     rows = run_ingest_speed(tmp_path / "files", series=2, slices=3, side=16, log=said.append)
