@@ -139,11 +139,14 @@ def _pack_digest(pack: Path) -> str:
     return sha256_hex(table.read_bytes() + repr(sizes).encode())
 
 
-def _schedule(iterations: int, learning_rate: float, *, batch_size: int = 16) -> TrainingSchedule:
+def _schedule(
+    iterations: int, learning_rate: float, *, batch_size: int = 16, augmentation: float = 1.0
+) -> TrainingSchedule:
     return TrainingSchedule(
         iterations=iterations,
         batch_size=batch_size,
         learning_rate=learning_rate,
+        augmentation=augmentation,
         validate_every=max(1, iterations // 6),
     )
 
@@ -152,11 +155,12 @@ _PHANTOM_PLANS: dict[Preset, StudyPlan] = {
     "cpu": StudyPlan(
         preprocessing=PreprocessingRecipe(in_plane_spacing_mm=2.5, patch_yx=(64, 64)),
         network=NetworkSpec(base_channels=8),
-        source_training=_schedule(600, 0.03),
+        # Hundreds of iterations do not learn the variety that thousands do.
+        source_training=_schedule(600, 0.03, augmentation=0.4),
         adaptation=AdaptationPlan(
-            stage1=_schedule(150, 0.02),
-            stage3=_schedule(75, 0.003),
-            target_trained=_schedule(300, 0.02),
+            stage1=_schedule(150, 0.02, augmentation=0.4),
+            stage3=_schedule(75, 0.003, augmentation=0.4),
+            target_trained=_schedule(300, 0.02, augmentation=0.4),
         ),
     ),
     "full": StudyPlan(
