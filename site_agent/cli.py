@@ -44,8 +44,6 @@ app.add_typer(package_app, name="package")
 app.add_typer(model_app, name="model")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(pacs_app, name="pacs")
-app.command()(listen)
-add_commands(app)
 
 LONG_COMMANDS = {"work", "train-source"}
 _PROCESS_SETTINGS = {
@@ -540,6 +538,10 @@ def ledger_verify(home: Home) -> None:
 
     site, store = _open(home)
     console.print(f"{verify_ledger(site, store.engine)} entries, unbroken")
+
+
+app.command()(listen)
+add_commands(app)
 
 
 def _open(home: Path) -> tuple[SiteHome, "CaseStore"]:
