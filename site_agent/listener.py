@@ -9,7 +9,8 @@ from there.
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -23,7 +24,7 @@ from site_agent.config import SiteHome
 from site_agent.dicom_elements import without_remarks
 from site_agent.network_config import ListenerConfig
 from site_agent.network_tls import server_context
-from site_agent.site_lock import SiteBusyError
+from site_agent.site_lock import SiteBusyError, spool_alone
 from site_agent.spool import Spool, delete, newest_time
 from site_agent.spooled_series import (
     SpooledSeries,
@@ -68,7 +69,7 @@ class Listener:
         self._home, self._store, self._say = home, store, say
         self._config: ListenerConfig = home.config.listener
         self.name = f"{self._config.ae_title} at {self._config.host}, port {self._config.port}"
-        self._said_last = ""
+        self._said: dict[str, str] = {}  # the last line about each series that waits
         self._lock = threading.Lock()  # of the spool, between associations and `sweep`
         self._senders: WeakKeyDictionary[object, _Sender] = WeakKeyDictionary()
         self.spool = Spool(
@@ -93,7 +94,7 @@ class Listener:
         Raises:
             DataError: the port cannot be opened.
         """
-        with self._lock:
+        with spool_alone(self._home), self._lock:
             try:
                 self._scp.__enter__()
             except OSError as error:
@@ -116,7 +117,8 @@ class Listener:
         pause_s = min(_LONGEST_PAUSE_S, self._config.quiet_s / 4)
         with without_remarks():
             while not stop.is_set():
-                self.sweep(time.time())
+                with self._told("spool"):
+                    self.sweep(time.time())
                 stop.wait(pause_s)
 
     # -- from the threads of the associations -----------------------------------------------------
@@ -151,30 +153,45 @@ class Listener:
     # -- from the thread that serves ------------------------------------------------------------
 
     def sweep(self, now_s: float) -> None:
-        """Take in the series that are whole at `now_s`, and delete what has lain for too long."""
-        with self._lock:
-            whole = self._set_whole_apart(now_s)
-        for group in whole:
-            self._take_in(group)
-        with self._lock:
-            for note in self.spool.refused.glob("*.txt"):
-                if now_s - note.stat().st_mtime > self._config.delete_refused_after_h * _HOUR_S:
-                    self.spool.forget_refusal(note.stem)
-                    self._say(f"{note.stem}: was refused long ago: deleted")
+        """Take in the series that are whole at `now_s`, and delete what has lain for too long.
+
+        A series that fails stops no other, and an erasure waits until this is done.
+        """
+        with spool_alone(self._home):
+            with self._lock:
+                whole = self._set_whole_apart(now_s)
+            for group in whole:
+                with self._told(group.name):
+                    self._take_in(group)
+            with self._lock, self._told("refused"):
+                for note in self.spool.refused.glob("*.txt"):
+                    if now_s - note.stat().st_mtime > self._config.delete_refused_after_h * _HOUR_S:
+                        self.spool.forget_refusal(note.stem)
+                        self._say(f"{note.stem}: was refused long ago: deleted")
 
     def _set_whole_apart(self, now_s: float) -> list[Path]:
         described = []
         for folder in self.spool.series():
-            try:
-                described.append(read_spooled(folder))
-            except DataError as error:
-                if self._is_quiet(newest_time(folder), now_s):
-                    self._refuse(self.spool.gather([folder]), error)
+            with self._told(folder.name):
+                try:
+                    described.append(read_spooled(folder))
+                except DataError as error:
+                    if self._is_quiet(newest_time(folder), now_s):
+                        self._refuse(self.spool.gather([folder]), error)
         whole = []
         for group in belonging_together(described):
-            if self._is_ready(group, now_s):
-                whole.append(self.spool.gather(one.folder for one in group))
+            with self._told(group[0].folder.name):
+                if self._is_ready(group, now_s):
+                    whole.append(self.spool.gather(one.folder for one in group))
         return whole
+
+    @contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """Tell of a file or disk that fails, and go on: it is tried again."""
+        try:
+            yield
+        except OSError as error:
+            self._say_once(what, f"{what}: waits: {failure_line(error)}")
 
     def _is_ready(self, group: list[SpooledSeries], now_s: float) -> bool:
         """Say whether a group is whole and wanted; delete or refuse it after the stated time."""
@@ -206,26 +223,31 @@ class Listener:
         try:
             outcome = take_in_group(self._home, self._store, group, actor=ACTOR)
         except (SiteBusyError, OSError, SQLAlchemyError) as error:
+            self._say_once(group.name, f"{group.name}: waits: {failure_line(error)}")
             with self._lock:  # no fault of the images: later
                 self.spool.put_back(group)
-            self._say_once(f"{group.name}: waits: {failure_line(error)}")
         except Exception as error:  # an edge: whatever was sent must not end the listener
             with self._lock:
                 self._refuse(group, error)
         else:
             delete(group)
-            self._say_once(f"{group.name}: {images} objects: {outcome}")
+            self._say_last(group.name, f"{group.name}: {images} objects: {outcome}")
 
     def _refuse(self, group: Path, error: Exception) -> None:
         reason = refusal(error)
         self.spool.refuse(group, reason)
-        self._say_once(f"{group.name}: refused: {reason}")
+        self._say_last(group.name, f"{group.name}: refused: {reason}")
 
-    def _say_once(self, line: str) -> None:
-        """Say nothing again that was said last: what waits is tried every few seconds."""
-        if line != self._said_last:
+    def _say_once(self, about: str, line: str) -> None:
+        """Say nothing again that was said last about it: what waits is tried every few seconds."""
+        if self._said.get(about) != line:
             self._say(line)
-        self._said_last = line
+        self._said[about] = line
+
+    def _say_last(self, about: str, line: str) -> None:
+        """Say what became of it; if it comes again, everything is said again."""
+        self._said.pop(about, None)
+        self._say(line)
 
 
 def _marked(folders: list[Path], kind: str) -> bool:

@@ -1,6 +1,7 @@
 """Senders are real ones: pynetdicom as a scanner's side of the association."""
 
 import contextlib
+import shutil
 import socket
 import stat
 import threading
@@ -21,9 +22,11 @@ from site_agent.case_store import CaseStore
 from site_agent.config import CONFIG_FILE, SiteHome, open_home
 from site_agent.deidentification import pseudonym
 from site_agent.dimse import DimsePacs
+from site_agent.erasure import erase
 from site_agent.listener import Listener
 from site_agent.network_config import PacsConfig
 from site_agent.site_lock import only_worker
+from site_agent.spool import delete
 from tests.orthanc import free_ports
 from tests.phantoms import make_home, tiny_volume
 from tests.site_agent.dicom_builder import PLANTED, slices
@@ -408,6 +411,64 @@ def test_while_the_site_works_a_series_waits_and_that_is_said_once(
     assert "another worker" in said[0]
     sweep_after(listener, QUIET_S + 1)
     assert len(store.cases()) == 1
+
+
+def test_what_an_erasure_removes_does_not_come_back_from_a_listener_that_moves_it(
+    home, store, listener, said
+) -> None:
+    """While the site is busy, every sweep moves what waits to and fro."""
+    both = [series(number, PatientID="KH-1") for number in range(1, 9)], series(9)
+    for images in (*both[0], both[1]):
+        send(home, images)
+    wait_until(lambda: no_sender(listener))
+    swept, ended = threading.Event(), threading.Event()
+    failures: list[BaseException] = []
+
+    def sweep() -> None:
+        try:
+            while not ended.is_set():
+                listener.sweep(time.time() + QUIET_S + 1)
+                swept.set()
+        except BaseException as error:
+            failures.append(error)
+            swept.set()
+
+    sweeping = threading.Thread(target=sweep)
+
+    def patients() -> Iterator[str]:
+        """Begin to sweep when the erasure holds the site, and end before it lets go of it."""
+        sweeping.start()
+        swept.wait()
+        yield pseudonym("KH-1", home.secret("pseudonym.key"))
+        ended.set()
+        sweeping.join()
+
+    assert erase(home, store, patients(), actor="test").spooled == 8 * 6
+    assert failures == []
+    assert all("another worker" in line for line in said)
+    sweep_after(listener, QUIET_S + 1)
+    assert [case.case_id for case in store.cases()] == [case_of(home, both[1])]
+    assert files(home.spool) == []
+
+
+def test_what_somebody_removes_by_hand_stops_no_other_series(home, store, listener, said) -> None:
+    for number in (1, 2, 3):
+        send(home, series(number))
+    wait_until(lambda: no_sender(listener))
+    group = listener.spool.gather([listener.spool.incoming / case_of(home, series(1))])
+    shutil.rmtree(group)
+    listener.spool.put_back(group)
+    listener.spool.refuse(group, "no")
+    delete(group)
+    blocked = listener.spool.working / case_of(home, series(2))
+    blocked.write_text("a file where a folder has to be")
+    sweep_after(listener, QUIET_S + 1)
+    sweep_after(listener, QUIET_S + 1)
+    assert [case.case_id for case in store.cases()] == [case_of(home, series(3))]
+    assert sum(blocked.name in line for line in said) == 1
+    blocked.unlink()
+    sweep_after(listener, QUIET_S + 1)
+    assert len(store.cases()) == 2
 
 
 # -- restart ------------------------------------------------------------------------------------
