@@ -39,15 +39,17 @@ from site_agent.store_scp import StoreScp
 ACTOR = "fedgtv-site listen"
 _HOUR_S = 3600.0
 _LONGEST_PAUSE_S = 5.0
+_ROOM = "room"
 _OPEN, _BROKEN = ".open-", ".broken-"  # markers in a series' folder; hidden, so no image to `scan`
 
 
 @dataclass
 class _Sender:
-    """An association that sends: when it began, and the folders it sent to."""
+    """An association that sends: when it began, where to, and whether there was no room once."""
 
     began_ns: int = field(default_factory=time.time_ns)
     folders: set[Path] = field(default_factory=set)
+    was_refused: bool = False
 
 
 class Listener:
@@ -69,7 +71,7 @@ class Listener:
         self._home, self._store, self._say = home, store, say
         self._config: ListenerConfig = home.config.listener
         self.name = f"{self._config.ae_title} at {self._config.host}, port {self._config.port}"
-        self._said: dict[str, str] = {}  # the last line about each series that waits
+        self._said: dict[str, str] = {}  # the last line about each thing that waits
         self._lock = threading.Lock()  # of the spool, between associations and `sweep`
         self._senders: WeakKeyDictionary[object, _Sender] = WeakKeyDictionary()
         self.spool = Spool(
@@ -126,16 +128,34 @@ class Listener:
     def received(self, association: object, content: bytes) -> None:
         """Keep one file, and mark its series as being sent."""
         with self._lock:
-            folder = self.spool.keep(content)
             sender = self._senders.setdefault(association, _Sender())
+            try:
+                folder = self.spool.keep(content)
+            except OSError as error:
+                sender.was_refused = True
+                self._say_once(
+                    _ROOM,
+                    f"no room: what is sent is refused ({error.strerror or 'failed'}): free disk "
+                    f"space (keep_free_mb is {self._config.keep_free_mb})",
+                )
+                raise
             if folder not in sender.folders:
                 (folder / f"{_OPEN}{sender.began_ns}").touch(0o600)
                 sender.folders.add(folder)
 
     def released(self, association: object) -> None:
-        """Unmark what the association sent, and what broke off before it began."""
+        """Unmark what the association sent, and what broke off before it began.
+
+        Of one that found no room only a part is here: what it sent is as if it broke off.
+        """
         with self._lock:
             sender = self._senders.pop(association, _Sender())
+            if sender.was_refused:
+                for folder in sender.folders:
+                    _break_off(folder / f"{_OPEN}{sender.began_ns}")
+                return
+            if sender.folders:
+                self._said.pop(_ROOM, None)
             for folder in sender.folders:
                 for kind in (_OPEN, _BROKEN):
                     (folder / f"{kind}{sender.began_ns}").unlink(missing_ok=True)
@@ -168,6 +188,7 @@ class Listener:
                     if now_s - note.stat().st_mtime > self._config.delete_refused_after_h * _HOUR_S:
                         self.spool.forget_refusal(note.stem)
                         self._say(f"{note.stem}: was refused long ago: deleted")
+                self._forget_what_is_gone()
 
     def _set_whole_apart(self, now_s: float) -> list[Path]:
         described = []
@@ -199,11 +220,15 @@ class Listener:
         folders = [one.folder for one in group]
         if not self._is_quiet(newest_s, now_s) or _marked(folders, _OPEN):
             return False
-        long_ago = now_s - newest_s > self._config.delete_unmatched_after_h * _HOUR_S
+        hours = self._config.delete_unmatched_after_h
+        long_ago = now_s - newest_s > hours * _HOUR_S
         if not any(fits(rule, one) for rule in self._config.rules for one in group):
-            for folder in folders if long_ago else ():
-                delete(folder)
-                self._say(f"{folder.name}: no rule takes it: deleted")
+            for folder in folders:
+                if long_ago:
+                    delete(folder)
+                    self._say(f"{folder.name}: no rule takes it: deleted")
+                else:
+                    self._waits(folder, f"no rule takes it; deleted {hours:g} h after it came")
             return False
         if not _marked(folders, _BROKEN):
             return True
@@ -211,6 +236,12 @@ class Listener:
             self._refuse(
                 self.spool.gather(folders),
                 DataError("its sender broke off and did not come back: send it again"),
+            )
+        else:
+            self._waits(
+                folders[0],
+                "its sender broke off, or found no room; moved aside "
+                f"{hours:g} h after it came, unless it is sent again",
             )
         return False
 
@@ -231,12 +262,15 @@ class Listener:
                 self._refuse(group, error)
         else:
             delete(group)
-            self._say_last(group.name, f"{group.name}: {images} objects: {outcome}")
+            self._say(f"{group.name}: {images} objects: {outcome}")
 
     def _refuse(self, group: Path, error: Exception) -> None:
         reason = refusal(error)
         self.spool.refuse(group, reason)
-        self._say_last(group.name, f"{group.name}: refused: {reason}")
+        self._say(f"{group.name}: refused: {reason}")
+
+    def _waits(self, folder: Path, why: str) -> None:
+        self._say_once(folder.name, f"{folder.name}: waits: {why}")
 
     def _say_once(self, about: str, line: str) -> None:
         """Say nothing again that was said last about it: what waits is tried every few seconds."""
@@ -244,10 +278,11 @@ class Listener:
             self._say(line)
         self._said[about] = line
 
-    def _say_last(self, about: str, line: str) -> None:
-        """Say what became of it; if it comes again, everything is said again."""
-        self._said.pop(about, None)
-        self._say(line)
+    def _forget_what_is_gone(self) -> None:
+        """Of a series that comes again, everything is said again."""
+        for name in [name for name in self._said if name.startswith("case-")]:
+            if not (self.spool.incoming / name).is_dir():
+                del self._said[name]
 
 
 def _marked(folders: list[Path], kind: str) -> bool:

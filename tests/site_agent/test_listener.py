@@ -275,15 +275,21 @@ def test_while_the_sender_is_connected_nothing_is_taken_in(home, store, listener
     assert store.cases()[0].shape_zyx[0] == 6
 
 
-def test_a_sender_that_breaks_off_leaves_no_half_case_and_may_go_on(home, store, listener) -> None:
+def test_a_sender_that_breaks_off_leaves_no_half_case_and_may_go_on(
+    home, store, listener, said
+) -> None:
     """Its first half would pass for a whole series: the slices are even."""
     images = series()
     association = connect(home)
     for image in images[:3]:
         association.send_c_store(image)
     association.abort()
-    sweep_after(listener, 10 * QUIET_S)
+    for _ in range(3):
+        sweep_after(listener, 10 * QUIET_S)
     assert store.cases() == []
+    (line,) = said
+    assert line.startswith(f"{case_of(home, images)}: waits: its sender broke off")
+    assert "24 h after it came, unless it is sent again" in line
     send(home, images[3:])
     sweep_after(listener, QUIET_S + 1)
     assert store.cases()[0].shape_zyx[0] == 6
@@ -311,7 +317,8 @@ def test_one_who_never_comes_back_is_moved_aside_with_the_reason(
     association.send_c_store(series()[0])
     association.abort()
     sweep_after(listener, 25 * HOUR_S)
-    assert "broke off" in said[-1]
+    name = case_of(home, series())
+    assert said == [f"{name}: refused: its sender broke off and did not come back: send it again"]
     assert len(list(listener.spool.refused.glob("*/*.dcm"))) == 1
 
 
@@ -332,13 +339,18 @@ def test_what_no_rule_takes_is_left_alone_and_deleted_after_the_stated_time(
 ) -> None:
     images = series(**values)
     send(home, images)
-    sweep_after(listener, 23 * HOUR_S)
+    for _ in range(2):
+        sweep_after(listener, 23 * HOUR_S)
     assert len(store.cases()) == taken
     assert len(list(listener.spool.incoming.glob("*/*.dcm"))) == (0 if taken else 6)
     sweep_after(listener, 25 * HOUR_S)
     assert files(home.spool) == []
     if not taken:
-        assert said == [f"{case_of(home, images)}: no rule takes it: deleted"]
+        name = case_of(home, images)
+        assert said == [
+            f"{name}: waits: no rule takes it; deleted 24 h after it came",
+            f"{name}: no rule takes it: deleted",
+        ]
 
 
 # -- refusals -----------------------------------------------------------------------------------
@@ -384,7 +396,7 @@ def test_what_is_no_image_is_refused_to_the_sender_and_not_kept(home, listener) 
     assert files(listener.spool.incoming) == []
 
 
-def test_a_full_disk_is_told_to_the_sender(tmp_path, said) -> None:
+def test_a_full_disk_is_told_to_the_sender_and_once_to_whoever_watches(tmp_path, said) -> None:
     home = make_site(tmp_path / "full")
     text = (
         (home.folder / CONFIG_FILE)
@@ -395,8 +407,32 @@ def test_a_full_disk_is_told_to_the_sender(tmp_path, said) -> None:
     home = open_home(home.folder)
     with Listener(home, CaseStore(home), said.append):
         association = connect(home)
-        assert association.send_c_store(series()[0]).Status == 0xA700
+        for image in series():
+            assert association.send_c_store(image).Status == 0xA700
         association.release()
+    (line,) = said
+    assert line.startswith("no room: what is sent is refused (No space left on device)")
+    assert "keep_free_mb" in line
+
+
+def test_a_sender_for_whom_there_was_no_room_leaves_no_half_case(home, store, listener) -> None:
+    """Some scanners go on after a refusal, and release as if all had been stored."""
+    images = series()
+    association = connect(home)
+    for image in images[:3]:
+        assert association.send_c_store(image).Status == 0x0000
+    folder = listener.spool.incoming / case_of(home, images)
+    folder.rename(folder.with_name("aside"))
+    folder.write_text("no folder can be made here")
+    assert association.send_c_store(images[3]).Status == 0xA700
+    folder.unlink()
+    folder.with_name("aside").rename(folder)
+    association.release()
+    sweep_after(listener, 10 * QUIET_S)
+    assert store.cases() == []
+    send(home, images[3:])
+    sweep_after(listener, QUIET_S + 1)
+    assert store.cases()[0].shape_zyx[0] == 6
 
 
 def test_while_the_site_works_a_series_waits_and_that_is_said_once(
