@@ -33,6 +33,10 @@ from site_agent.site_lock import only_worker
 TARGET_ROI = "GTVp"
 
 
+class SeveralStructureSetsError(DataError):
+    """Two structure sets were drawn on one series: a person has to choose."""
+
+
 def ingest(home: SiteHome, store: CaseStore, folder: Path, *, actor: str) -> list[str]:
     """Take a folder in as `take_in` does, and return the ids of the new cases."""
     return take_in(home, store, folder, actor=actor).new
@@ -85,7 +89,9 @@ def _from_dicom(home: SiteHome, folder: Path) -> Iterator[NewCase]:
                 identity = original_identity(headers)
                 patient_id = pseudonym(identity.patient_id, pseudonym_key)
             file = structure_sets.get(series.series_instance_uid)
-            contours = () if file is None else (_target(file, volume, home.config.roi_names),)
+            contours = (
+                () if file is None else (target_contour(file, volume, home.config.roi_names),)
+            )
             yield NewCase(
                 case_id=pseudonym(series.series_instance_uid, pseudonym_key, prefix="case"),
                 patient_id=patient_id,
@@ -135,7 +141,7 @@ def _assign(wanted: Sequence[SeriesFiles], found: Scan) -> dict[str, Path]:
         if candidates[0] in wanted:
             first = assigned.setdefault(candidates[0].series_instance_uid, file)
             if first is not file:
-                raise DataError(
+                raise SeveralStructureSetsError(
                     f"{file}: a second structure set of the series that {first.name} was drawn "
                     "on: move away all but the one to use"
                 )
@@ -149,10 +155,13 @@ def _lie_together(image: Path, structure_set: Path) -> bool:
     )
 
 
-def _target(file: Path, volume: Volume, names: Sequence[str]) -> Contour:
+def target_contour(file: Path, volume: Volume, names: Sequence[str]) -> Contour:
     """Take the first of the hospital's names for the target under which something is drawn.
 
     Templates leave empty regions behind: they say that nobody drew, not that there is no tumour.
+
+    Raises:
+        DataError: nothing is drawn under them, or in two regions; and what to do.
     """
     regions = read_rtstruct(file, volume, names=names)
     drawn = {name: mask for name, mask in regions.items() if mask.voxels.any()}

@@ -126,7 +126,15 @@ class Arrival(Enum):
     ANOTHER = "another"
 
 
-def receive(home: SiteHome, store: CaseStore, file: Path, *, actor: str) -> Arrival:
+@dataclass(frozen=True)
+class Received:
+    """What came over the network, and the case that it was kept for ("": none)."""
+
+    arrival: Arrival
+    case_id: str = ""
+
+
+def receive(home: SiteHome, store: CaseStore, file: Path, *, actor: str) -> Received:
     """Take back what came by itself, if it is an edit of an export, and say what it is.
 
     Nobody is there who would know, so what was saved before the first export, or says the same as
@@ -147,20 +155,20 @@ def receive(home: SiteHome, store: CaseStore, file: Path, *, actor: str) -> Arri
             said = read_returned_file(file)
             candidates = _of_frame(_of_patient(home, store, said), said)
         except DataError:
-            return Arrival.ANOTHER  # of nothing that was exported
+            return Received(Arrival.ANOTHER)  # of nothing that was exported
         firsts = [first_exported_at(store, one.case_id) for one in candidates]
         earliest = min(first for first in firsts if first is not None).date() - _ZONES
         if said.saved_on is not None and said.saved_on < earliest:
-            return Arrival.ANOTHER
+            return Received(Arrival.ANOTHER)
         try:
             found = _match(home, store, said, "", "")
         except OwnExportError:
-            return Arrival.OWN_EXPORT
+            return Received(Arrival.OWN_EXPORT)
         reference = store.contour(found.case_id, purpose=REFERENCE)
         if reference is not None and _equal(reference.mask, found.contour.mask):
-            return Arrival.ANOTHER
+            return Received(Arrival.ANOTHER)
         _keep(store, [found], actor)
-        return Arrival.EDITED
+        return Received(Arrival.EDITED, found.case_id)
 
 
 def _keep(store: CaseStore, found: Sequence[Returned], actor: str) -> None:

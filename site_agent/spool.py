@@ -96,9 +96,10 @@ class Spool:
     def gather(self, series: Iterable[Path]) -> Path:
         """Set series apart for being taken in together, and return the folder that holds them.
 
+        It is named after the first of them.
         What was refused of them before comes along: a sender that broke off sends the rest later.
         """
-        folders = sorted(series)
+        folders = list(series)
         group = self.working / folders[0].name
         group.mkdir(mode=0o700, exist_ok=True)
         for folder in folders:

@@ -7,6 +7,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,12 @@ from pynetdicom import AE, build_context
 from pynetdicom.association import Association
 
 from algorithms.contracts.errors import DataError
-from site_agent.case_store import CaseStore
+from site_agent.case_store import REFERENCE, CaseStore
 from site_agent.config import CONFIG_FILE, SiteHome, open_home
 from site_agent.deidentification import pseudonym
 from site_agent.dimse import DimsePacs
 from site_agent.erasure import erase
+from site_agent.ingest import take_in
 from site_agent.listener import Listener
 from site_agent.network_config import PacsConfig
 from site_agent.site_lock import only_worker
@@ -351,6 +353,148 @@ def test_what_no_rule_takes_is_left_alone_and_deleted_after_the_stated_time(
             f"{name}: waits: no rule takes it; deleted 24 h after it came",
             f"{name}: no rule takes it: deleted",
         ]
+
+
+# -- structure sets -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def structures(store_of, said) -> Iterator[tuple[Listener, CaseStore]]:
+    """Listen at a site that takes structure sets, too."""
+    home, store = store_of
+    with Listener(home, store, said.append) as running:
+        yield running, store
+
+
+@pytest.fixture
+def store_of(tmp_path) -> tuple[SiteHome, CaseStore]:
+    rule = '[[listener.rules]]\nmodality = "RTSTRUCT"\n'
+    home = make_site(tmp_path / "structures", more=rule)
+    return home, CaseStore(home)
+
+
+def patient_files(folder: Path, number: int) -> tuple[list[Dataset], Dataset]:
+    """Return a patient's images, and the structure set drawn on them."""
+    write_patient(folder / f"P{number}", number)
+    images = [pydicom.dcmread(file) for file in (folder / f"P{number}").glob("MR.*")]
+    (structure_set,) = (folder / f"P{number}").glob("RS.*")
+    return images, pydicom.dcmread(structure_set)
+
+
+def another_save(structure_set: Dataset) -> Dataset:
+    again = deepcopy(structure_set)
+    again.SOPInstanceUID = again.file_meta.MediaStorageSOPInstanceUID = "1.2.826.0.9.1"
+    again.SeriesInstanceUID = "1.2.826.0.9"
+    return again
+
+
+def test_what_came_of_a_group_is_named_by_its_case(store_of, structures, said, tmp_path) -> None:
+    """Whichever of the two series sorts first."""
+    home, store = store_of
+    listener, _ = structures
+    for number in (1, 2, 3, 4):
+        images, structure_set = patient_files(tmp_path, number)
+        send(home, [*images, structure_set])
+    sweep_after(listener, QUIET_S + 1)
+    expected = {f"{case.case_id}: 9 objects: 1 new case" for case in store.cases()}
+    assert set(said) == expected
+    assert len(expected) == 4
+
+
+def test_a_structure_set_that_comes_after_its_images_is_their_reference(
+    store_of, structures, said, tmp_path
+) -> None:
+    home, store = store_of
+    listener, _ = structures
+    images, structure_set = patient_files(tmp_path, 1)
+    send(home, images)
+    sweep_after(listener, QUIET_S + 1)
+    (case,) = store.cases()
+    assert not case.has_reference
+    send(home, [structure_set])
+    sweep_after(listener, QUIET_S + 1)
+    assert said[-1].endswith(f": 1 objects: 1 contour added ({case.case_id})")
+    reference = store.contour(case.case_id, purpose=REFERENCE)
+    assert reference is not None
+    together = make_site(tmp_path / "together")
+    take_in(together, CaseStore(together), tmp_path / "P1", actor="test")
+    (same,) = CaseStore(together).cases()
+    at_once = CaseStore(together).contour(same.case_id, purpose=REFERENCE)
+    np.testing.assert_array_equal(reference.mask.voxels, at_once.mask.voxels)
+    for again in (structure_set, another_save(structure_set)):
+        send(home, [again])
+        sweep_after(listener, QUIET_S + 1)
+        assert said[-1].endswith(f": 1 objects: 1 held already ({case.case_id})")
+    assert files(home.spool) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"PatientID": "KH-000007"}, "images are not held: send or fetch them with it"),
+        ({"PatientID": ""}, "has no PatientID"),
+        ({"PatientBirthDate": "19610203"}, "another birth date"),
+    ],
+)
+def test_a_structure_set_of_no_held_case_is_refused_with_what_to_do(
+    store_of, structures, said, tmp_path, change, words
+) -> None:
+    home, store = store_of
+    listener, _ = structures
+    images, structure_set = patient_files(tmp_path, 1)
+    send(home, images)
+    sweep_after(listener, QUIET_S + 1)
+    for keyword, value in change.items():
+        setattr(structure_set, keyword, value)
+    send(home, [structure_set])
+    sweep_after(listener, QUIET_S + 1)
+    assert ": refused: " in said[-1]
+    assert words in said[-1]
+    assert not store.cases()[0].has_reference
+
+
+def test_of_two_cases_in_one_frame_a_structure_set_finds_the_one_it_names_or_none(
+    store_of, structures, said, tmp_path
+) -> None:
+    home, store = store_of
+    listener, _ = structures
+    images, structure_set = patient_files(tmp_path, 1)
+    second = deepcopy(images)
+    for number, image in enumerate(second):
+        image.SeriesInstanceUID = "1.2.826.0.8"
+        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"1.2.826.0.8.{number}"
+    send(home, [*images, *second])
+    sweep_after(listener, QUIET_S + 1)
+    unnamed = another_save(structure_set)
+    del unnamed.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence
+    for contour in unnamed.ROIContourSequence[0].ContourSequence:
+        del contour.ContourImageSequence
+    send(home, [unnamed])
+    sweep_after(listener, QUIET_S + 1)
+    assert "could be of any of case-" in said[-1]
+    assert not any(case.has_reference for case in store.cases())
+    send(home, [structure_set])
+    sweep_after(listener, QUIET_S + 1)
+    assert [c.case_id for c in store.cases() if c.has_reference] == [case_of(home, images)]
+
+
+def test_two_structure_sets_of_one_series_are_for_a_person_to_choose(
+    store_of, structures, said, tmp_path
+) -> None:
+    home, store = store_of
+    listener, _ = structures
+    images, structure_set = patient_files(tmp_path, 1)
+    both = [structure_set, another_save(structure_set)]
+    send(home, [*images, *both])
+    sweep_after(listener, QUIET_S + 1)
+    assert "choose one with --series-uid" in said[-1]
+    assert "move away" not in said[-1]
+    send(home, images)
+    sweep_after(listener, QUIET_S + 1)
+    assert len(store.cases()) == 1
+    send(home, both[:1])
+    sweep_after(listener, QUIET_S + 1)
+    assert store.cases()[0].has_reference
 
 
 # -- refusals -----------------------------------------------------------------------------------

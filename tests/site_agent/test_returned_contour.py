@@ -463,7 +463,7 @@ def test_the_command_says_the_degree_and_keeps_nothing_of_the_patient(
 
 
 def arrival(hospital: Hospital, file: Path) -> Arrival:
-    return receive(hospital.home, hospital.store, file, actor="test")
+    return receive(hospital.home, hospital.store, file, actor="test").arrival
 
 
 def today(file: Path, **fields: str) -> Path:
