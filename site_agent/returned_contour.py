@@ -219,6 +219,11 @@ def _match(
     candidates = _of_patient(home, store, file)
     if case_id:
         candidates = [one for one in candidates if one.case_id == case_id]
+        if not candidates:
+            raise DataError(
+                f"{file.file}: the case given with --case is no exported one of its patient: see "
+                "'fedgtv-site cases', or leave it out"
+            )
     candidate, region = _of_series(_of_frame(candidates, file), file, roi_name)
     _refuse_our_own(store, candidate, region.mask, file)
     exported, mask = candidate.exported, region.mask
@@ -368,6 +373,7 @@ def _region(candidate: _Candidate, file: ReturnedFile, roi_name: str) -> _Region
     if roi_name:
         return _by_choice(candidate, regions, file, roi_name)
     clinical, marked = candidate.exported.roi_name, exported_name(candidate.exported)
+    names = " or ".join(dict.fromkeys((clinical, marked)))
     wanted = {folded(clinical), folded(marked)}
     named = _drawn(candidate, [one for one in regions if folded(one.name) in wanted], file)
     if len(named) > 1:
@@ -384,8 +390,8 @@ def _region(candidate: _Candidate, file: ReturnedFile, roi_name: str) -> _Region
     }
     if not near:
         raise DataError(
-            f"{file.file}: no region is named {clinical} or {marked}, and none overlaps with what "
-            "was exported: say with --roi which region it became"
+            f"{file.file}: no region is named {names}, and none overlaps with what was exported: "
+            "say with --roi which region it became"
         )
     best = max(_overlap(candidate, mask) for mask in near.values())
     rivals = {n: m for n, m in near.items() if _overlap(candidate, m) > best - CLEAR_LEAD}

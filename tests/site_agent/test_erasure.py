@@ -1,6 +1,7 @@
 """Erasure and retention: everything of a patient goes, everything of the others stays."""
 
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -461,6 +462,21 @@ def test_erasing_asks_first_and_tells_counts(site, run, capsys, monkeypatch) -> 
     assert "5 files" in said
     assert tags(1).patient_id not in said
     assert "backups from before still hold them" in said
+    assert len(CaseStore(site).cases()) == 2
+
+
+def test_an_id_that_is_piped_is_taken_without_a_remark(site) -> None:
+    command = [sys.executable, "-c", "from site_agent.cli import main; main()", "erase", "--yes"]
+    ended = subprocess.run(
+        [*command, "--home", site.folder],
+        input=f"{tags(1).patient_id}\n",
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,  # so that there is no terminal to ask on
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert tags(1).patient_id not in ended.stdout
     assert len(CaseStore(site).cases()) == 2
 
 
