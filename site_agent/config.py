@@ -136,10 +136,14 @@ class SiteHome:
         """
         return self.folder / "spool"
 
+    def has_secret(self, name: str) -> bool:
+        """Say whether a secret is there."""
+        return (self.folder / "secrets" / name).is_file()
+
     def secret(self, name: str) -> bytes:
         """Read a secret made by `fedgtv-site init`: "pseudonym.key" or "crosswalk.key"."""
         file = self.folder / "secrets" / name
-        if not file.is_file():
+        if not self.has_secret(name):
             raise DataError(f"{file}: secret is missing: restore it from backup or run init")
         return file.read_bytes()
 

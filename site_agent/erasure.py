@@ -28,9 +28,10 @@ from site_agent import audit_log
 from site_agent.case_store import CaseStore, case_set_sha256
 from site_agent.config import SiteHome
 from site_agent.database import Base, CaseRow, PackageRow, RoundRow, transaction, utc_now
-from site_agent.site_lock import only_eraser
+from site_agent.site_lock import only_eraser, only_fetch, spool_alone
 
 CASES = CaseRow.__table__
+_KEY = "pseudonym.key"
 _LEARNING = (
     RoundState.RECEIVED,
     RoundState.AWAITING_ANNOTATION,
@@ -64,6 +65,10 @@ def find_patient(home: SiteHome, store: CaseStore, identifier: str) -> str | Non
     """Return the pseudonym of a patient by pseudonym or original id; None if there is no such.
 
     A patient of whom only images wait to be taken in is found too.
+
+    Raises:
+        SiteBusyError: it has to look through images that are being fetched.
+        DataError: the key to pseudonyms is missing.
     """
     named = identifier.strip()
     if not named or _is_held(store, named):
@@ -71,7 +76,8 @@ def find_patient(home: SiteHome, store: CaseStore, identifier: str) -> str | Non
     of_original = _pseudonym(home, named)
     if _is_held(store, of_original):
         return of_original
-    return next((one for one in (named, of_original) if _spooled(home, one)), None)
+    with only_fetch(home), spool_alone(home):
+        return next((one for one in (named, of_original) if _spooled(home, one)), None)
 
 
 def _is_held(store: CaseStore, patient: str) -> bool:
@@ -97,14 +103,13 @@ def erase(home: SiteHome, store: CaseStore, patients: Iterable[str], *, actor: s
     """Remove everything of these patients, given by pseudonym.
 
     Raises:
-        DataError: a worker runs or a backup is being made.
+        DataError: a worker or a fetch runs, a backup is being made, or images wait and the key that
+            tells whose they are is missing.
     """
     erased = Erased()
     with only_eraser(home):
         for patient in patients:
-            for file in _spooled(home, patient):  # first, or they would be taken in again
-                file.unlink(missing_ok=True)
-                erased.spooled += 1
+            erased.spooled += _erase_spooled(home, patient)  # or they would be taken in again
             for name, count in _erase_rows(home, store.engine, patient, actor).items():
                 erased.rows[name] = erased.rows.get(name, 0) + count
             erased.patients += 1
@@ -293,28 +298,58 @@ def _write_sqlite_anew(engine: Engine) -> bool:
 # -- images that wait ---------------------------------------------------------------------------
 
 
+def _erase_spooled(home: SiteHome, patient: str) -> int:
+    """Remove the images of a patient that wait to be taken in; return how many.
+
+    A listener moves what waits to and fro while the site is busy, and goes on receiving: it is kept
+    from the one, and because of the other this looks until nothing is found.
+    """
+    removed = 0
+    with spool_alone(home):
+        while found := _spooled(home, patient):
+            for file in found:
+                with suppress(FileNotFoundError):  # a file cut off, which got its name meanwhile
+                    file.unlink()
+                    removed += 1
+    return removed
+
+
 def _spooled(home: SiteHome, patient: str) -> list[Path]:
-    """List the images of a patient that wait to be taken in; others' are not touched."""
-    if not home.spool.is_dir():
-        return []
+    """List the images of a patient that wait to be taken in; others' are not touched.
+
+    Raises:
+        DataError: something waits, and without the key nobody can say whose it is.
+    """
     from pydicom import dcmread
 
+    waiting = [file for file in sorted(home.spool.rglob("*")) if _may_be_image(file)]
+    if not waiting:
+        return []
+    if not home.has_secret(_KEY):
+        raise DataError(
+            f"{len(waiting)} files wait in {home.spool}, and without secrets/{_KEY} nobody can say "
+            "whose they are: restore the key from a backup, or empty that folder first"
+        )
     found = []
-    for file in sorted(home.spool.rglob("*")):
-        if file.is_file():
-            with suppress(Exception):  # half a file, or none of DICOM: of nobody we know
-                header = dcmread(
-                    file, stop_before_pixels=True, specific_tags=["PatientID"], force=True
-                )
-                if _pseudonym(home, str(header.PatientID)) == patient:
-                    found.append(file)
+    for file in waiting:
+        with suppress(Exception):  # half a file, or none of DICOM: of nobody we know
+            header = dcmread(file, stop_before_pixels=True, specific_tags=["PatientID"], force=True)
+            if _pseudonym(home, str(header.PatientID)) == patient:
+                found.append(file)
     return found
+
+
+def _may_be_image(file: Path) -> bool:
+    """Say whether it is a file that is no empty marker and no note beside a refused series."""
+    with suppress(FileNotFoundError):
+        return file.is_file() and file.stat().st_size > 0 and not file.match("refused/case-*.txt")
+    return False
 
 
 def _pseudonym(home: SiteHome, identifier: str) -> str:
     from site_agent.deidentification import pseudonym
 
-    return pseudonym(identifier, home.secret("pseudonym.key"))
+    return pseudonym(identifier, home.secret(_KEY))
 
 
 def unknown_patient() -> DataError:

@@ -35,6 +35,10 @@ from site_agent.site_lock import only_worker
 TARGET_ROI = "GTVp"
 
 
+class SeveralStructureSetsError(DataError):
+    """Two structure sets were drawn on one series: a person has to choose."""
+
+
 def ingest(home: SiteHome, store: CaseStore, folder: Path, *, actor: str) -> list[str]:
     """Take a folder in as `take_in` does, and return the ids of the new cases."""
     return take_in(home, store, folder, actor=actor).new
@@ -90,7 +94,7 @@ def _from_dicom(home: SiteHome, folder: Path) -> Iterator[NewCase]:
             contours: tuple[Contour, ...] = ()
             if structure_set is not None:
                 _refuse_another_patient(structure_set, identity)
-                contours = (_target(structure_set.file, volume, home.config.roi_names),)
+                contours = (target_contour(structure_set.file, volume, home.config.roi_names),)
             yield NewCase(
                 case_id=pseudonym(series.series_instance_uid, pseudonym_key, prefix="case"),
                 patient_id=patient_id,
@@ -153,7 +157,7 @@ def _assign(wanted: Sequence[SeriesFiles], found: Scan) -> dict[str, StructureSe
         if candidates[0] in wanted:
             first = assigned.setdefault(candidates[0].series_instance_uid, structure_set)
             if first is not structure_set:
-                raise DataError(
+                raise SeveralStructureSetsError(
                     f"{file}: a second structure set of the series that {first.file.name} was "
                     "drawn on: move away all but the one to use"
                 )
@@ -167,10 +171,13 @@ def _lie_together(image: Path, structure_set: Path) -> bool:
     )
 
 
-def _target(file: Path, volume: Volume, names: Sequence[str]) -> Contour:
+def target_contour(file: Path, volume: Volume, names: Sequence[str]) -> Contour:
     """Take the first of the hospital's names for the target under which something is drawn.
 
     Templates leave empty regions behind: they say that nobody drew, not that there is no tumour.
+
+    Raises:
+        DataError: nothing is drawn under them, or in two regions; and what to do.
     """
     regions = read_rtstruct(file, volume, names=names)
     drawn = {name: mask for name, mask in regions.items() if mask.voxels.any()}

@@ -17,7 +17,13 @@ from site_agent.config import SiteHome
 from site_agent.dicom_elements import without_remarks
 from site_agent.site_lock import SiteBusyError, only_fetch
 from site_agent.spool import Spool, delete
-from site_agent.spooled_series import belonging_together, read_spooled, refusal, take_in_group
+from site_agent.spooled_series import (
+    STRUCTURE_SET,
+    belonging_together,
+    read_spooled,
+    refusal,
+    take_in_group,
+)
 
 FIND_LIMIT = 500  # studies or series; more are no answer to a person's question
 _LISTINGS = 3  # how often a list that changes is followed, before a person is told
@@ -219,7 +225,8 @@ def fetch(
         spool.restore()
         for one in fetched:
             count = fetch_series(pacs, spool, one)
-            say(f"{spool.series_name(one.series_uid)}: {count} instances from {pacs.name}")
+            kind = " (structure set)" if one.modality == STRUCTURE_SET else ""
+            say(f"{spool.series_name(one.series_uid)}{kind}: {count} instances from {pacs.name}")
         folders = [spool.incoming / spool.series_name(one.series_uid) for one in fetched]
         refused = 0
         for group in belonging_together([read_spooled(folder) for folder in folders]):

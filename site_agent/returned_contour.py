@@ -126,7 +126,15 @@ class Arrival(Enum):
     ANOTHER = "another"
 
 
-def receive(home: SiteHome, store: CaseStore, file: Path, *, actor: str) -> Arrival:
+@dataclass(frozen=True)
+class Received:
+    """What came over the network, and the case that it was kept for ("": none)."""
+
+    arrival: Arrival
+    case_id: str = ""
+
+
+def receive(home: SiteHome, store: CaseStore, file: Path, *, actor: str) -> Received:
     """Take back what came by itself, if it is an edit of an export, and say what it is.
 
     Nobody is there who would know, so what was saved before the first export, or says the same as
@@ -147,20 +155,20 @@ def receive(home: SiteHome, store: CaseStore, file: Path, *, actor: str) -> Arri
             said = read_returned_file(file)
             candidates = _of_frame(_of_patient(home, store, said), said)
         except DataError:
-            return Arrival.ANOTHER  # of nothing that was exported
+            return Received(Arrival.ANOTHER)  # of nothing that was exported
         firsts = [first_exported_at(store, one.case_id) for one in candidates]
         earliest = min(first for first in firsts if first is not None).date() - _ZONES
         if said.saved_on is not None and said.saved_on < earliest:
-            return Arrival.ANOTHER
+            return Received(Arrival.ANOTHER)
         try:
             found = _match(home, store, said, "", "")
         except OwnExportError:
-            return Arrival.OWN_EXPORT
+            return Received(Arrival.OWN_EXPORT)
         reference = store.contour(found.case_id, purpose=REFERENCE)
         if reference is not None and _equal(reference.mask, found.contour.mask):
-            return Arrival.ANOTHER
+            return Received(Arrival.ANOTHER)
         _keep(store, [found], actor)
-        return Arrival.EDITED
+        return Received(Arrival.EDITED, found.case_id)
 
 
 def _keep(store: CaseStore, found: Sequence[Returned], actor: str) -> None:
@@ -211,6 +219,11 @@ def _match(
     candidates = _of_patient(home, store, file)
     if case_id:
         candidates = [one for one in candidates if one.case_id == case_id]
+        if not candidates:
+            raise DataError(
+                f"{file.file}: the case given with --case is no exported one of its patient: see "
+                "'fedgtv-site cases', or leave it out"
+            )
     candidate, region = _of_series(_of_frame(candidates, file), file, roi_name)
     _refuse_our_own(store, candidate, region.mask, file)
     exported, mask = candidate.exported, region.mask
@@ -360,6 +373,7 @@ def _region(candidate: _Candidate, file: ReturnedFile, roi_name: str) -> _Region
     if roi_name:
         return _by_choice(candidate, regions, file, roi_name)
     clinical, marked = candidate.exported.roi_name, exported_name(candidate.exported)
+    names = " or ".join(dict.fromkeys((clinical, marked)))
     wanted = {folded(clinical), folded(marked)}
     named = _drawn(candidate, [one for one in regions if folded(one.name) in wanted], file)
     if len(named) > 1:
@@ -376,8 +390,8 @@ def _region(candidate: _Candidate, file: ReturnedFile, roi_name: str) -> _Region
     }
     if not near:
         raise DataError(
-            f"{file.file}: no region is named {clinical} or {marked}, and none overlaps with what "
-            "was exported: say with --roi which region it became"
+            f"{file.file}: no region is named {names}, and none overlaps with what was exported: "
+            "say with --roi which region it became"
         )
     best = max(_overlap(candidate, mask) for mask in near.values())
     rivals = {n: m for n, m in near.items() if _overlap(candidate, m) > best - CLEAR_LEAD}

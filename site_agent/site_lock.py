@@ -61,6 +61,18 @@ def only_eraser(home: SiteHome) -> Iterator[None]:
 
 
 @contextmanager
+def spool_alone(home: SiteHome) -> Iterator[None]:
+    """Hold the spool: nobody else moves or removes files in it; waits for whoever does.
+
+    Whoever holds it must not wait for another lock of the site, or two would wait for each other.
+    What arrives is written without it.
+    """
+    with (home.folder / "spool.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
 def _hold(home: SiteHome, name: str, kind: int, busy: str) -> Iterator[None]:
     with (home.folder / name).open("w") as file:
         try:

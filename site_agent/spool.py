@@ -16,6 +16,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Container, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import pydicom
@@ -95,9 +96,10 @@ class Spool:
     def gather(self, series: Iterable[Path]) -> Path:
         """Set series apart for being taken in together, and return the folder that holds them.
 
+        It is named after the first of them.
         What was refused of them before comes along: a sender that broke off sends the rest later.
         """
-        folders = sorted(series)
+        folders = list(series)
         group = self.working / folders[0].name
         group.mkdir(mode=0o700, exist_ok=True)
         for folder in folders:
@@ -107,24 +109,24 @@ class Spool:
 
     def restore(self) -> None:
         """Put back what was being taken in when a process ended, and drop files cut off then."""
-        for group in self.working.iterdir():
+        for group in _held_in(self.working):
             self.put_back(group)
         for leftover in self.incoming.glob(f"*/{_PART}*"):
-            leftover.unlink()
+            leftover.unlink(missing_ok=True)
 
     def put_back(self, group: Path) -> None:
         """Let what `gather` set apart wait again."""
-        for folder in group.iterdir():
+        for folder in _held_in(group):
             _move(folder, self.incoming / folder.name)
-        group.rmdir()
+        _remove_empty(group)
 
     def refuse(self, group: Path, reason: str) -> None:
         """Move aside what `gather` set apart; `reason` is one line without patient data."""
-        for folder in sorted(group.iterdir()):
+        for folder in _held_in(group):
             _move(folder, self.refused / folder.name)
             note = self.refused / f"{folder.name}.txt"
             note.write_text(reason + "\n", "utf-8")
-        group.rmdir()
+        _remove_empty(group)
 
     def forget_refusal(self, series_name: str, *, bring_back: bool = False) -> None:
         """Drop the refusal of a series; its files are deleted, or wait again."""
@@ -138,12 +140,17 @@ class Spool:
 
 def newest_time(folder: Path) -> float:
     """Return when the newest instance below `folder` came, in s since the epoch; 0 for none."""
-    return max((file.stat().st_mtime for file in folder.rglob(INSTANCE)), default=0.0)
+    newest_s = 0.0
+    for file in folder.rglob(INSTANCE):
+        with suppress(FileNotFoundError):  # somebody removed it by hand
+            newest_s = max(newest_s, file.stat().st_mtime)
+    return newest_s
 
 
 def delete(folder: Path) -> None:
-    """Delete a folder of the spool."""
-    shutil.rmtree(folder)
+    """Delete a folder of the spool, if it is there still."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder)
 
 
 def _uids(content: bytes) -> tuple[str, str]:
@@ -162,11 +169,28 @@ def _uids(content: bytes) -> tuple[str, str]:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Move the instances of a series; of two of one name that in `target` is the newer."""
+    """Move the instances of a series; of two of one name that in `target` is the newer.
+
+    What vanished meanwhile is passed over: an administrator may remove files by hand.
+    """
     target.mkdir(mode=0o700, exist_ok=True)
-    for file in source.iterdir():
-        if (target / file.name).exists():
-            file.unlink()
-        else:
-            file.replace(target / file.name)
-    source.rmdir()
+    for file in _held_in(source):
+        with suppress(FileNotFoundError):
+            if (target / file.name).exists():
+                file.unlink()
+            else:
+                file.replace(target / file.name)
+    _remove_empty(source)
+
+
+def _held_in(folder: Path) -> list[Path]:
+    """List what a folder holds, in order; nothing where it is gone."""
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(FileNotFoundError):
+        folder.rmdir()

@@ -1,6 +1,5 @@
 """What the series of a spool are, which belong together, and how they become cases."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -9,10 +8,11 @@ from pathlib import Path
 import pydicom
 
 from algorithms.contracts.errors import DataError
-from site_agent.case_store import CaseStore
+from site_agent.case_store import CaseStore, Intake
 from site_agent.config import SiteHome
 from site_agent.dicom_series import named_when_damaged, scan
-from site_agent.ingest import take_in
+from site_agent.ingest import SeveralStructureSetsError, take_in
+from site_agent.late_reference import add_late_references
 from site_agent.network_config import Rule
 from site_agent.returned_contour import Arrival, receive
 from site_agent.spool import INSTANCE, newest_time
@@ -78,7 +78,8 @@ def read_spooled(folder: Path) -> SpooledSeries:
 def belonging_together(series: Sequence[SpooledSeries]) -> list[list[SpooledSeries]]:
     """Join each structure set to the series it names, else to those of its frame of reference.
 
-    Every other series stands alone, so that one that is refused takes no other with it.
+    Every other series stands alone, so that one that is refused takes no other with it. Images come
+    first in a group: they are what becomes a case.
     """
     groups = [[one] for one in series]
     for structure_set in series:
@@ -90,6 +91,8 @@ def belonging_together(series: Sequence[SpooledSeries]) -> list[list[SpooledSeri
         joined = [group for group in groups if any(one in group for one in partners)]
         groups = [group for group in groups if group not in joined]
         groups.append([one for group in joined for one in group])
+    for group in groups:
+        group.sort(key=lambda one: (one.modality == STRUCTURE_SET, one.folder.name))
     return groups
 
 
@@ -115,25 +118,41 @@ def take_in_group(home: SiteHome, store: CaseStore, group: Path, *, actor: str) 
     """Make cases of a folder of series that belong together, and say what became of them.
 
     Structure sets that are edits of what was exported are taken back. Those, and exports of ours
-    that the PACS sends along, are deleted here, so that the images are not taken in with them.
+    that the PACS sends along, are deleted here, so that the images are not taken in with them. One
+    that comes without images is the reference of the held case that it was drawn on. Cases other
+    than the one that `group` is named after are named.
 
     Raises:
         SiteBusyError: another process of the site works: later.
         DataError: a series is refused, in one line without patient data.
     """
-    counts: Counter[str] = Counter()
+    became: dict[str, list[str]] = {}
     for structure_set in scan(group).structure_sets:
-        arrival = receive(home, store, structure_set.file, actor=actor)
-        if arrival is not Arrival.ANOTHER:
-            counts[arrival.value] += 1
+        received = receive(home, store, structure_set.file, actor=actor)
+        if received.arrival is not Arrival.ANOTHER:
+            became.setdefault(received.arrival.value, []).append(received.case_id)
             structure_set.file.unlink()
     # Beside what came back may lie objects that are no images, such as a segmentation of ours.
-    if not counts or _holds_a_case(home, group):
-        intake = take_in(home, store, group, actor=actor)
-        counts["new case"] = len(intake.new)
-        counts["contour added"] = len(intake.contoured)
-        counts["held already"] = len(intake.unchanged)
-    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    if not became or _holds_a_case(home, group):
+        intake = _take_rest_in(home, store, group, actor)
+        became["new case"] = intake.new
+        became["contour added"] = intake.contoured
+        became["held already"] = intake.unchanged
+    return ", ".join(
+        f"{len(ids)} {what}{_named(ids, group.name)}" for what, ids in became.items() if ids
+    )
+
+
+def _named(case_ids: Sequence[str], known: str) -> str:
+    named = sorted(set(case_ids) - {""})
+    return f" ({', '.join(named)})" if named and named != [known] else ""
+
+
+def _take_rest_in(home: SiteHome, store: CaseStore, group: Path, actor: str) -> Intake:
+    found = scan(group)
+    if found.series or not found.structure_sets:
+        return take_in(home, store, group, actor=actor)
+    return add_late_references(home, store, found.structure_sets, actor=actor)
 
 
 def _holds_a_case(home: SiteHome, group: Path) -> bool:
@@ -146,6 +165,12 @@ def _holds_a_case(home: SiteHome, group: Path) -> bool:
 
 def refusal(error: Exception) -> str:
     """Say in one line why a series was refused, whatever went wrong."""
+    if isinstance(error, SeveralStructureSetsError):
+        return (
+            "two structure sets of one series: choose one with --series-uid to fetch, or send the "
+            "images with the one to use (where both lie in one series, ingest a folder of the "
+            "images and one); both remain where they came from"
+        )
     if isinstance(error, DataError):
         return " ".join(str(error).split())
     return f"it cannot be read ({type(error).__name__}): export it again"

@@ -157,7 +157,8 @@ def erase(
     site = open_home(home)
     store = CaseStore(site)
     if patient is None:  # an id on a command line stays in the shell's history
-        patient = typer.prompt("Pseudonym or original id", hide_input=True)
+        unseen = sys.stdin.isatty()  # what is piped is on no screen
+        patient = typer.prompt("Pseudonym or original id", hide_input=unseen)
     found = find_patient(site, store, patient)
     if found is None:
         raise unknown_patient()

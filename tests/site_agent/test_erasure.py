@@ -1,6 +1,7 @@
 """Erasure and retention: everything of a patient goes, everything of the others stays."""
 
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -25,7 +26,7 @@ from site_agent.deidentification import find_residue, mapped_uid, pseudonym
 from site_agent.erasure import count_rows, erase, find_patient, outdated_patients, sweep
 from site_agent.ingest import ingest
 from site_agent.schema import copy_sqlite
-from site_agent.site_lock import only_worker
+from site_agent.site_lock import SiteBusyError, only_fetch, only_worker
 from tests.phantoms import make_home, tiny_volume
 from tests.site_agent.stored_site import PACKAGE_ID, audited, files, fill, killed_at, rows
 from tests.site_agent.test_ingest import tags, write_patient
@@ -341,6 +342,33 @@ def test_images_that_wait_go_too_and_only_the_patients(home, store, tmp_path) ->
     assert set(files(home.spool)) == {"half.dcm"}
 
 
+def waiting(home: SiteHome, number: int) -> str:
+    """Write a patient's images below the spool, as they wait; return the patient's pseudonym."""
+    write_patient(home.spool / "listener" / "incoming" / "case-000000000001", number)
+    return patient(home, number)
+
+
+def test_without_the_key_waiting_images_are_not_passed_over_in_silence(home, store) -> None:
+    one = waiting(home, 1)
+    refused = home.spool / "listener" / "refused"
+    refused.mkdir()
+    (refused / "case-000000000002.txt").write_text("a slice is missing")
+    (home.folder / "secrets" / "pseudonym.key").unlink()
+    before = rows(store)
+    with pytest.raises(DataError, match=r"9 files wait in .*pseudonym\.key.*restore the key"):
+        erase(home, store, [one], actor="it")
+    assert rows(store) == before
+    shutil.rmtree(home.spool / "listener" / "incoming")
+    assert erase(home, store, [one], actor="it").rows["cases"] == 1
+
+
+def test_whose_images_are_being_fetched_nobody_says_that_they_are_unknown(home, store) -> None:
+    waiting(home, 4)
+    with only_fetch(home), pytest.raises(SiteBusyError, match="another fetch"):
+        find_patient(home, store, tags(4).patient_id)
+    assert find_patient(home, store, patient(home, 1)) == patient(home, 1)
+
+
 # -- retention -----------------------------------------------------------------------------------
 
 
@@ -434,6 +462,21 @@ def test_erasing_asks_first_and_tells_counts(site, run, capsys, monkeypatch) -> 
     assert "5 files" in said
     assert tags(1).patient_id not in said
     assert "backups from before still hold them" in said
+    assert len(CaseStore(site).cases()) == 2
+
+
+def test_an_id_that_is_piped_is_taken_without_a_remark(site) -> None:
+    command = [sys.executable, "-c", "from site_agent.cli import main; main()", "erase", "--yes"]
+    ended = subprocess.run(
+        [*command, "--home", site.folder],
+        input=f"{tags(1).patient_id}\n",
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,  # so that there is no terminal to ask on
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert tags(1).patient_id not in ended.stdout
     assert len(CaseStore(site).cases()) == 2
 
 

@@ -1,11 +1,13 @@
 """Senders are real ones: pynetdicom as a scanner's side of the association."""
 
 import contextlib
+import shutil
 import socket
 import stat
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +19,16 @@ from pynetdicom import AE, build_context
 from pynetdicom.association import Association
 
 from algorithms.contracts.errors import DataError
-from site_agent.case_store import CaseStore
+from site_agent.case_store import REFERENCE, CaseStore
 from site_agent.config import CONFIG_FILE, SiteHome, open_home
 from site_agent.deidentification import pseudonym
 from site_agent.dimse import DimsePacs
+from site_agent.erasure import erase
+from site_agent.ingest import take_in
 from site_agent.listener import Listener
 from site_agent.network_config import PacsConfig
 from site_agent.site_lock import only_worker
+from site_agent.spool import delete
 from tests.orthanc import free_ports
 from tests.phantoms import make_home, tiny_volume
 from tests.site_agent.dicom_builder import PLANTED, slices
@@ -272,15 +277,21 @@ def test_while_the_sender_is_connected_nothing_is_taken_in(home, store, listener
     assert store.cases()[0].shape_zyx[0] == 6
 
 
-def test_a_sender_that_breaks_off_leaves_no_half_case_and_may_go_on(home, store, listener) -> None:
+def test_a_sender_that_breaks_off_leaves_no_half_case_and_may_go_on(
+    home, store, listener, said
+) -> None:
     """Its first half would pass for a whole series: the slices are even."""
     images = series()
     association = connect(home)
     for image in images[:3]:
         association.send_c_store(image)
     association.abort()
-    sweep_after(listener, 10 * QUIET_S)
+    for _ in range(3):
+        sweep_after(listener, 10 * QUIET_S)
     assert store.cases() == []
+    (line,) = said
+    assert line.startswith(f"{case_of(home, images)}: waits: its sender broke off")
+    assert "24 h after it came, unless it is sent again" in line
     send(home, images[3:])
     sweep_after(listener, QUIET_S + 1)
     assert store.cases()[0].shape_zyx[0] == 6
@@ -308,7 +319,8 @@ def test_one_who_never_comes_back_is_moved_aside_with_the_reason(
     association.send_c_store(series()[0])
     association.abort()
     sweep_after(listener, 25 * HOUR_S)
-    assert "broke off" in said[-1]
+    name = case_of(home, series())
+    assert said == [f"{name}: refused: its sender broke off and did not come back: send it again"]
     assert len(list(listener.spool.refused.glob("*/*.dcm"))) == 1
 
 
@@ -329,13 +341,160 @@ def test_what_no_rule_takes_is_left_alone_and_deleted_after_the_stated_time(
 ) -> None:
     images = series(**values)
     send(home, images)
-    sweep_after(listener, 23 * HOUR_S)
+    for _ in range(2):
+        sweep_after(listener, 23 * HOUR_S)
     assert len(store.cases()) == taken
     assert len(list(listener.spool.incoming.glob("*/*.dcm"))) == (0 if taken else 6)
     sweep_after(listener, 25 * HOUR_S)
     assert files(home.spool) == []
     if not taken:
-        assert said == [f"{case_of(home, images)}: no rule takes it: deleted"]
+        name = case_of(home, images)
+        assert said == [
+            f"{name}: waits: no rule takes it; deleted 24 h after it came",
+            f"{name}: no rule takes it: deleted",
+        ]
+
+
+# -- structure sets -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def structures(store_of, said) -> Iterator[tuple[Listener, CaseStore]]:
+    """Listen at a site that takes structure sets, too."""
+    home, store = store_of
+    with Listener(home, store, said.append) as running:
+        yield running, store
+
+
+@pytest.fixture
+def store_of(tmp_path) -> tuple[SiteHome, CaseStore]:
+    rule = '[[listener.rules]]\nmodality = "RTSTRUCT"\n'
+    home = make_site(tmp_path / "structures", more=rule)
+    return home, CaseStore(home)
+
+
+def patient_files(folder: Path, number: int) -> tuple[list[Dataset], Dataset]:
+    """Return a patient's images, and the structure set drawn on them."""
+    write_patient(folder / f"P{number}", number)
+    images = [pydicom.dcmread(file) for file in (folder / f"P{number}").glob("MR.*")]
+    (structure_set,) = (folder / f"P{number}").glob("RS.*")
+    return images, pydicom.dcmread(structure_set)
+
+
+def another_save(structure_set: Dataset) -> Dataset:
+    again = deepcopy(structure_set)
+    again.SOPInstanceUID = again.file_meta.MediaStorageSOPInstanceUID = "1.2.826.0.9.1"
+    again.SeriesInstanceUID = "1.2.826.0.9"
+    return again
+
+
+def test_what_came_of_a_group_is_named_by_its_case(store_of, structures, said, tmp_path) -> None:
+    """Whichever of the two series sorts first."""
+    home, store = store_of
+    listener, _ = structures
+    for number in (1, 2, 3, 4):
+        images, structure_set = patient_files(tmp_path, number)
+        send(home, [*images, structure_set])
+    sweep_after(listener, QUIET_S + 1)
+    expected = {f"{case.case_id}: 9 objects: 1 new case" for case in store.cases()}
+    assert set(said) == expected
+    assert len(expected) == 4
+
+
+def test_a_structure_set_that_comes_after_its_images_is_their_reference(
+    store_of, structures, said, tmp_path
+) -> None:
+    home, store = store_of
+    listener, _ = structures
+    images, structure_set = patient_files(tmp_path, 1)
+    send(home, images)
+    sweep_after(listener, QUIET_S + 1)
+    (case,) = store.cases()
+    assert not case.has_reference
+    send(home, [structure_set])
+    sweep_after(listener, QUIET_S + 1)
+    assert said[-1].endswith(f": 1 objects: 1 contour added ({case.case_id})")
+    reference = store.contour(case.case_id, purpose=REFERENCE)
+    assert reference is not None
+    together = make_site(tmp_path / "together")
+    take_in(together, CaseStore(together), tmp_path / "P1", actor="test")
+    (same,) = CaseStore(together).cases()
+    at_once = CaseStore(together).contour(same.case_id, purpose=REFERENCE)
+    np.testing.assert_array_equal(reference.mask.voxels, at_once.mask.voxels)
+    for again in (structure_set, another_save(structure_set)):
+        send(home, [again])
+        sweep_after(listener, QUIET_S + 1)
+        assert said[-1].endswith(f": 1 objects: 1 held already ({case.case_id})")
+    assert files(home.spool) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"PatientID": "KH-000007"}, "images are not held: send or fetch them with it"),
+        ({"PatientID": ""}, "has no PatientID"),
+        ({"PatientBirthDate": "19610203"}, "another birth date"),
+    ],
+)
+def test_a_structure_set_of_no_held_case_is_refused_with_what_to_do(
+    store_of, structures, said, tmp_path, change, words
+) -> None:
+    home, store = store_of
+    listener, _ = structures
+    images, structure_set = patient_files(tmp_path, 1)
+    send(home, images)
+    sweep_after(listener, QUIET_S + 1)
+    for keyword, value in change.items():
+        setattr(structure_set, keyword, value)
+    send(home, [structure_set])
+    sweep_after(listener, QUIET_S + 1)
+    assert ": refused: " in said[-1]
+    assert words in said[-1]
+    assert not store.cases()[0].has_reference
+
+
+def test_of_two_cases_in_one_frame_a_structure_set_finds_the_one_it_names_or_none(
+    store_of, structures, said, tmp_path
+) -> None:
+    home, store = store_of
+    listener, _ = structures
+    images, structure_set = patient_files(tmp_path, 1)
+    second = deepcopy(images)
+    for number, image in enumerate(second):
+        image.SeriesInstanceUID = "1.2.826.0.8"
+        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"1.2.826.0.8.{number}"
+    send(home, [*images, *second])
+    sweep_after(listener, QUIET_S + 1)
+    unnamed = another_save(structure_set)
+    del unnamed.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence
+    for contour in unnamed.ROIContourSequence[0].ContourSequence:
+        del contour.ContourImageSequence
+    send(home, [unnamed])
+    sweep_after(listener, QUIET_S + 1)
+    assert "could be of any of case-" in said[-1]
+    assert not any(case.has_reference for case in store.cases())
+    send(home, [structure_set])
+    sweep_after(listener, QUIET_S + 1)
+    assert [c.case_id for c in store.cases() if c.has_reference] == [case_of(home, images)]
+
+
+def test_two_structure_sets_of_one_series_are_for_a_person_to_choose(
+    store_of, structures, said, tmp_path
+) -> None:
+    home, store = store_of
+    listener, _ = structures
+    images, structure_set = patient_files(tmp_path, 1)
+    both = [structure_set, another_save(structure_set)]
+    send(home, [*images, *both])
+    sweep_after(listener, QUIET_S + 1)
+    assert "choose one with --series-uid" in said[-1]
+    assert "move away" not in said[-1]
+    send(home, images)
+    sweep_after(listener, QUIET_S + 1)
+    assert len(store.cases()) == 1
+    send(home, both[:1])
+    sweep_after(listener, QUIET_S + 1)
+    assert store.cases()[0].has_reference
 
 
 # -- refusals -----------------------------------------------------------------------------------
@@ -381,7 +540,7 @@ def test_what_is_no_image_is_refused_to_the_sender_and_not_kept(home, listener) 
     assert files(listener.spool.incoming) == []
 
 
-def test_a_full_disk_is_told_to_the_sender(tmp_path, said) -> None:
+def test_a_full_disk_is_told_to_the_sender_and_once_to_whoever_watches(tmp_path, said) -> None:
     home = make_site(tmp_path / "full")
     text = (
         (home.folder / CONFIG_FILE)
@@ -392,8 +551,32 @@ def test_a_full_disk_is_told_to_the_sender(tmp_path, said) -> None:
     home = open_home(home.folder)
     with Listener(home, CaseStore(home), said.append):
         association = connect(home)
-        assert association.send_c_store(series()[0]).Status == 0xA700
+        for image in series():
+            assert association.send_c_store(image).Status == 0xA700
         association.release()
+    (line,) = said
+    assert line.startswith("no room: what is sent is refused (No space left on device)")
+    assert "keep_free_mb" in line
+
+
+def test_a_sender_for_whom_there_was_no_room_leaves_no_half_case(home, store, listener) -> None:
+    """Some scanners go on after a refusal, and release as if all had been stored."""
+    images = series()
+    association = connect(home)
+    for image in images[:3]:
+        assert association.send_c_store(image).Status == 0x0000
+    folder = listener.spool.incoming / case_of(home, images)
+    folder.rename(folder.with_name("aside"))
+    folder.write_text("no folder can be made here")
+    assert association.send_c_store(images[3]).Status == 0xA700
+    folder.unlink()
+    folder.with_name("aside").rename(folder)
+    association.release()
+    sweep_after(listener, 10 * QUIET_S)
+    assert store.cases() == []
+    send(home, images[3:])
+    sweep_after(listener, QUIET_S + 1)
+    assert store.cases()[0].shape_zyx[0] == 6
 
 
 def test_while_the_site_works_a_series_waits_and_that_is_said_once(
@@ -408,6 +591,64 @@ def test_while_the_site_works_a_series_waits_and_that_is_said_once(
     assert "another worker" in said[0]
     sweep_after(listener, QUIET_S + 1)
     assert len(store.cases()) == 1
+
+
+def test_what_an_erasure_removes_does_not_come_back_from_a_listener_that_moves_it(
+    home, store, listener, said
+) -> None:
+    """While the site is busy, every sweep moves what waits to and fro."""
+    both = [series(number, PatientID="KH-1") for number in range(1, 9)], series(9)
+    for images in (*both[0], both[1]):
+        send(home, images)
+    wait_until(lambda: no_sender(listener))
+    swept, ended = threading.Event(), threading.Event()
+    failures: list[BaseException] = []
+
+    def sweep() -> None:
+        try:
+            while not ended.is_set():
+                listener.sweep(time.time() + QUIET_S + 1)
+                swept.set()
+        except BaseException as error:
+            failures.append(error)
+            swept.set()
+
+    sweeping = threading.Thread(target=sweep)
+
+    def patients() -> Iterator[str]:
+        """Begin to sweep when the erasure holds the site, and end before it lets go of it."""
+        sweeping.start()
+        swept.wait()
+        yield pseudonym("KH-1", home.secret("pseudonym.key"))
+        ended.set()
+        sweeping.join()
+
+    assert erase(home, store, patients(), actor="test").spooled == 8 * 6
+    assert failures == []
+    assert all("another worker" in line for line in said)
+    sweep_after(listener, QUIET_S + 1)
+    assert [case.case_id for case in store.cases()] == [case_of(home, both[1])]
+    assert files(home.spool) == []
+
+
+def test_what_somebody_removes_by_hand_stops_no_other_series(home, store, listener, said) -> None:
+    for number in (1, 2, 3):
+        send(home, series(number))
+    wait_until(lambda: no_sender(listener))
+    group = listener.spool.gather([listener.spool.incoming / case_of(home, series(1))])
+    shutil.rmtree(group)
+    listener.spool.put_back(group)
+    listener.spool.refuse(group, "no")
+    delete(group)
+    blocked = listener.spool.working / case_of(home, series(2))
+    blocked.write_text("a file where a folder has to be")
+    sweep_after(listener, QUIET_S + 1)
+    sweep_after(listener, QUIET_S + 1)
+    assert [case.case_id for case in store.cases()] == [case_of(home, series(3))]
+    assert sum(blocked.name in line for line in said) == 1
+    blocked.unlink()
+    sweep_after(listener, QUIET_S + 1)
+    assert len(store.cases()) == 2
 
 
 # -- restart ------------------------------------------------------------------------------------

@@ -245,6 +245,44 @@ def test_fetched_again_it_is_held_already(archive, home) -> None:
     assert "1 held already" in said[-1]
 
 
+def test_a_structure_set_fetched_after_its_images_is_their_reference(archive, home) -> None:
+    pacs, store, said = dicomweb(archive, home.folder), CaseStore(home), []
+    mr, structure_set = sorted(pacs.find_series(uids(1).study), key=lambda one: one.modality)
+    with pytest.raises(DataError, match="1 of the fetched series were refused"):
+        fetch(home, store, pacs, [structure_set], actor="test", say=said.append)
+    assert "images are not held: send or fetch them with it" in said[-1]
+    assert "(structure set): 1 instances" in said[0]
+    fetch(home, store, pacs, [mr], actor="test", say=said.append)
+    (case,) = store.cases()
+    for became in ("contour added", "held already"):
+        fetch(home, store, pacs, [structure_set], actor="test", say=said.append)
+        assert said[-1].endswith(f": 1 {became} ({case.case_id})")
+    assert store.cases()[0].has_reference
+
+
+def test_of_two_structure_sets_of_a_series_one_is_chosen_in_the_archive(home, tmp_path) -> None:
+    write_patient(tmp_path / "export", 1)
+    (file,) = (tmp_path / "export").glob("RS.*")
+    second = pydicom.dcmread(file)
+    second.SOPInstanceUID = second.file_meta.MediaStorageSOPInstanceUID = "1.2.826.0.9.1"
+    second.SeriesInstanceUID = "1.2.826.0.9"
+    second.save_as(tmp_path / "export" / "RS.second.dcm")
+    store, said = CaseStore(home), []
+    with Orthanc(tmp_path / "orthanc", {}) as archive:
+        archive.upload(tmp_path / "export")
+        pacs = dicomweb(archive, home.folder)
+        found = pacs.find_series(uids(1).study)
+        with pytest.raises(DataError, match="1 of the fetched series were refused"):
+            fetch(home, store, pacs, found, actor="test", say=said.append)
+        assert "choose one with --series-uid" in said[-1]
+        assert "remain where they came from" in said[-1]
+        chosen = [one for one in found if one.series_uid != "1.2.826.0.9"]
+        fetch(home, store, pacs, chosen, actor="test", say=said.append)
+    (case,) = store.cases()
+    assert case.has_reference
+    assert said[-1] == f"{case.case_id}: 1 new case"
+
+
 def test_while_the_site_works_a_fetched_series_waits_in_the_spool(archive, home) -> None:
     pacs, store = dicomweb(archive, home.folder), CaseStore(home)
     series = [mr_of(pacs, 2)]

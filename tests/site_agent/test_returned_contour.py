@@ -277,7 +277,8 @@ def test_another_patient_is_never_matched(hospital) -> None:
     namesake = hospital.plan(regions, patient=replace(tags(1), birth_date="19610203"))
     hospital.refuse(namesake, "another birth date")
     hospital.refuse(hospital.plan(regions, PatientID=""), "no PatientID")
-    hospital.refuse(hospital.plan(regions), "another frame", case_id=hospital.cases[2])
+    for wrong in (hospital.cases[2], "case-ffffffffffff"):
+        hospital.refuse(hospital.plan(regions), "--case is no exported one", case_id=wrong)
 
 
 def test_another_frame_of_reference_is_never_matched(hospital) -> None:
@@ -459,11 +460,20 @@ def test_the_command_says_the_degree_and_keeps_nothing_of_the_patient(
     assert [secret for secret in secrets if secret.encode() in kept] == []
 
 
+def test_a_name_that_is_looked_for_is_told_once(hospital) -> None:
+    far = {"A": np.roll(DRAWN, 12, axis=2)}
+    hospital.refuse(hospital.plan(far), r"no region is named GTVp or GTVp\^AI, and none")
+    hospital.draw(hospital.cases[1], EDITED, REVIEWED, Provenance.MANUAL)
+    output = hospital.folder / "drawn.dcm"
+    export_rtstruct(hospital.home, hospital.store, hospital.cases[1], output, actor="test")
+    hospital.refuse(hospital.plan(far), "no region is named GTVp, and none")
+
+
 # -- what comes by itself ---------------------------------------------------------------------
 
 
 def arrival(hospital: Hospital, file: Path) -> Arrival:
-    return receive(hospital.home, hospital.store, file, actor="test")
+    return receive(hospital.home, hospital.store, file, actor="test").arrival
 
 
 def today(file: Path, **fields: str) -> Path:
