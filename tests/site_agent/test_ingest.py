@@ -38,7 +38,7 @@ def tags(number: int) -> PatientTags:
         sex="F",
         institution="Nowhere Hospital",
         referring_physician="Referrer^Invented",
-        accession_number=f"ACC{number}",
+        accession_number=f"ACCESSION-{number}",
         study_date="20200304",
         study_time="101112",
     )
@@ -107,7 +107,7 @@ def test_nothing_that_identifies_a_patient_is_stored_in_the_clear(home, store, e
     ingest(home, store, export, actor="test")
     store.engine.dispose()
     kept = b"".join(f.read_bytes() for f in home.folder.rglob("*") if f.is_file())
-    secrets = [b"KH-000001", b"Nobody", b"Nowhere", b"Referrer", b"ACC1", b"19500102"]
+    secrets = [b"KH-000001", b"Nobody", b"Nowhere", b"Referrer", b"ACCESSION-1", b"19500102"]
     secrets += [uid.encode() for uid in study_uids("tiny 1 0", 8).sop_instances]
     assert [secret for secret in secrets if secret in kept] == []
 

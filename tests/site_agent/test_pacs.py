@@ -129,7 +129,7 @@ def test_a_patient_is_found_with_studies_series_and_instances(pacs) -> None:
         (StudyQuery(patient_id="KH-*"), {1, 2}),
         (StudyQuery(patient_id="KH-00000?"), {1, 2}),
         (StudyQuery(patient_id="KH-9"), set()),
-        (StudyQuery(accession_number="ACC1"), {1}),
+        (StudyQuery(accession_number="ACCESSION-1"), {1}),
         (StudyQuery(patient_id="KH-*", study_date="20200301-20200331"), {1, 2}),
         (StudyQuery(patient_id="KH-*", study_date="20210101-"), set()),
         (StudyQuery(patient_id="KH-*", modality="MR"), {1, 2}),
