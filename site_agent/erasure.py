@@ -299,15 +299,18 @@ def _spooled(home: SiteHome, patient: str) -> list[Path]:
         return []
     from pydicom import dcmread
 
+    from site_agent.deidentification import pseudonym
+
+    waiting = [file for file in sorted(home.spool.rglob("*")) if file.is_file()]
+    if not waiting:
+        return []
+    key = home.secret("pseudonym.key")  # without it nobody can say whose they are
     found = []
-    for file in sorted(home.spool.rglob("*")):
-        if file.is_file():
-            with suppress(Exception):  # half a file, or none of DICOM: of nobody we know
-                header = dcmread(
-                    file, stop_before_pixels=True, specific_tags=["PatientID"], force=True
-                )
-                if _pseudonym(home, str(header.PatientID)) == patient:
-                    found.append(file)
+    for file in waiting:
+        with suppress(Exception):  # half a file, or none of DICOM: of nobody we know
+            header = dcmread(file, stop_before_pixels=True, specific_tags=["PatientID"], force=True)
+            if pseudonym(str(header.PatientID), key) == patient:
+                found.append(file)
     return found
 
 

@@ -124,7 +124,7 @@ def test_without_being_asked_no_key_is_taken(home, store, elsewhere, tmp_path) -
     elsewhere()
     restore(archive, tmp_path / "new")
     new = open_home(tmp_path / "new")
-    with pytest.raises(DataError, match=r"crosswalk\.key: secret is missing: restore it"):
+    with pytest.raises(DataError, match=r"crosswalk\.key: secret is missing: copy it back"):
         export_rtstruct(new, CaseStore(new), case_id, tmp_path / "rs.dcm", actor="test")
 
 

@@ -144,6 +144,19 @@ def test_a_pseudonym_suffices_where_the_key_is_lost(home, store) -> None:
         find_patient(home, store, tags(2).patient_id)
 
 
+def test_without_the_key_nobody_says_that_nothing_of_a_patient_waits(home, store) -> None:
+    one, key = patient(home, 1), home.folder / "secrets" / "pseudonym.key"
+    write_patient(home.spool / "incoming", 1)
+    key.write_bytes(b"")
+    for act in (
+        lambda: erase(home, store, [one], actor="it"),
+        lambda: find_patient(home, store, tags(2).patient_id),
+    ):
+        with pytest.raises(DataError, match=r"pseudonym\.key: secret is damaged: copy it back"):
+            act()
+    assert find_patient(home, store, one) == one
+
+
 def test_no_byte_of_the_home_tells_of_an_erased_patient(tmp_path) -> None:
     """Database pages, write-ahead log and copies from upgrades included."""
     home = make_home(tmp_path / "home")
