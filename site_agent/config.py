@@ -76,6 +76,12 @@ class SiteConfig(BaseModel):
             ) from None
         except ImportError:
             pass  # a known database; `open_database` says that its driver is missing
+        # Only one in its own place is left out of messages, command lines and archives.
+        if url and has_password_in_query(make_url(url)):
+            raise ValueError(
+                "a password after the '?' would be shown: write it before the '@', or into "
+                "~/.pgpass"
+            )
         return url
 
 
@@ -152,6 +158,11 @@ class SiteHome:
         if not (_is_fernet_key(key) if name == "crosswalk.key" else len(key) >= KEY_BYTES):
             raise DataError(f"{file}: secret is damaged: {advice}")
         return key
+
+
+def has_password_in_query(url: URL) -> bool:
+    """Say whether a password stands after the "?" of a URL, where nothing hides it."""
+    return any("password" in key.lower() for key in url.query)
 
 
 def _is_fernet_key(key: bytes) -> bool:

@@ -18,6 +18,7 @@ database_app = typer.Typer(
 )
 Home = Annotated[Path, typer.Option("--home", help="The site's home directory.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+_DAYS = "Days since the patient's last ingest; at most a century."
 console = Console(markup=False, emoji=False, soft_wrap=True)
 
 
@@ -169,7 +170,7 @@ def erase(
 
 def retention(
     home: Home,
-    older_than: Annotated[int, typer.Option(help="Days since the patient's last ingest.", min=0)],
+    older_than: Annotated[int, typer.Option(help=_DAYS, min=0, max=36525)],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say who it would be.")] = False,
     yes: Yes = False,
 ) -> None:

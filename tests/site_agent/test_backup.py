@@ -175,9 +175,10 @@ def test_a_database_of_another_name_is_in_the_archive_once(tmp_path) -> None:
     assert len(CaseStore(home).cases()) == 1
 
 
-def test_a_password_in_the_configuration_is_a_secret(home, tmp_path) -> None:
+@pytest.mark.parametrize("where", ["site:hunter2@db/site", "/site?host=db&password=hunter2"])
+def test_a_password_in_the_configuration_is_a_secret(home, tmp_path, where) -> None:
     with (home.folder / "site.toml").open("a") as opened:
-        opened.write('database_url = "postgresql://site:hunter2@db.hospital.example/site"\n')
+        opened.write(f'database_url = "postgresql://{where}"\n')
     with pytest.raises(DataError, match=r"holds a password.*FEDGTV_SITE_DATABASE_URL") as caught:
         backup(home, tmp_path / "site.tar", with_secrets=False, now=NOW)
     assert "hunter2" not in str(caught.value)

@@ -53,6 +53,11 @@ def test_the_environment_overrides_the_file(tmp_path, monkeypatch) -> None:
         ('database_url = "nonsense"', "key 'database_url': .*no SQLAlchemy URL"),
         ('database_url = "nosuch://db"', "key 'database_url': .*no SQLAlchemy URL"),
         ('database_url = "sqlite://u:secret@h:port/d"', "key 'database_url': .*no SQLAlchemy URL"),
+        *(
+            (f'database_url = "{kind}:///x?host=h&{key}=secret"', "'database_url': .*~/.pgpass")
+            for kind in ("postgresql", "postgresql+psycopg")
+            for key in ("password", "PassWord", "sslpassword", "pass%77ord")
+        ),
     ],
 )
 def test_a_wrong_line_is_named_with_its_file(tmp_path, line: str, words: str) -> None:

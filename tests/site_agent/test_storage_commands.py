@@ -83,6 +83,13 @@ def test_a_backup_says_what_is_in_it_and_comes_back(home, run, tmp_path, flags, 
     assert len(CaseStore(open_home(tmp_path / "new")).cases()) == 2
 
 
+def test_more_days_than_there_are_is_an_expected_error(home, run) -> None:
+    code, _, warned = run("retention", "--home", home.folder, "--older-than", 99999999)
+    assert code == 2
+    assert "0<=x<=36525" in warned
+    assert run("retention", "--home", home.folder, "--older-than", 36525, "--dry-run")[0] == 0
+
+
 def test_a_damaged_archive_is_one_line(home, run, tmp_path) -> None:
     archive = tmp_path / "site.tar"
     run("backup", archive, "--home", home.folder)
