@@ -35,6 +35,7 @@ from site_agent.egress import named_copies
 from site_agent.postgresql_tools import dump
 from site_agent.schema import copy_sqlite
 from site_agent.site_lock import nothing_erased
+from site_agent.working_folder import put_in_place, working_folder
 
 MANIFEST, DATABASE, FILES = "backup.json", "database", "home"
 CROSSWALK_KEY = "secrets/crosswalk.key"
@@ -120,15 +121,11 @@ def backup(home: SiteHome, target: Path, *, with_secrets: bool, now: datetime) -
         raise DataError(f"{target}: lies in the home that it is a backup of: give another place")
     if not target.parent.is_dir():
         raise DataError(f"{target.parent}: no such folder: make it first")
-    part = target.with_name(target.name + ".part")
-    copy = target.with_name(target.name + ".database.part")
-    try:
-        with nothing_erased(home), _snapshot(home, copy) as snapshot:
+    with working_folder(target) as folder:
+        part = folder / "archive"
+        with nothing_erased(home), _snapshot(home, folder / "database") as snapshot:
             manifest = _write_archive(home, part, snapshot, with_secrets=with_secrets, now=now)
-        part.replace(target)
-    finally:
-        for left in (part, copy):
-            left.unlink(missing_ok=True)
+        put_in_place(part, target)
     return manifest
 
 
@@ -157,7 +154,6 @@ def _snapshot(home: SiteHome, copy: Path) -> Iterator[_Snapshot]:
         engine.dispose()
         return
     engine = connect(location)
-    copy.unlink(missing_ok=True)
     copy.touch(0o600)
     repeatable = engine.execution_options(isolation_level="REPEATABLE READ")
     with answering(location), repeatable.connect() as connection:
@@ -178,7 +174,6 @@ def _read_snapshot(session: Session, copy: Path) -> _Snapshot:
 def _write_archive(
     home: SiteHome, part: Path, snapshot: _Snapshot, *, with_secrets: bool, now: datetime
 ) -> BackupManifest:
-    part.unlink(missing_ok=True)
     part.touch(0o600)
     published = _identity(home.source_package)
     with part.open("r+b") as opened:

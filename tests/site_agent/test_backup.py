@@ -1,12 +1,18 @@
 """Backups: all of a site in one archive while it works, and back only as a whole."""
 
+import errno
 import io
 import json
 import os
+import re
 import shutil
+import sys
 import tarfile
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -18,13 +24,14 @@ from sqlalchemy.orm import Session
 
 from algorithms.contracts.errors import DataError
 from site_agent import audit_log, egress
-from site_agent.backup import DATABASE, MANIFEST, backup, unpack
+from site_agent.backup import DATABASE, MANIFEST, BackupManifest, backup, unpack
 from site_agent.case_store import CaseStore
 from site_agent.config import SiteHome, open_home
 from site_agent.database import create_database
 from site_agent.pacs_export import export_rtstruct
 from site_agent.restoring import restore
 from site_agent.site_lock import nothing_erased, only_eraser, only_worker
+from site_agent.working_folder import working_folder
 from tests.phantoms import filled_store, make_home, tiny_case
 from tests.site_agent.stored_site import files, fill, killed_at, release, rows
 
@@ -258,6 +265,69 @@ def test_erasures_and_backups_wait_for_each_other(home, tmp_path) -> None:
             pass
 
 
+def held_up(tmp_path: Path, name: str) -> SiteHome:
+    """Make a home whose backup stops at two files, each until somebody has opened it to write."""
+    home = make_home(tmp_path / name, name)
+    filled_store(home, 2).engine.dispose()
+    for stop in (1, 2):
+        os.mkfifo(home.folder / "cases" / f"stop-{stop}")
+    return home
+
+
+def let_pass(home: SiteHome, stop: int, attempt: Future[BackupManifest]) -> None:
+    """Wait until a backup stands at one of the two, and let it go on."""
+    while not attempt.done():
+        with suppress(OSError):  # nobody reads it yet
+            os.close(os.open(home.folder / "cases" / f"stop-{stop}", os.O_WRONLY | os.O_NONBLOCK))
+            return
+        time.sleep(0.01)
+    raise AssertionError(attempt.exception())
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_backups_to_one_name_the_first_is_whole_and_the_other_refused(
+    tmp_path, monkeypatch, links
+) -> None:
+    def no_links(*_names: object) -> None:
+        raise OSError(errno.EPERM, "not on this disk")
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    target = tmp_path / "out" / "site.tar"
+    target.parent.mkdir()
+    homes = [held_up(tmp_path, name) for name in ("a", "b")]
+    with ThreadPoolExecutor(2) as pool:
+        first, second = (
+            pool.submit(backup, home, target, with_secrets=False, now=NOW) for home in homes
+        )
+        let_pass(homes[0], 1, first)
+        let_pass(homes[1], 1, second)  # both are writing
+        let_pass(homes[0], 2, first)
+        manifest = first.result()
+        let_pass(homes[1], 2, second)
+        with pytest.raises(DataError, match="exists already"):
+            second.result()
+    assert unpack(target, tmp_path / "unpacked") == manifest
+    assert manifest.site == "a"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_what_a_killed_run_left_goes_and_what_runs_stays(tmp_path) -> None:
+    target, others = tmp_path / "site.tar", tmp_path / ".site.tar.theirs.part"
+    others.symlink_to(tmp_path)
+    child = os.fork()
+    if child == 0:
+        with working_folder(target) as folder:
+            (folder / "archive").touch()
+            os._exit(9)
+    os.waitpid(child, 0)
+    (tmp_path / ".site.tar.before-its-lock.part").mkdir()
+    with working_folder(target) as one, working_folder(target) as two:
+        hidden = {path for path in tmp_path.iterdir() if path != others}
+        assert hidden == {one, two}
+    assert list(tmp_path.iterdir()) == [others]
+
+
 # -- the way back ---------------------------------------------------------------------------------
 
 
@@ -403,6 +473,34 @@ def test_a_restore_that_is_killed_leaves_a_whole_home_or_none(small, tmp_path) -
     assert_only_homes(tmp_path)
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_of_two_restores_into_one_home_one_succeeds(small, tmp_path, monkeypatch, inside) -> None:
+    """Each waits, when it has begun to unpack, until the other has too."""
+    if not inside:
+        monkeypatch.setenv("FEDGTV_SITE_DATABASE_URL", f"sqlite:///{tmp_path / 'one.db'}")
+    target, began = tmp_path / "new", threading.Barrier(2, timeout=60)
+    began_here = threading.local()
+
+    def wait(event: str, arguments: tuple[object, ...]) -> None:
+        if ended.is_set() or event != "open" or getattr(began_here, "done", False):
+            return
+        if str(arguments[0]).endswith(f"/{DATABASE}"):
+            began_here.done = True
+            began.wait()
+
+    ended = threading.Event()
+    sys.addaudithook(wait)
+    with ThreadPoolExecutor(2) as pool:
+        attempts = [pool.submit(restore, small, target) for _ in range(2)]
+        failures = [attempt.exception() for attempt in attempts]
+    ended.set()
+    (failure,) = [one for one in failures if one is not None]
+    assert isinstance(failure, DataError)
+    assert re.search("not empty|exists already|a database already", str(failure))
+    assert len(CaseStore(open_home(target)).cases()) == 2
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
 def assert_only_homes(folder: Path) -> None:
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
 
@@ -417,5 +515,6 @@ def test_a_backup_that_is_killed_leaves_no_archive(tmp_path) -> None:
             target.unlink()
         step += 5  # most of them open a file to read
     assert step > 10
+    assert_only_homes(tmp_path)
     restore(target, tmp_path / "new")
     assert len(CaseStore(open_home(tmp_path / "new")).cases()) == 2
