@@ -30,10 +30,10 @@ from sqlalchemy.orm import Session
 
 from algorithms.contracts.errors import DataError
 from site_agent.config import CONFIG_FILE, SiteHome, has_password_in_query
-from site_agent.database import LedgerRow, answering, connect, open_database, schema_of
+from site_agent.database import LedgerRow, answering, connect, refuse_unknown_schema, schema_of
 from site_agent.egress import named_copies
 from site_agent.postgresql_tools import dump
-from site_agent.schema import copy_sqlite
+from site_agent.schema import copy_sqlite, read_schema
 from site_agent.site_lock import nothing_erased
 from site_agent.working_folder import put_in_place, working_folder
 
@@ -64,7 +64,7 @@ class BackupManifest(BaseModel):
         made_at: UTC, ISO 8601.
         site: whose it is.
         database: kind of its database.
-        db_schema: revision of its tables.
+        db_schema: revision of its tables; "" from before revisions.
         files: by their names in the archive.
     """
 
@@ -108,7 +108,7 @@ def backup(home: SiteHome, target: Path, *, with_secrets: bool, now: datetime) -
         now: UTC.
 
     Raises:
-        DataError: the target exists or lies in the home, the database is damaged or of another
+        DataError: the target exists or lies in the home, the database is damaged or of a newer
             version, an erasure is under way, a file that is named is missing, or the configuration
             holds a password that was not asked for.
     """
@@ -145,7 +145,8 @@ def _refuse_a_password(home: SiteHome) -> None:
 @contextmanager
 def _snapshot(home: SiteHome, copy: Path) -> Iterator[_Snapshot]:
     location = home.database_url
-    open_database(location).dispose()  # refuses what no command would work with
+    # An older one is taken as it is: a backup comes before an upgrade. Ledgers are alike so far.
+    refuse_unknown_schema(location, read_schema(location))
     if location.get_backend_name() == "sqlite":
         copy_sqlite(Path(location.database or ""), copy)
         engine = create_engine(URL.create("sqlite", database=str(copy)))

@@ -36,7 +36,7 @@ def restore(archive: Path, folder: Path) -> BackupManifest:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with working_folder(folder) as staging:
         manifest = unpack(archive, staging)
-        if is_newer(manifest.db_schema):
+        if manifest.db_schema and is_newer(manifest.db_schema):
             raise DataError(
                 f"{archive}: of a newer version (schema {manifest.db_schema}, this one has "
                 f"{SCHEMA}): install fedgtv {manifest.fedgtv} first"

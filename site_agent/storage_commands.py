@@ -118,6 +118,7 @@ def restore(
 
     Example: fedgtv-site restore --home hospital-b hospital-b.tar
     """
+    from site_agent.database import SCHEMA
     from site_agent.restoring import restore as make
 
     manifest = make(archive, home)
@@ -125,6 +126,8 @@ def restore(
         f"{home}: {len(manifest.files)} files of {manifest.site}, as they were at "
         f"{manifest.made_at}, each as its SHA-256 says"
     )
+    if manifest.db_schema != SCHEMA:
+        console.print("its database is of an older version: run 'fedgtv-site database upgrade'")
     _tell_about_keys(manifest.has_secrets)
 
 

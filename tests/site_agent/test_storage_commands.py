@@ -39,11 +39,15 @@ def execute(home: SiteHome, statement: str) -> None:
 
 def test_an_old_database_is_refused_by_every_kind_of_command_and_upgraded_by_one(home, run) -> None:
     execute(home, "DROP TABLE alembic_version")
-    for command in (("cases",), ("status",), ("ledger", "verify"), ("backup", "x.tar")):
+    for command in (("cases",), ("status",), ("ledger", "verify")):
         code, said, warned = run(*command, "--home", home.folder)
         assert (code, said, warned.count("\n")) == (2, "", 1)
-        assert "run 'fedgtv-site database upgrade'" in warned
+        assert "make a backup, then run 'fedgtv-site database upgrade'" in warned
     assert "before 0001" in run("database", "status", "--home", home.folder)[1]
+    archive, again = home.folder.with_name("old.tar"), home.folder.with_name("again")
+    assert run("backup", archive, "--home", home.folder)[0] == 0
+    code, said, _ = run("restore", archive, "--home", again)
+    assert (code, "older version: run 'fedgtv-site database upgrade'" in said) == (0, True)
     code, said, _ = run("database", "upgrade", "--home", home.folder)
     assert (code, said.splitlines()[0]) == (0, "schema before 0001: upgraded to 0001")
     (copy,) = home.database_copies.iterdir()
