@@ -38,6 +38,8 @@ _LEARNING = (
     RoundState.FAILED,
 )
 
+_HELD_ON_POSTGRESQL = ("55P03", "40P01")  # a lock was not to be had, or two waited for each other
+
 
 @dataclass
 class Erased:
@@ -270,9 +272,18 @@ def _write_anew(engine: Engine) -> bool:
         with alone.connect() as connection:
             for table in Base.metadata.sorted_tables:
                 connection.exec_driver_sql(f"VACUUM (FULL) {table.name}")
-    except OperationalError:
+    except OperationalError as error:
+        if not _in_the_way(error.orig):
+            raise
         return False
     return True
+
+
+def _in_the_way(error: BaseException | None) -> bool:
+    """Say whether others held the database; a full disk is no such thing."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    held = getattr(error, "sqlstate", "") in _HELD_ON_POSTGRESQL
+    return held or code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _write_sqlite_anew(engine: Engine) -> bool:
@@ -283,7 +294,9 @@ def _write_sqlite_anew(engine: Engine) -> bool:
             # The log still holds pages from before: it is emptied into the file and cut off.
             cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             row = cursor.fetchone()
-        except sqlite3.OperationalError:
+        except sqlite3.OperationalError as error:
+            if not _in_the_way(error):
+                raise
             return False
         finally:
             cursor.close()

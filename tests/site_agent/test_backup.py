@@ -33,7 +33,7 @@ from site_agent.restoring import restore
 from site_agent.site_lock import nothing_erased, only_eraser, only_worker
 from site_agent.working_folder import working_folder
 from tests.phantoms import filled_store, make_home, tiny_case
-from tests.site_agent.stored_site import files, fill, killed_at, release, rows
+from tests.site_agent.stored_site import files, fill, killed_at, release, rows, told_on_a_full_disk
 
 NOW = datetime(2031, 5, 6, 7, 8, 9)
 KEYS = ("pseudonym.key", "crosswalk.key")
@@ -133,6 +133,16 @@ def test_without_being_asked_no_key_is_taken(home, store, elsewhere, tmp_path) -
     new = open_home(tmp_path / "new")
     with pytest.raises(DataError, match=r"crosswalk\.key: secret is missing: copy it back"):
         export_rtstruct(new, CaseStore(new), case_id, tmp_path / "rs.dcm", actor="test")
+
+
+def test_a_full_disk_is_not_taken_for_a_damaged_database(tmp_path) -> None:
+    home = make_home(tmp_path / "home")
+    target = tmp_path / "out" / "site.tar"
+    target.parent.mkdir()
+    told = told_on_a_full_disk(lambda: backup(home, target, with_secrets=False, now=NOW))
+    assert "the disk is full" in told
+    assert "damaged" not in told
+    assert list(target.parent.iterdir()) == []
 
 
 def test_only_its_owner_reads_an_archive_and_nothing_is_left_beside_it(home, tmp_path) -> None:
