@@ -35,7 +35,7 @@ from site_agent.egress import named_copies
 from site_agent.postgresql_tools import dump
 from site_agent.schema import copy_sqlite, read_schema
 from site_agent.site_lock import nothing_erased
-from site_agent.working_folder import put_in_place, working_folder
+from site_agent.working_folder import put_in_place, remove_left, working_folder
 
 MANIFEST, DATABASE, FILES = "backup.json", "database", "home"
 CROSSWALK_KEY = "secrets/crosswalk.key"
@@ -116,6 +116,7 @@ def backup(home: SiteHome, target: Path, *, with_secrets: bool, now: datetime) -
     if not with_secrets:
         _refuse_a_password(home)
     if target.exists():
+        remove_left(target)  # of one that was killed just after
         raise DataError(f"{target}: exists already: give another name")
     if target.resolve().is_relative_to(home.folder):
         raise DataError(f"{target}: lies in the home that it is a backup of: give another place")

@@ -12,7 +12,7 @@ from site_agent.backup import DATABASE, FILES, BackupManifest, unpack
 from site_agent.config import SiteHome, open_home
 from site_agent.database import SCHEMA, answering, connect, is_newer, place
 from site_agent.postgresql_tools import load
-from site_agent.working_folder import put_in_place, working_folder
+from site_agent.working_folder import put_in_place, remove_left, working_folder
 
 
 def restore(archive: Path, folder: Path) -> BackupManifest:
@@ -32,6 +32,7 @@ def restore(archive: Path, folder: Path) -> BackupManifest:
         raise DataError(f"{archive}: no such backup: give the file that 'backup' wrote")
     folder = folder.absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        remove_left(folder)  # of one that was killed just after
         raise _not_empty(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with working_folder(folder) as staging:

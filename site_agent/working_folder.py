@@ -13,7 +13,7 @@ from typing import IO
 
 from algorithms.contracts.errors import DataError
 
-_LOCK = "lock"
+_LOCK, _END = "lock", ".part"
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EACCES, errno.EMLINK}
 
 
@@ -24,11 +24,8 @@ def working_folder(target: Path) -> Iterator[Path]:
     What earlier runs for the same target left when they were killed is removed first. A run holds a
     lock in its folder: where the file system knows none, leftovers stay.
     """
-    begin, end = f".{target.name}.", ".part"
-    for left in target.parent.iterdir():
-        if left.name.startswith(begin) and left.name.endswith(end):
-            _remove_if_left(left)
-    folder, lock = _make(target.parent, begin, end)
+    remove_left(target)
+    folder, lock = _make(target)
     try:
         with lock:
             yield folder
@@ -36,9 +33,17 @@ def working_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _make(parent: Path, begin: str, end: str) -> tuple[Path, IO[str]]:
+def remove_left(target: Path) -> None:
+    """Remove what runs for `target` left that were killed; one that is at work keeps its folder."""
+    for left in target.parent.iterdir():
+        if left.name.startswith(f".{target.name}.") and left.name.endswith(_END):
+            _remove_if_left(left)
+
+
+def _make(target: Path) -> tuple[Path, IO[str]]:
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=begin, suffix=end, dir=parent))
+        made = tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_END, dir=target.parent)
+        folder = Path(made)
         try:
             lock = (folder / _LOCK).open("a")
         except FileNotFoundError:  # another run took it for a leftover: it was not locked yet

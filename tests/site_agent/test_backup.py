@@ -476,6 +476,9 @@ def test_a_restore_that_is_killed_leaves_a_whole_home_or_none(small, tmp_path) -
     while killed_at(step, lambda: restore(small, target)):
         assert not target.exists() or len(CaseStore(open_home(target)).cases()) == 2
         if target.exists():
+            with pytest.raises(DataError, match="not empty"):
+                restore(small, target)
+            assert_only_homes(tmp_path)
             target.rename(tmp_path / f"whole-{step}")
         step += 1
     assert step > 10
