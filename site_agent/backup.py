@@ -29,12 +29,13 @@ from sqlalchemy import URL, create_engine, make_url, select
 from sqlalchemy.orm import Session
 
 from algorithms.contracts.errors import DataError
-from site_agent.config import CONFIG_FILE, SiteHome
-from site_agent.database import LedgerRow, answering, connect, open_database, schema_of
+from site_agent.config import CONFIG_FILE, SiteHome, has_password_in_query
+from site_agent.database import LedgerRow, answering, connect, refuse_unknown_schema, schema_of
 from site_agent.egress import named_copies
 from site_agent.postgresql_tools import dump
-from site_agent.schema import copy_sqlite
+from site_agent.schema import copy_sqlite, read_schema
 from site_agent.site_lock import nothing_erased
+from site_agent.working_folder import put_in_place, remove_left, working_folder
 
 MANIFEST, DATABASE, FILES = "backup.json", "database", "home"
 CROSSWALK_KEY = "secrets/crosswalk.key"
@@ -63,7 +64,7 @@ class BackupManifest(BaseModel):
         made_at: UTC, ISO 8601.
         site: whose it is.
         database: kind of its database.
-        db_schema: revision of its tables.
+        db_schema: revision of its tables; "" from before revisions.
         files: by their names in the archive.
     """
 
@@ -107,7 +108,7 @@ def backup(home: SiteHome, target: Path, *, with_secrets: bool, now: datetime) -
         now: UTC.
 
     Raises:
-        DataError: the target exists or lies in the home, the database is damaged or of another
+        DataError: the target exists or lies in the home, the database is damaged or of a newer
             version, an erasure is under way, a file that is named is missing, or the configuration
             holds a password that was not asked for.
     """
@@ -115,20 +116,17 @@ def backup(home: SiteHome, target: Path, *, with_secrets: bool, now: datetime) -
     if not with_secrets:
         _refuse_a_password(home)
     if target.exists():
+        remove_left(target)  # of one that was killed just after
         raise DataError(f"{target}: exists already: give another name")
     if target.resolve().is_relative_to(home.folder):
         raise DataError(f"{target}: lies in the home that it is a backup of: give another place")
     if not target.parent.is_dir():
         raise DataError(f"{target.parent}: no such folder: make it first")
-    part = target.with_name(target.name + ".part")
-    copy = target.with_name(target.name + ".database.part")
-    try:
-        with nothing_erased(home), _snapshot(home, copy) as snapshot:
+    with working_folder(target) as folder:
+        part = folder / "archive"
+        with nothing_erased(home), _snapshot(home, folder / "database") as snapshot:
             manifest = _write_archive(home, part, snapshot, with_secrets=with_secrets, now=now)
-        part.replace(target)
-    finally:
-        for left in (part, copy):
-            left.unlink(missing_ok=True)
+        put_in_place(part, target)
     return manifest
 
 
@@ -136,7 +134,8 @@ def _refuse_a_password(home: SiteHome) -> None:
     """The configuration is in every archive; a password in it is a secret like the keys."""
     file = home.folder / CONFIG_FILE
     url = str(tomllib.loads(file.read_text("utf-8")).get("database_url", ""))
-    if url and make_url(url).password:
+    # The environment may give another one, so that nobody has looked at this.
+    if url and (make_url(url).password or has_password_in_query(make_url(url))):
         raise DataError(
             f"{file}: key 'database_url': holds a password, which would be in the archive: give "
             "the key as FEDGTV_SITE_DATABASE_URL or the password in ~/.pgpass, or back up with "
@@ -147,7 +146,8 @@ def _refuse_a_password(home: SiteHome) -> None:
 @contextmanager
 def _snapshot(home: SiteHome, copy: Path) -> Iterator[_Snapshot]:
     location = home.database_url
-    open_database(location).dispose()  # refuses what no command would work with
+    # An older one is taken as it is: a backup comes before an upgrade. Ledgers are alike so far.
+    refuse_unknown_schema(location, read_schema(location))
     if location.get_backend_name() == "sqlite":
         copy_sqlite(Path(location.database or ""), copy)
         engine = create_engine(URL.create("sqlite", database=str(copy)))
@@ -156,7 +156,6 @@ def _snapshot(home: SiteHome, copy: Path) -> Iterator[_Snapshot]:
         engine.dispose()
         return
     engine = connect(location)
-    copy.unlink(missing_ok=True)
     copy.touch(0o600)
     repeatable = engine.execution_options(isolation_level="REPEATABLE READ")
     with answering(location), repeatable.connect() as connection:
@@ -177,7 +176,6 @@ def _read_snapshot(session: Session, copy: Path) -> _Snapshot:
 def _write_archive(
     home: SiteHome, part: Path, snapshot: _Snapshot, *, with_secrets: bool, now: datetime
 ) -> BackupManifest:
-    part.unlink(missing_ok=True)
     part.touch(0o600)
     published = _identity(home.source_package)
     with part.open("r+b") as opened:

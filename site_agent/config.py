@@ -16,6 +16,7 @@ from site_agent.network_config import ListenerConfig, PacsConfig
 
 CONFIG_FILE = "site.toml"
 ENVIRONMENT_PREFIX = "FEDGTV_SITE_"
+KEY_BYTES = 32  # of pseudonym.key
 
 PublicKeyHex = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
 
@@ -75,6 +76,12 @@ class SiteConfig(BaseModel):
             ) from None
         except ImportError:
             pass  # a known database; `open_database` says that its driver is missing
+        # Only one in its own place is left out of messages, command lines and archives.
+        if url and has_password_in_query(make_url(url)):
+            raise ValueError(
+                "a password after the '?' would be shown: write it before the '@', or into "
+                "~/.pgpass"
+            )
         return url
 
 
@@ -141,11 +148,35 @@ class SiteHome:
         return (self.folder / "secrets" / name).is_file()
 
     def secret(self, name: str) -> bytes:
-        """Read a secret made by `fedgtv-site init`: "pseudonym.key" or "crosswalk.key"."""
+        """Read a secret made by `fedgtv-site init`: "pseudonym.key" or "crosswalk.key".
+
+        Raises:
+            DataError: it is missing or damaged. A new one is never advised: what was sealed could
+                not be opened with it, and every patient would become another.
+        """
         file = self.folder / "secrets" / name
+        advice = "copy it back from where you keep the keys"
         if not self.has_secret(name):
-            raise DataError(f"{file}: secret is missing: restore it from backup or run init")
-        return file.read_bytes()
+            raise DataError(f"{file}: secret is missing: {advice}")
+        key = file.read_bytes()
+        if not (_is_fernet_key(key) if name == "crosswalk.key" else len(key) >= KEY_BYTES):
+            raise DataError(f"{file}: secret is damaged: {advice}")
+        return key
+
+
+def has_password_in_query(url: URL) -> bool:
+    """Say whether a password stands after the "?" of a URL, where nothing hides it."""
+    return any("password" in key.lower() for key in url.query)
+
+
+def _is_fernet_key(key: bytes) -> bool:
+    from cryptography.fernet import Fernet
+
+    try:
+        Fernet(key)
+    except ValueError:
+        return False
+    return True
 
 
 def open_home(folder: Path) -> SiteHome:

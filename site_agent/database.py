@@ -335,9 +335,12 @@ def is_newer(found: str) -> bool:
     return not found.isdigit() or int(found) > int(SCHEMA)
 
 
-def _refuse_another_schema(location: URL, found: str | None) -> None:
-    if found == SCHEMA:
-        return
+def refuse_unknown_schema(location: URL, found: str | None) -> None:
+    """Refuse tables of which this version does not know what they hold; older ones it knows.
+
+    Raises:
+        DataError: there are none, or they are of a newer version.
+    """
     if found is None:
         raise DataError(
             f"{place(location)}: the database holds no tables of a site: restore it from a backup"
@@ -347,10 +350,15 @@ def _refuse_another_schema(location: URL, found: str | None) -> None:
             f"{place(location)}: the database is of a newer version (schema {found}, this one has "
             f"{SCHEMA}): install the newer fedgtv again, or restore the backup from before it"
         )
-    raise DataError(
-        f"{place(location)}: the database needs an upgrade (schema {found or 'before 0001'}, this "
-        f"version has {SCHEMA}): run 'fedgtv-site database upgrade'"
-    )
+
+
+def _refuse_another_schema(location: URL, found: str | None) -> None:
+    refuse_unknown_schema(location, found)
+    if found != SCHEMA:
+        raise DataError(
+            f"{place(location)}: the database needs an upgrade (schema {found or 'before 0001'}, "
+            f"this version has {SCHEMA}): make a backup, then run 'fedgtv-site database upgrade'"
+        )
 
 
 def connect(location: URL, *, foreign_keys: bool = True) -> Engine:

@@ -253,7 +253,7 @@ def _fernet(key: bytes) -> Fernet:
     try:
         return Fernet(key)
     except ValueError as error:
-        raise DataError("the identity key file holds no Fernet key: generate it anew") from error
+        raise DataError("no Fernet key: copy it back from where you keep the keys") from error
 
 
 def refuse_unfit(dataset: Dataset) -> None:

@@ -58,6 +58,21 @@ _WHY = {
 }
 
 
+def _token(file: Path) -> str:
+    """Read a bearer token; a header of HTTP holds no other letters.
+
+    Raises:
+        DataError: it is missing, or holds others.
+    """
+    token = first_line(file)
+    if not token.isascii() or not token.isprintable():
+        raise DataError(
+            f"{file}: the token holds what is no printable ASCII: write the token alone into the "
+            "first line"
+        )
+    return token
+
+
 class DicomWebPacs:
     """A PACS reached by DICOMweb; see `site_agent.pacs.Pacs`."""
 
@@ -71,7 +86,7 @@ class DicomWebPacs:
             basic = base64.b64encode(login.encode()).decode("ascii")
             self._headers["Authorization"] = f"Basic {basic}"
         elif config.token_file is not None:
-            self._headers["Authorization"] = f"Bearer {first_line(home / config.token_file)}"
+            self._headers["Authorization"] = f"Bearer {_token(home / config.token_file)}"
         tls = config.tls and client_context(config.tls, home)
         self._opener = urllib.request.OpenerDirector()
         for handler in (

@@ -230,7 +230,7 @@ def known_patients(home: SiteHome, engine: Engine) -> Known:
         raise ReleaseRefused(
             "crosswalk_closed",
             "the identities of this site cannot be opened, so nothing is checked against them: "
-            "restore secrets/crosswalk.key from a backup",
+            "copy secrets/crosswalk.key back from where you keep the keys",
         ) from None
     # the fields of an identity say by their names what they hold; sexes and times are nobody's
     fields = [(key, text) for one in identities for key, v in one.items() for text in _strings([v])]

@@ -39,6 +39,8 @@ _LEARNING = (
     RoundState.FAILED,
 )
 
+_HELD_ON_POSTGRESQL = ("55P03", "40P01")  # a lock was not to be had, or two waited for each other
+
 
 @dataclass
 class Erased:
@@ -275,9 +277,18 @@ def _write_anew(engine: Engine) -> bool:
         with alone.connect() as connection:
             for table in Base.metadata.sorted_tables:
                 connection.exec_driver_sql(f"VACUUM (FULL) {table.name}")
-    except OperationalError:
+    except OperationalError as error:
+        if not _in_the_way(error.orig):
+            raise
         return False
     return True
+
+
+def _in_the_way(error: BaseException | None) -> bool:
+    """Say whether others held the database; a full disk is no such thing."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    held = getattr(error, "sqlstate", "") in _HELD_ON_POSTGRESQL
+    return held or code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _write_sqlite_anew(engine: Engine) -> bool:
@@ -288,7 +299,9 @@ def _write_sqlite_anew(engine: Engine) -> bool:
             # The log still holds pages from before: it is emptied into the file and cut off.
             cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             row = cursor.fetchone()
-        except sqlite3.OperationalError:
+        except sqlite3.OperationalError as error:
+            if not _in_the_way(error):
+                raise
             return False
         finally:
             cursor.close()
@@ -322,6 +335,8 @@ def _spooled(home: SiteHome, patient: str) -> list[Path]:
     """
     from pydicom import dcmread
 
+    from site_agent.deidentification import pseudonym
+
     waiting = [file for file in sorted(home.spool.rglob("*")) if _may_be_image(file)]
     if not waiting:
         return []
@@ -330,11 +345,12 @@ def _spooled(home: SiteHome, patient: str) -> list[Path]:
             f"{len(waiting)} files wait in {home.spool}, and without secrets/{_KEY} nobody can say "
             "whose they are: restore the key from a backup, or empty that folder first"
         )
+    key = home.secret(_KEY)
     found = []
     for file in waiting:
         with suppress(Exception):  # half a file, or none of DICOM: of nobody we know
             header = dcmread(file, stop_before_pixels=True, specific_tags=["PatientID"], force=True)
-            if _pseudonym(home, str(header.PatientID)) == patient:
+            if pseudonym(str(header.PatientID), key) == patient:
                 found.append(file)
     return found
 

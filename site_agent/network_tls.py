@@ -34,11 +34,15 @@ def first_line(file: Path) -> str:
     """Read a secret that stands in the first line of a file.
 
     Raises:
-        DataError: there is no such file, or it is empty.
+        DataError: there is no such file, it is empty, or not in UTF-8.
     """
     if not file.is_file():
         raise DataError(f"{file}: secret is missing: write it into that file, mode 0600")
-    line = file.read_text("utf-8").partition("\n")[0].strip()
+    try:
+        text = file.read_text("utf-8-sig")  # some editors begin with a byte order mark
+    except UnicodeDecodeError:  # its text quotes the secret
+        raise DataError(f"{file}: not in UTF-8: save the file as UTF-8") from None
+    line = text.partition("\n")[0].strip()
     if not line:
         raise DataError(f"{file}: the first line is empty: write the secret there")
     return line

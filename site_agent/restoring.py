@@ -1,5 +1,6 @@
 """Make a home from a backup: into an empty place, after every file was compared with its hash."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ from site_agent.backup import DATABASE, FILES, BackupManifest, unpack
 from site_agent.config import SiteHome, open_home
 from site_agent.database import SCHEMA, answering, connect, is_newer, place
 from site_agent.postgresql_tools import load
+from site_agent.working_folder import put_in_place, remove_left, working_folder
 
 
 def restore(archive: Path, folder: Path) -> BackupManifest:
@@ -30,14 +32,12 @@ def restore(archive: Path, folder: Path) -> BackupManifest:
         raise DataError(f"{archive}: no such backup: give the file that 'backup' wrote")
     folder = folder.absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder}: not empty: a backup is restored into a new home: give another")
-    staging = folder.with_name(f".{folder.name}.restoring")
-    shutil.rmtree(staging, ignore_errors=True)
+        remove_left(folder)  # of one that was killed just after
+        raise _not_empty(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    staging.mkdir(mode=0o700)
-    try:
+    with working_folder(folder) as staging:
         manifest = unpack(archive, staging)
-        if is_newer(manifest.db_schema):
+        if manifest.db_schema and is_newer(manifest.db_schema):
             raise DataError(
                 f"{archive}: of a newer version (schema {manifest.db_schema}, this one has "
                 f"{SCHEMA}): install fedgtv {manifest.fedgtv} first"
@@ -46,10 +46,17 @@ def restore(archive: Path, folder: Path) -> BackupManifest:
         home = SiteHome(folder, open_home(unpacked).config)
         _place_database(manifest, home, staging / DATABASE, unpacked)
         _settle_folders(unpacked)
-        unpacked.rename(folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        try:
+            unpacked.rename(folder)  # over an empty folder at most
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            raise _not_empty(folder) from None
     return manifest
+
+
+def _not_empty(folder: Path) -> DataError:
+    return DataError(f"{folder}: not empty: a backup is restored into a new home: give another")
 
 
 def _place_database(
@@ -79,14 +86,14 @@ def _place_database(
             f"{target}: there is a database already: move it away, or name another with the "
             "environment variable FEDGTV_SITE_DATABASE_URL"
         )
-    part = target.with_name(target.name + ".part")
-    part.unlink(missing_ok=True)
-    part.touch(0o600)
-    with database.open("rb") as source, part.open("wb") as written:  # it may be another disk
-        shutil.copyfileobj(source, written)
-        written.flush()
-        os.fsync(written.fileno())
-    part.replace(target)
+    with working_folder(target) as beside:  # it may be another disk
+        part = beside / DATABASE
+        part.touch(0o600)
+        with database.open("rb") as source, part.open("wb") as written:
+            shutil.copyfileobj(source, written)
+            written.flush()
+            os.fsync(written.fileno())
+        put_in_place(part, target)
 
 
 def _refuse_tables(location: URL) -> None:

@@ -151,6 +151,9 @@ def copy_sqlite(source: Path, target: Path) -> None:
             copy.execute("PRAGMA journal_mode=DELETE")
             if copy.execute("PRAGMA quick_check").fetchone() != ("ok",):
                 raise sqlite3.DatabaseError
+    except sqlite3.OperationalError:  # of the disk, or of who uses it; damage is the next
+        part.unlink(missing_ok=True)
+        raise
     except sqlite3.DatabaseError:
         part.unlink(missing_ok=True)
         raise DataError(f"{source}: the database is damaged: restore it from a backup") from None

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography.fernet import Fernet
+from sqlalchemy import select
 
 from algorithms.contracts.configuration import parse_configuration
 from algorithms.contracts.errors import DataError
-from site_agent.config import CONFIG_FILE, ENVIRONMENT_PREFIX, SiteConfig, SiteHome
-from site_agent.database import create_database
+from site_agent.config import CONFIG_FILE, ENVIRONMENT_PREFIX, KEY_BYTES, SiteConfig, SiteHome
+from site_agent.database import CaseRow, answering, connect, create_database, schema_of
 from site_agent.residue import text_residue
 
 _TEMPLATE = """\
@@ -25,6 +26,12 @@ trusted_keys = {trusted_keys}
 """
 
 
+_KEYS = {
+    "pseudonym.key": lambda: secrets.token_bytes(KEY_BYTES),
+    "crosswalk.key": Fernet.generate_key,
+}
+
+
 def initialise(
     folder: Path, *, name: str, study: str, role: str, trusted_keys: Sequence[str]
 ) -> None:
@@ -34,7 +41,8 @@ def initialise(
     that was killed is finished by the next.
 
     Raises:
-        DataError: when there is one already, or a value is wrong.
+        DataError: when there is one already, a value is wrong, or a key is missing that the cases
+            here were made with.
     """
     file = folder / CONFIG_FILE
     if file.exists():
@@ -52,15 +60,36 @@ def initialise(
                 "choose another"
             )
     home = SiteHome(folder.resolve(), config)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     secrets_folder = folder / "secrets"
+    missing = [key for key in _KEYS if not (secrets_folder / key).exists()]
+    if missing and _holds_cases(home):
+        raise DataError(
+            f"{secrets_folder / missing[0]}: missing, but there are cases here already, which no "
+            "new key fits: copy it back from where you keep the keys, or choose another --home"
+        )
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     secrets_folder.mkdir(mode=0o700, exist_ok=True)
-    keys = {"pseudonym.key": secrets.token_bytes(32), "crosswalk.key": Fernet.generate_key()}
-    for key, value in keys.items():
-        if not (secrets_folder / key).exists():
-            _write_whole(secrets_folder / key, value, mode=0o600)
+    for key in missing:
+        _write_whole(secrets_folder / key, _KEYS[key](), mode=0o600)
     create_database(home.database_url)
     _write_whole(file, text.encode(), mode=0o644)
+
+
+def _holds_cases(home: SiteHome) -> bool:
+    """Say whether there are cases of a site whose configuration was lost."""
+    if any(home.cases.glob("*")):
+        return True
+    location = home.database_url
+    if location.get_backend_name() == "sqlite" and not Path(location.database or "").is_file():
+        return False
+    engine = connect(location)
+    try:
+        with answering(location), engine.connect() as connection:
+            if schema_of(connection) is None:
+                return False
+            return connection.execute(select(CaseRow.case_id).limit(1)).first() is not None
+    finally:
+        engine.dispose()
 
 
 def _write_whole(file: Path, content: bytes, *, mode: int) -> None:

@@ -18,6 +18,7 @@ database_app = typer.Typer(
 )
 Home = Annotated[Path, typer.Option("--home", help="The site's home directory.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+_DAYS = "Days since the patient's last ingest; at most a century."
 console = Console(markup=False, emoji=False, soft_wrap=True)
 
 
@@ -117,6 +118,7 @@ def restore(
 
     Example: fedgtv-site restore --home hospital-b hospital-b.tar
     """
+    from site_agent.database import SCHEMA
     from site_agent.restoring import restore as make
 
     manifest = make(archive, home)
@@ -124,6 +126,8 @@ def restore(
         f"{home}: {len(manifest.files)} files of {manifest.site}, as they were at "
         f"{manifest.made_at}, each as its SHA-256 says"
     )
+    if manifest.db_schema != SCHEMA:
+        console.print("its database is of an older version: run 'fedgtv-site database upgrade'")
     _tell_about_keys(manifest.has_secrets)
 
 
@@ -170,7 +174,7 @@ def erase(
 
 def retention(
     home: Home,
-    older_than: Annotated[int, typer.Option(help="Days since the patient's last ingest.", min=0)],
+    older_than: Annotated[int, typer.Option(help=_DAYS, min=0, max=36525)],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say who it would be.")] = False,
     yes: Yes = False,
 ) -> None:

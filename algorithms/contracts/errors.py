@@ -4,6 +4,8 @@
 `ValueError` and `TypeError`.
 """
 
+import sqlite3
+
 
 class DataError(Exception):
     """What came in is wrong: the message names the file, series or field and says what to do."""
@@ -28,12 +30,25 @@ def failure_line(error: Exception) -> str | None:
     if isinstance(error, UnicodeDecodeError):
         return f"{kind}: a text file is not in UTF-8: save it as UTF-8, or restore it from a backup"
     # By name, since the nouns do without SQLAlchemy.
-    if any((c.__module__, c.__name__) == _DATABASE_ERROR for c in type(error).__mro__):
-        return (
-            f"{kind}: the database cannot be used: check disk space and permissions, or restore the"
-            " database from a backup"
-        )
+    if isinstance(error, sqlite3.Error) or any(
+        (c.__module__, c.__name__) == _DATABASE_ERROR for c in type(error).__mro__
+    ):
+        return f"{kind}: {_advice(getattr(error, 'orig', None) or error)}"
     return None
 
 
+def _advice(error: object) -> str:
+    """Say what helps by what the driver of SQLite or PostgreSQL names its error."""
+    name = getattr(error, "sqlite_errorname", "")
+    if name == "SQLITE_FULL" or getattr(error, "sqlstate", "") == _DISK_FULL:
+        return "the disk is full: make room, then run again"
+    if name.startswith("SQLITE_IOERR"):
+        return "the disk is full or fails: make room or have it checked, then run again"
+    return (
+        "the database cannot be used: check disk space and permissions, or restore the database "
+        "from a backup"
+    )
+
+
+_DISK_FULL = "53100"  # of PostgreSQL
 _DATABASE_ERROR = ("sqlalchemy.exc", "SQLAlchemyError")

@@ -1,6 +1,7 @@
 """A site in the middle of its work, with real DICOM patients and something in every table."""
 
 import os
+import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from algorithms.contracts.case import Split
 from algorithms.contracts.contour import Contour, Provenance
+from algorithms.contracts.errors import failure_line
 from algorithms.contracts.messages import RoundState, SiteStatus
 from algorithms.contracts.volume import Mask
 from site_agent import click_store, egress
@@ -156,6 +158,25 @@ def files(folder: Path) -> dict[str, bytes]:
         for file in folder.rglob("*")
         if file.is_file()
     }
+
+
+def told_on_a_full_disk(act: Callable[[], object]) -> str:
+    """Run `act` in a process that may write no file beyond 4 KiB; return what a person is told."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+            act()
+        except Exception as error:
+            os.write(writer, (failure_line(error) or repr(error)).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, encoding="utf-8") as told:
+        text = told.read()
+    os.waitpid(child, 0)
+    return text
 
 
 def killed_at(step: int, act: Callable[[], object]) -> bool:

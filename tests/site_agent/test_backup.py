@@ -1,12 +1,18 @@
 """Backups: all of a site in one archive while it works, and back only as a whole."""
 
+import errno
 import io
 import json
 import os
+import re
 import shutil
+import sys
 import tarfile
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -18,15 +24,16 @@ from sqlalchemy.orm import Session
 
 from algorithms.contracts.errors import DataError
 from site_agent import audit_log, egress
-from site_agent.backup import DATABASE, MANIFEST, backup, unpack
+from site_agent.backup import DATABASE, MANIFEST, BackupManifest, backup, unpack
 from site_agent.case_store import CaseStore
 from site_agent.config import SiteHome, open_home
 from site_agent.database import create_database
 from site_agent.pacs_export import export_rtstruct
 from site_agent.restoring import restore
 from site_agent.site_lock import nothing_erased, only_eraser, only_worker
+from site_agent.working_folder import working_folder
 from tests.phantoms import filled_store, make_home, tiny_case
-from tests.site_agent.stored_site import files, fill, killed_at, release, rows
+from tests.site_agent.stored_site import files, fill, killed_at, release, rows, told_on_a_full_disk
 
 NOW = datetime(2031, 5, 6, 7, 8, 9)
 KEYS = ("pseudonym.key", "crosswalk.key")
@@ -124,8 +131,18 @@ def test_without_being_asked_no_key_is_taken(home, store, elsewhere, tmp_path) -
     elsewhere()
     restore(archive, tmp_path / "new")
     new = open_home(tmp_path / "new")
-    with pytest.raises(DataError, match=r"crosswalk\.key: secret is missing: restore it"):
+    with pytest.raises(DataError, match=r"crosswalk\.key: secret is missing: copy it back"):
         export_rtstruct(new, CaseStore(new), case_id, tmp_path / "rs.dcm", actor="test")
+
+
+def test_a_full_disk_is_not_taken_for_a_damaged_database(tmp_path) -> None:
+    home = make_home(tmp_path / "home")
+    target = tmp_path / "out" / "site.tar"
+    target.parent.mkdir()
+    told = told_on_a_full_disk(lambda: backup(home, target, with_secrets=False, now=NOW))
+    assert "the disk is full" in told
+    assert "damaged" not in told
+    assert list(target.parent.iterdir()) == []
 
 
 def test_only_its_owner_reads_an_archive_and_nothing_is_left_beside_it(home, tmp_path) -> None:
@@ -175,9 +192,10 @@ def test_a_database_of_another_name_is_in_the_archive_once(tmp_path) -> None:
     assert len(CaseStore(home).cases()) == 1
 
 
-def test_a_password_in_the_configuration_is_a_secret(home, tmp_path) -> None:
+@pytest.mark.parametrize("where", ["site:hunter2@db/site", "/site?host=db&password=hunter2"])
+def test_a_password_in_the_configuration_is_a_secret(home, tmp_path, where) -> None:
     with (home.folder / "site.toml").open("a") as opened:
-        opened.write('database_url = "postgresql://site:hunter2@db.hospital.example/site"\n')
+        opened.write(f'database_url = "postgresql://{where}"\n')
     with pytest.raises(DataError, match=r"holds a password.*FEDGTV_SITE_DATABASE_URL") as caught:
         backup(home, tmp_path / "site.tar", with_secrets=False, now=NOW)
     assert "hunter2" not in str(caught.value)
@@ -255,6 +273,69 @@ def test_erasures_and_backups_wait_for_each_other(home, tmp_path) -> None:
         backup(home, tmp_path / "site.tar", with_secrets=False, now=NOW)  # two may read
         with pytest.raises(DataError, match="backup of this site is being made"), only_eraser(home):
             pass
+
+
+def held_up(tmp_path: Path, name: str) -> SiteHome:
+    """Make a home whose backup stops at two files, each until somebody has opened it to write."""
+    home = make_home(tmp_path / name, name)
+    filled_store(home, 2).engine.dispose()
+    for stop in (1, 2):
+        os.mkfifo(home.folder / "cases" / f"stop-{stop}")
+    return home
+
+
+def let_pass(home: SiteHome, stop: int, attempt: Future[BackupManifest]) -> None:
+    """Wait until a backup stands at one of the two, and let it go on."""
+    while not attempt.done():
+        with suppress(OSError):  # nobody reads it yet
+            os.close(os.open(home.folder / "cases" / f"stop-{stop}", os.O_WRONLY | os.O_NONBLOCK))
+            return
+        time.sleep(0.01)
+    raise AssertionError(attempt.exception())
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_backups_to_one_name_the_first_is_whole_and_the_other_refused(
+    tmp_path, monkeypatch, links
+) -> None:
+    def no_links(*_names: object) -> None:
+        raise OSError(errno.EPERM, "not on this disk")
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    target = tmp_path / "out" / "site.tar"
+    target.parent.mkdir()
+    homes = [held_up(tmp_path, name) for name in ("a", "b")]
+    with ThreadPoolExecutor(2) as pool:
+        first, second = (
+            pool.submit(backup, home, target, with_secrets=False, now=NOW) for home in homes
+        )
+        let_pass(homes[0], 1, first)
+        let_pass(homes[1], 1, second)  # both are writing
+        let_pass(homes[0], 2, first)
+        manifest = first.result()
+        let_pass(homes[1], 2, second)
+        with pytest.raises(DataError, match="exists already"):
+            second.result()
+    assert unpack(target, tmp_path / "unpacked") == manifest
+    assert manifest.site == "a"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_what_a_killed_run_left_goes_and_what_runs_stays(tmp_path) -> None:
+    target, others = tmp_path / "site.tar", tmp_path / ".site.tar.theirs.part"
+    others.symlink_to(tmp_path)
+    child = os.fork()
+    if child == 0:
+        with working_folder(target) as folder:
+            (folder / "archive").touch()
+            os._exit(9)
+    os.waitpid(child, 0)
+    (tmp_path / ".site.tar.before-its-lock.part").mkdir()
+    with working_folder(target) as one, working_folder(target) as two:
+        hidden = {path for path in tmp_path.iterdir() if path != others}
+        assert hidden == {one, two}
+    assert list(tmp_path.iterdir()) == [others]
 
 
 # -- the way back ---------------------------------------------------------------------------------
@@ -395,11 +476,42 @@ def test_a_restore_that_is_killed_leaves_a_whole_home_or_none(small, tmp_path) -
     while killed_at(step, lambda: restore(small, target)):
         assert not target.exists() or len(CaseStore(open_home(target)).cases()) == 2
         if target.exists():
+            with pytest.raises(DataError, match="not empty"):
+                restore(small, target)
+            assert_only_homes(tmp_path)
             target.rename(tmp_path / f"whole-{step}")
         step += 1
     assert step > 10
     assert len(CaseStore(open_home(target)).cases()) == 2
     assert_only_homes(tmp_path)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_of_two_restores_into_one_home_one_succeeds(small, tmp_path, monkeypatch, inside) -> None:
+    """Each waits, when it has begun to unpack, until the other has too."""
+    if not inside:
+        monkeypatch.setenv("FEDGTV_SITE_DATABASE_URL", f"sqlite:///{tmp_path / 'one.db'}")
+    target, began = tmp_path / "new", threading.Barrier(2, timeout=60)
+    began_here = threading.local()
+
+    def wait(event: str, arguments: tuple[object, ...]) -> None:
+        if ended.is_set() or event != "open" or getattr(began_here, "done", False):
+            return
+        if str(arguments[0]).endswith(f"/{DATABASE}"):
+            began_here.done = True
+            began.wait()
+
+    ended = threading.Event()
+    sys.addaudithook(wait)
+    with ThreadPoolExecutor(2) as pool:
+        attempts = [pool.submit(restore, small, target) for _ in range(2)]
+        failures = [attempt.exception() for attempt in attempts]
+    ended.set()
+    (failure,) = [one for one in failures if one is not None]
+    assert isinstance(failure, DataError)
+    assert re.search("not empty|exists already|a database already", str(failure))
+    assert len(CaseStore(open_home(target)).cases()) == 2
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def assert_only_homes(folder: Path) -> None:
@@ -416,5 +528,6 @@ def test_a_backup_that_is_killed_leaves_no_archive(tmp_path) -> None:
             target.unlink()
         step += 5  # most of them open a file to read
     assert step > 10
+    assert_only_homes(tmp_path)
     restore(target, tmp_path / "new")
     assert len(CaseStore(open_home(tmp_path / "new")).cases()) == 2

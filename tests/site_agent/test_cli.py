@@ -492,6 +492,18 @@ def test_a_failure_is_told_without_what_was_in_it_and_a_mistake_of_ours_is_not_h
     assert failure_line(ValueError("a bug")) is None
 
 
+def test_a_full_database_is_told_without_alarm(tmp_path) -> None:
+    engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path / 'full.db'}")
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count = 2")
+        connection.exec_driver_sql("CREATE TABLE held (content BLOB)")
+        with pytest.raises(sqlalchemy.exc.OperationalError) as caught:
+            connection.exec_driver_sql("INSERT INTO held VALUES (zeroblob(100000))")
+    line = "OperationalError: the disk is full: make room, then run again"
+    assert failure_line(caught.value) == line
+    assert failure_line(caught.value.orig) == line
+
+
 def test_a_negative_seed_of_the_demo_is_refused(tmp_path) -> None:
     demo = [COMMAND.with_name("fedgtv-evaluate"), "demo", "--seed", "-1", "--output", tmp_path]
     done = subprocess.run(demo, capture_output=True, text=True)

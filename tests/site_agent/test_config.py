@@ -53,6 +53,11 @@ def test_the_environment_overrides_the_file(tmp_path, monkeypatch) -> None:
         ('database_url = "nonsense"', "key 'database_url': .*no SQLAlchemy URL"),
         ('database_url = "nosuch://db"', "key 'database_url': .*no SQLAlchemy URL"),
         ('database_url = "sqlite://u:secret@h:port/d"', "key 'database_url': .*no SQLAlchemy URL"),
+        *(
+            (f'database_url = "{kind}:///x?host=h&{key}=secret"', "'database_url': .*~/.pgpass")
+            for kind in ("postgresql", "postgresql+psycopg")
+            for key in ("password", "PassWord", "sslpassword", "pass%77ord")
+        ),
     ],
 )
 def test_a_wrong_line_is_named_with_its_file(tmp_path, line: str, words: str) -> None:
@@ -68,8 +73,19 @@ def test_a_folder_that_is_no_home_and_a_lost_secret_say_what_to_do(tmp_path) -> 
         open_home(tmp_path)
     home = make_home(tmp_path)
     (tmp_path / "secrets" / "pseudonym.key").unlink()
-    with pytest.raises(DataError, match=r"pseudonym\.key.*backup"):
+    with pytest.raises(DataError, match=r"pseudonym\.key: secret is missing: copy it back"):
         home.secret("pseudonym.key")
+
+
+@pytest.mark.parametrize("name", ["pseudonym.key", "crosswalk.key"])
+@pytest.mark.parametrize("left", [0, 1, 31])
+def test_a_damaged_secret_is_named_and_no_new_one_advised(tmp_path, name: str, left: int) -> None:
+    home = make_home(tmp_path)
+    file = tmp_path / "secrets" / name
+    file.write_bytes(home.secret(name)[:left])
+    with pytest.raises(DataError, match=rf"{name}: secret is damaged: copy it back") as caught:
+        home.secret(name)
+    assert not {"init", "anew", "generate"} & set(str(caught.value).split())
 
 
 @pytest.mark.parametrize("name", ["Haus #1", "100% a?b=c&d"])

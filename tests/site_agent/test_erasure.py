@@ -28,7 +28,15 @@ from site_agent.ingest import ingest
 from site_agent.schema import copy_sqlite
 from site_agent.site_lock import SiteBusyError, only_fetch, only_worker
 from tests.phantoms import make_home, tiny_volume
-from tests.site_agent.stored_site import PACKAGE_ID, audited, files, fill, killed_at, rows
+from tests.site_agent.stored_site import (
+    PACKAGE_ID,
+    audited,
+    files,
+    fill,
+    killed_at,
+    rows,
+    told_on_a_full_disk,
+)
 from tests.site_agent.test_ingest import tags, write_patient
 
 NOW = datetime(2031, 5, 6, 7, 8, 9)
@@ -143,6 +151,36 @@ def test_a_pseudonym_suffices_where_the_key_is_lost(home, store) -> None:
     assert erase(home, store, [one], actor="it").rows["cases"] == 1
     with pytest.raises(DataError, match=r"pseudonym\.key: secret is missing"):
         find_patient(home, store, tags(2).patient_id)
+
+
+def test_without_the_key_nobody_says_that_nothing_of_a_patient_waits(home, store) -> None:
+    one, key = patient(home, 1), home.folder / "secrets" / "pseudonym.key"
+    write_patient(home.spool / "incoming", 1)
+    key.write_bytes(b"")
+    for act in (
+        lambda: erase(home, store, [one], actor="it"),
+        lambda: find_patient(home, store, tags(2).patient_id),
+    ):
+        with pytest.raises(DataError, match=r"pseudonym\.key: secret is damaged: copy it back"):
+            act()
+    assert find_patient(home, store, one) == one
+
+
+@pytest.mark.parametrize("compact", [True, False])
+def test_a_full_disk_is_told_as_one(tmp_path, compact) -> None:
+    home = make_home(tmp_path / "home")
+    store = fill(home, tmp_path / "exports", (1,))
+    store.engine.dispose()
+
+    def act() -> object:
+        store = CaseStore(home)
+        return sweep(home, store) if compact else erase(home, store, [one], actor="it")
+
+    one = patient(home, 1)
+    told = told_on_a_full_disk(act)
+    assert "the disk is full" in told
+    assert "backup" not in told
+    assert act().complete
 
 
 def test_no_byte_of_the_home_tells_of_an_erased_patient(tmp_path) -> None:

@@ -112,6 +112,15 @@ def test_nothing_that_identifies_a_patient_is_stored_in_the_clear(home, store, e
     assert [secret for secret in secrets if secret in kept] == []
 
 
+@pytest.mark.parametrize("key", ["pseudonym.key", "crosswalk.key"])
+def test_a_damaged_key_is_not_blamed_on_the_images(home, store, export, key) -> None:
+    (home.folder / "secrets" / key).write_bytes(b"")
+    with pytest.raises(DataError, match=f"{key}: secret is damaged: copy it back") as caught:
+        ingest(home, store, export, actor="test")
+    assert "series" not in str(caught.value)
+    assert store.cases() == []
+
+
 def test_the_way_back_to_the_pacs_is_sealed(home, store, export) -> None:
     for case_id in ingest(home, store, export, actor="test"):
         sealed = store.identity_sealed(case_id)

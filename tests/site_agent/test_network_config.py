@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from algorithms.contracts.errors import DataError
 from site_agent.config import CONFIG_FILE, SiteConfig, open_home
+from site_agent.dicomweb import DicomWebPacs
 from site_agent.network_config import ListenerConfig, PacsConfig, Peer, TlsConfig
 from site_agent.network_tls import client_context, first_line, server_context
 from site_agent.pacs import open_pacs
@@ -168,6 +169,23 @@ def test_a_secret_is_the_first_line_of_its_file(tmp_path) -> None:
         first_line(file)
     file.write_text("geheim \nmore\n")
     assert first_line(file) == "geheim"
+    file.write_bytes(b"\xef\xbb\xbfge\xc3\xa4im\r\n")  # as an editor on Windows saves it
+    assert first_line(file) == "geäim"
+    file.write_bytes("geäim".encode("latin-1"))
+    with pytest.raises(DataError, match="not in UTF-8") as caught:
+        first_line(file)
+    assert "im" not in str(caught.value).removeprefix(str(file))
+
+
+def test_a_token_is_printable_ascii(tmp_path) -> None:
+    config = PacsConfig(protocol="dicomweb", url="http://127.0.0.1:1/x", token_file="token")
+    (tmp_path / "token").write_bytes(b"\xef\xbb\xbfabc.def-_~+/==\r\n")
+    DicomWebPacs(config, tmp_path)
+    for wrong in ("secret\N{EURO SIGN}", "s\u200becret", "secrét", "sec\x00ret"):
+        (tmp_path / "token").write_text(wrong, "utf-8")
+        with pytest.raises(DataError, match="token: the token holds") as caught:
+            DicomWebPacs(config, tmp_path)
+        assert "sec" not in str(caught.value).removeprefix(str(tmp_path))
 
 
 def test_settings_of_a_listener_cannot_be_changed_after_reading() -> None:

@@ -18,8 +18,10 @@ from sqlalchemy.exc import IntegrityError, OperationalError, StatementError
 from sqlalchemy.orm import Session
 
 from algorithms.contracts.errors import DataError
-from site_agent import audit_log
+from site_agent import audit_log, egress
+from site_agent.backup import backup
 from site_agent.case_store import CaseStore
+from site_agent.config import open_home
 from site_agent.database import (
     SCHEMA,
     Base,
@@ -32,9 +34,11 @@ from site_agent.database import (
     transaction,
     writing,
 )
+from site_agent.restoring import restore
 from site_agent.schema import MIGRATIONS, read_schema, upgrade, upgrade_home
 from site_agent.site_lock import only_worker
 from tests.phantoms import filled_store, make_home, tiny_case
+from tests.site_agent.stored_site import killed_at, release
 
 NOW = datetime(2031, 5, 6, 7, 8, 9)
 LATE_TABLES = ("model_activations", "site_models", "click_steps", "click_sessions")
@@ -148,6 +152,30 @@ def test_what_tasks_of_old_homes_asked_for_is_a_contour(home) -> None:
     assert task.kind == "contour"
 
 
+def test_an_old_home_is_backed_up_before_it_is_brought_forward(
+    home, each_database, request, monkeypatch, tmp_path
+) -> None:
+    store = filled_store(home, 2)
+    cases = store.cases()
+    release(home, store, 1)
+    store.engine.dispose()
+    make_old(home)
+    before = schema_dump(home)
+    manifest = backup(home, tmp_path / "old.tar", with_secrets=True, now=NOW)
+    assert manifest.db_schema == ""
+    upgrade_home(home, now=NOW)  # and did no good
+    if each_database == "postgresql":
+        url = request.getfixturevalue("postgresql").new_database()
+        monkeypatch.setenv("FEDGTV_SITE_DATABASE_URL", url)
+    restore(tmp_path / "old.tar", tmp_path / "again")
+    again = open_home(tmp_path / "again")
+    assert schema_dump(again) == before
+    assert upgrade_home(again, now=NOW)[0] == ""
+    store = CaseStore(again)
+    assert store.cases() == cases
+    assert egress.verify_ledger(again, store.engine) == 1
+
+
 @pytest.mark.parametrize("found", ["0002", "9999", "ab12cd"])
 def test_a_newer_database_is_refused_with_what_to_do(home, found) -> None:
     run(home, f"UPDATE alembic_version SET version_num = '{found}'")  # noqa: S608
@@ -156,6 +184,8 @@ def test_a_newer_database_is_refused_with_what_to_do(home, found) -> None:
         open_database(home.database_url)
     with pytest.raises(DataError, match=f"schema {found}.*install the newer fedgtv"):
         upgrade_home(home, now=NOW)
+    with pytest.raises(DataError, match=f"schema {found}.*install the newer fedgtv"):
+        backup(home, home.folder.with_name("site.tar"), with_secrets=True, now=NOW)
     assert schema_dump(home) == before
     assert read_schema(home.database_url) == found
 
@@ -228,6 +258,46 @@ def test_a_process_that_is_killed_in_a_revision_leaves_the_database_as_it_was(
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert schema_dump(home) == before
+    assert len(CaseStore(home).cases()) == 2
+
+
+def test_an_upgrade_that_is_killed_is_finished_by_the_next(home, tmp_path) -> None:
+    """In the middle of its transaction, with some of the tables made."""
+    expected = schema_dump(home)
+    store = filled_store(home, 2)
+    cases = store.cases()
+    store.engine.dispose()
+    make_old(home)
+    old = schema_dump(home)
+    shutil.copytree(MIGRATIONS, tmp_path / "m", ignore=shutil.ignore_patterns("__pycache__"))
+    (first,) = (tmp_path / "m" / "versions").glob("v0001_*.py")
+    made = "    tasks = sa.inspect"
+    text_of_it = first.read_text("utf-8")
+    assert text_of_it.count(made) == 1
+    first.write_text(text_of_it.replace(made, f"    import os; os._exit(9)\n{made}"), "utf-8")
+    child = os.fork()
+    if child == 0:
+        upgrade(home.database_url, migrations=tmp_path / "m")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert schema_dump(home) == old
+    assert upgrade_home(home, now=NOW)[0] == ""
+    assert schema_dump(home) == expected
+    assert CaseStore(home).cases() == cases
+
+
+def test_an_upgrade_is_finished_by_the_next_wherever_it_was_killed(tmp_path) -> None:
+    """Its copy included; servers make none."""
+    home = make_home(tmp_path / "home")
+    filled_store(home, 2).engine.dispose()
+    make_old(home)
+    step = kills = 0
+    while killed_at(step, lambda: upgrade_home(home, now=NOW)):
+        assert read_schema(home.database_url) in ("", SCHEMA)
+        step += 7 if step > 10 else 1
+        kills += 1
+    assert kills > 5
+    assert upgrade_home(home, now=NOW) == (SCHEMA, None)
     assert len(CaseStore(home).cases()) == 2
 
 

@@ -1,3 +1,4 @@
+import shutil
 import stat
 import tomllib
 
@@ -8,6 +9,7 @@ from algorithms.contracts.errors import DataError
 from site_agent.case_store import CaseStore
 from site_agent.config import open_home
 from site_agent.site_setup import initialise
+from tests.phantoms import filled_store, make_home
 
 KEY = "0123456789abcdef" * 4
 
@@ -67,6 +69,21 @@ def test_a_home_whose_making_was_killed_is_finished(tmp_path) -> None:
     Fernet(home.secret("crosswalk.key"))
     assert CaseStore(home).cases() == []
     assert list(tmp_path.rglob("*.part")) == []
+
+
+@pytest.mark.parametrize("lost", ["pseudonym.key", "crosswalk.key"])
+@pytest.mark.parametrize("also_lost", ["site.db", "cases"])
+def test_no_key_is_drawn_where_cases_were_made_with_another(tmp_path, lost, also_lost) -> None:
+    filled_store(make_home(tmp_path), 1).engine.dispose()
+    (tmp_path / "site.toml").unlink()
+    gone = tmp_path / also_lost
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    key = (tmp_path / "secrets" / lost).rename(tmp_path / lost)
+    with pytest.raises(DataError, match=f"{lost}: missing, but there are cases.*copy it back"):
+        make(tmp_path)
+    assert not (tmp_path / "secrets" / lost).exists()
+    key.rename(tmp_path / "secrets" / lost)
+    make(tmp_path)  # the configuration alone was lost
 
 
 def test_the_configuration_is_what_comes_last(tmp_path) -> None:

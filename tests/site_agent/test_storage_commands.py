@@ -39,11 +39,15 @@ def execute(home: SiteHome, statement: str) -> None:
 
 def test_an_old_database_is_refused_by_every_kind_of_command_and_upgraded_by_one(home, run) -> None:
     execute(home, "DROP TABLE alembic_version")
-    for command in (("cases",), ("status",), ("ledger", "verify"), ("backup", "x.tar")):
+    for command in (("cases",), ("status",), ("ledger", "verify")):
         code, said, warned = run(*command, "--home", home.folder)
         assert (code, said, warned.count("\n")) == (2, "", 1)
-        assert "run 'fedgtv-site database upgrade'" in warned
+        assert "make a backup, then run 'fedgtv-site database upgrade'" in warned
     assert "before 0001" in run("database", "status", "--home", home.folder)[1]
+    archive, again = home.folder.with_name("old.tar"), home.folder.with_name("again")
+    assert run("backup", archive, "--home", home.folder)[0] == 0
+    code, said, _ = run("restore", archive, "--home", again)
+    assert (code, "older version: run 'fedgtv-site database upgrade'" in said) == (0, True)
     code, said, _ = run("database", "upgrade", "--home", home.folder)
     assert (code, said.splitlines()[0]) == (0, "schema before 0001: upgraded to 0001")
     (copy,) = home.database_copies.iterdir()
@@ -81,6 +85,13 @@ def test_a_backup_says_what_is_in_it_and_comes_back(home, run, tmp_path, flags, 
     assert f"{held} files of hospital-b" in said
     assert words in said
     assert len(CaseStore(open_home(tmp_path / "new")).cases()) == 2
+
+
+def test_more_days_than_there_are_is_an_expected_error(home, run) -> None:
+    code, _, warned = run("retention", "--home", home.folder, "--older-than", 99999999)
+    assert code == 2
+    assert "0<=x<=36525" in warned
+    assert run("retention", "--home", home.folder, "--older-than", 36525, "--dry-run")[0] == 0
 
 
 def test_a_damaged_archive_is_one_line(home, run, tmp_path) -> None:
