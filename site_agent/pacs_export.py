@@ -28,6 +28,7 @@ from site_agent.export_store import (
     used_uids,
 )
 from site_agent.rtstruct import ReviewSignature, exported_name, write_rtstruct
+from site_agent.working_folder import put_in_place
 
 LABEL = "fedgtv"
 
@@ -126,7 +127,7 @@ def _export(
             approved=signature is not None,
             actor=actor,
         )
-        part.replace(output)
+        put_in_place(part, output)
     finally:
         part.unlink(missing_ok=True)
     return exported_name(contour)
