@@ -9,6 +9,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -121,11 +122,15 @@ class CaseStore:
         new: list[tuple[CaseRow, list[ContourRow]]] = []
         late: list[tuple[str, list[ContourRow]]] = []
         unchanged: list[str] = []
-        with self._removed_on_failure() as written:
+        # While one image is written the next is read.
+        with self._removed_on_failure() as written, ThreadPoolExecutor(1) as writer:
+            writing: Future[None] | None = None
             for case in cases:
                 if case.case_id not in held:
+                    if writing is not None:
+                        writing.result()  # no more than two in memory
                     written.append(case.case_id)
-                    self._write_image(case)
+                    writing = writer.submit(self._write_image, case)
                     new.append((_case_row(case), self._references(case, actor)))
                     continue
                 self._check_same_image(case)
@@ -133,6 +138,8 @@ class CaseStore:
                     late.append((case.case_id, self._references(case, actor)))
                 else:
                     unchanged.append(case.case_id)
+            if writing is not None:
+                writing.result()
         with transaction(self.engine) as session:
             for row, contours in new:
                 session.add(row)

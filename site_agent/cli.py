@@ -81,15 +81,27 @@ def init(
 def ingest(
     folder: Annotated[Path, typer.Argument(help="DICOM series with RTSTRUCT, or NIfTI pairs.")],
     home: Home,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print the case ids and the time taken.")
+    ] = False,
 ) -> None:
     """Read, de-identify and store images with their contours; all of a folder or nothing.
 
     Example: fedgtv-site ingest --home hospital-b EXPORT_FOLDER
     """
+    import json
+    import time
+    from dataclasses import asdict
+
     from site_agent.ingest import take_in
 
     site, store = _open(home)
+    began, began_cpu = time.perf_counter(), time.process_time()
     intake = take_in(site, store, folder, actor="fedgtv-site ingest")
+    if json_output:
+        seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - began_cpu
+        print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, **asdict(intake)}))
+        return
     console.print(f"{site.config.name}: {len(intake.new)} new cases, {len(store.cases())} in all")
     if intake.contoured or intake.unchanged:
         added, unchanged = len(intake.contoured), len(intake.unchanged)

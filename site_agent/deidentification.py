@@ -269,8 +269,10 @@ def refuse_unfit(dataset: Dataset) -> None:
             "the image may have patient data burned into its pixels (BurnedInAnnotation, or a "
             "screen capture that does not deny it): use the original acquisition"
         )
-    for group in range(0x6000, 0x6020, 2):
-        if (group, 0x0100) in dataset and (group, 0x3000) not in dataset:
+    tags = map(int, dataset.keys())
+    overlays = {tag for tag in tags if 0x60000000 <= tag < 0x60200000}
+    for tag in overlays:
+        if tag & 0xFFFF == 0x0100 and (tag & ~0xFFFF | 0x3000) not in overlays:
             raise DataError(
                 "the image has an overlay inside its pixel bits: export it without overlays"
             )

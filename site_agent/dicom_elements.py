@@ -47,7 +47,7 @@ _HEAD_BYTES = 16384  # what comes before the image size in a usual file fits in
 _NOT_PLAIN = {ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian}
 _KINDS = {vr.value.encode(): (vr.value, vr in EXPLICIT_VR_LENGTH_32) for vr in VR if len(vr) == 2}
 _IMPLICIT = struct.Struct("<HHL")
-_EXPLICIT = struct.Struct("<HH2sH")
+_EXPLICIT = struct.Struct("<HH2s")
 _LENGTH = struct.Struct("<L")
 
 Elements = dict[BaseTag, DataElement | RawDataElement]
@@ -205,7 +205,7 @@ def _walk(
     elements: Elements = {}
     end = len(content)
     while at + 8 <= end:
-        tag, kind, length, start = _element_head(content, at, explicit)
+        tag, key, kind, length, start = _element_head(content, at, explicit)
         if tag > last:
             break
         if length == _UNDEFINED:
@@ -215,7 +215,6 @@ def _walk(
         if after > end:
             raise _Unusual
         if wanted is None or tag in wanted:
-            key = _key(tag)
             value = content[start:stop]
             elements[key] = RawDataElement(
                 key, kind, length, value, start, not explicit, True, True, False
@@ -224,25 +223,37 @@ def _walk(
     return elements, at
 
 
-@lru_cache(maxsize=4096)
-def _key(tag: int) -> BaseTag:
-    return BaseTag(tag)  # a series has few tags, each in every file
-
-
-def _element_head(content: bytes, at: int, explicit: bool) -> tuple[int, str | None, int, int]:
-    """Return tag, kind, length and start of the value of the element at `at`."""
+def _element_head(
+    content: bytes, at: int, explicit: bool
+) -> tuple[int, BaseTag, str | None, int, int]:
+    """Return tag (twice), kind, length and start of the value of the element at `at`."""
     if not explicit:
         group, number, length = _IMPLICIT.unpack_from(content, at)
-        return group << 16 | number, None, length, at + 8
-    group, number, letters, length = _EXPLICIT.unpack_from(content, at)
+        tag = group << 16 | number
+        return tag, _key(tag), None, length, at + 8
+    tag, key, kind, is_long = _explicit_head(content[at : at + 6])
+    if not is_long:
+        return tag, key, kind, int.from_bytes(content[at + 6 : at + 8], "little"), at + 8
+    if at + 12 > len(content):
+        raise _Unusual
+    return tag, key, kind, _LENGTH.unpack_from(content, at + 8)[0], at + 12
+
+
+# The same few heads stand in every file of a series.
+@lru_cache(maxsize=4096)
+def _explicit_head(head: bytes) -> tuple[int, BaseTag, str, bool]:
+    """Return tag (twice), kind, and whether a length of 32 bits follows."""
+    group, number, letters = _EXPLICIT.unpack(head)
     kind = _KINDS.get(letters)
     if kind is None:
         raise _Unusual
-    if kind[1]:
-        if at + 12 > len(content):
-            raise _Unusual
-        return group << 16 | number, kind[0], _LENGTH.unpack_from(content, at + 8)[0], at + 12
-    return group << 16 | number, kind[0], length, at + 8
+    tag = group << 16 | number
+    return tag, BaseTag(tag), *kind
+
+
+@lru_cache(maxsize=4096)
+def _key(tag: int) -> BaseTag:
+    return BaseTag(tag)
 
 
 def _undefined_end(
@@ -277,7 +288,7 @@ def _item_end(content: bytes, at: int, explicit: bool, deep: int) -> int:
         group, number, _ = _IMPLICIT.unpack_from(content, at)
         if group << 16 | number == _ITEM_END:
             return at + 8
-        _, kind, length, start = _element_head(content, at, explicit)
+        _, _, kind, length, start = _element_head(content, at, explicit)
         if length != _UNDEFINED:
             at = start + length
         elif kind in ("SQ", None):

@@ -4,8 +4,8 @@ The plain way reads pixels by SimpleITK's series reader (which looks through the
 each file) and headers by one `pydicom.dcmread` per file without pixels; it stores nothing. Ours are
 `check-dicom`, which reads as much, and `ingest`, which also de-identifies, seals the identities and
 stores. All are processes of their own that read the same files, and take turns on blocks of them,
-so that a busy machine slows all alike. Time is that of reading, without the start of Python, on the
-clock and of the CPU; of `ingest` it is that of the whole process. Memory is the process's peak.
+so that a busy machine slows all alike. Time is without the start of Python, on the clock and of the
+CPU; memory is the process's peak.
 
 Run as `python -m evaluation.benchmarks.ingest_speed FOLDER`, this file is the plain way.
 """
@@ -41,6 +41,7 @@ _PATIENT = PatientTags(
 _SCANNER = ScannerTags("SIEMENS", "Skyra", 3.0, "T1 tra")
 _SITE = str(Path(sys.executable).with_name("fedgtv-site"))
 _OURS = (_SITE, "check-dicom", "--json")
+_STORED = (_SITE, "ingest", "--json", "--home")
 _PLAIN = (sys.executable, "-m", "evaluation.benchmarks.ingest_speed")
 
 
@@ -69,7 +70,7 @@ def run_ingest_speed(
         ways: dict[str, Callable[[Path], Row]] = {
             "plain": lambda block: _run(_PLAIN, block),
             "ours": lambda block: _run(_OURS, block),
-            "stored": lambda block: _ingest(home, block),
+            "stored": lambda block: _run((*_STORED, str(home)), block),
         }
         for number, block in enumerate(written):
             order = list(ways) if number % 2 else list(ways)[::-1]
@@ -152,24 +153,8 @@ def _run(command: Sequence[str], folder: Path) -> Row:
     if child.returncode != 0:
         raise DataError(f"'{Path(command[0]).name}' failed on {folder}: see above")
     row: Row = json.loads(said)
-    ranges = [tuple(one["grey_range"]) for one in row.pop("series")]
+    ranges = [tuple(one["grey_range"]) for one in row.pop("series", [])]
     return row | {"ranges": sorted(ranges), "peak_mib": usage.ru_maxrss / 1024.0}
-
-
-def _ingest(home: Path, folder: Path) -> Row:
-    """Take a block in; return the seconds and the peak memory of the whole process."""
-    began = time.perf_counter()
-    command = [_SITE, "ingest", "--home", str(home), str(folder)]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode != 0:
-        raise DataError(f"'fedgtv-site ingest' failed on {folder}")
-    return {
-        "seconds": time.perf_counter() - began,
-        "cpu_seconds": usage.ru_utime + usage.ru_stime,
-        "peak_mib": usage.ru_maxrss / 1024.0,
-    }
 
 
 def _check_same(one: list[tuple[float, float]], other: list[tuple[float, float]]) -> None:

@@ -206,6 +206,10 @@ def test_from_an_empty_folder_to_a_filled_home(run, tmp_path) -> None:
         write_nifti_pair(tmp_path / "images", f"P{number}", *tiny_volume(number))
     code, out, _ = run("ingest", "--home", home, tmp_path / "images")
     assert (code, out) == (0, "hospital-c: 3 new cases, 3 in all\n")
+    code, out, _ = run("ingest", "--json", "--home", home, tmp_path / "images")
+    said = json.loads(out)
+    assert (code, said["new"], len(said["unchanged"])) == (0, [], 3)
+    assert said["seconds"] > 0
     code, out, _ = run("status", "--home", home)
     assert code == 0
     assert "none yet" in out
