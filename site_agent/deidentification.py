@@ -26,7 +26,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from algorithms.contracts.canonical_json import canonical_json
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import Volume
-from site_agent.dicom_elements import tag_of
+from site_agent.dicom_elements import plain_text, tag_of
 from site_agent.dicom_series import order_along_normal
 from site_agent.residue import find_residue as find_residue  # the scanner lives there
 
@@ -191,7 +191,7 @@ def original_identity(datasets: Sequence[Dataset]) -> OriginalIdentity:
             series_instance_uid=shared("SeriesInstanceUID"),
             frame_of_reference_uid=shared("FrameOfReferenceUID"),
             sop_class_uid=shared("SOPClassUID"),
-            sop_instance_uids=tuple(str(one.SOPInstanceUID) for one in ordered),
+            sop_instance_uids=tuple(plain_text(one, "SOPInstanceUID") for one in ordered),
             study_date=shared("StudyDate"),
             study_time=shared("StudyTime"),
             study_id=shared("StudyID"),

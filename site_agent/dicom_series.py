@@ -15,7 +15,7 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.misc import is_dicom
-from pydicom.uid import RTStructureSetStorage
+from pydicom.uid import UID, RTStructureSetStorage
 
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import ImageArray, Volume
@@ -121,13 +121,14 @@ def scan(folder: Path) -> Scan:
         header = _header_or_none(file)
         if header is None:
             unreadable.append(file)
-        elif header.SOPClassUID == RTStructureSetStorage:
+        elif plain_text(header, "SOPClassUID") == RTStructureSetStorage:
             with named_when_damaged(file):
                 structure_sets.append(_structure_set_file(header, file))
-        elif "Rows" in header and header.SOPClassUID not in NOT_AN_IMAGE:
-            images.setdefault(str(header.SeriesInstanceUID), []).append((header, file))
+        elif "Rows" in header and plain_text(header, "SOPClassUID") not in NOT_AN_IMAGE:
+            series_uid = plain_text(header, "SeriesInstanceUID")
+            images.setdefault(series_uid, []).append((header, file))
         else:
-            others[file] = str(header.SeriesInstanceUID)
+            others[file] = plain_text(header, "SeriesInstanceUID")
     if not images and not structure_sets and not others:
         raise DataError(
             f"no DICOM series in {folder}: give the folder that holds the .dcm files"
@@ -312,9 +313,9 @@ def _header_or_none(file: Path) -> Dataset | None:
         header = read_head(file, _HEAD_TAGS)
         if header is None or plain_text(header, "SOPClassUID") == RTStructureSetStorage:
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_SCAN_TAGS)
-        kind, series = str(header.SOPClassUID), str(header.SeriesInstanceUID)
+        kind, series = plain_text(header, "SOPClassUID"), plain_text(header, "SeriesInstanceUID")
         whole = bool(_UID.fullmatch(kind) and _SUBSTITUTE.fullmatch(series))
-        if "Image Storage" in header.SOPClassUID.name:
+        if "Image Storage" in UID(kind).name:
             whole = whole and "Rows" in header and "Columns" in header
     except Exception:
         # a broken byte can raise anything in pydicom; the caller names the file

@@ -14,11 +14,12 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels.processing import apply_modality_lut
 from pydicom.pixels.utils import iter_pixels
+from pydicom.uid import UID
 
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import ImageArray
 from site_agent.codestream_size import stated_size
-from site_agent.dicom_elements import numbers, tag_of, whole_number
+from site_agent.dicom_elements import numbers, plain_text, tag_of, whole_number
 from site_agent.jpeg_decoder import JPEG_SYNTAXES, JpegDecoder
 from site_agent.slice_stack import whole_number_of_frames
 
@@ -84,7 +85,7 @@ def _frames(
     image: Dataset, file: Path, shape: tuple[int, int, int], jpeg: JpegDecoder
 ) -> Iterable[NDArray[np.generic]]:
     """Choose who decodes: only decoders that survive damaged bytes run in this process."""
-    if image.file_meta.TransferSyntaxUID in JPEG_SYNTAXES:
+    if plain_text(image.file_meta, "TransferSyntaxUID") in JPEG_SYNTAXES:
         sizes = map(stated_size, generate_frames(image.PixelData, number_of_frames=shape[0]))
         if any(size != shape[1:] for size in sizes):
             raise ValueError("a frame has another size than the header")
@@ -99,7 +100,8 @@ def _native_frames(image: Dataset, shape: tuple[int, int, int]) -> list[NDArray[
     value = _raw_bytes(image.get_item(tag_of("PixelData")))
     if value is None or bits not in _TYPES or not 0 < stored <= bits:
         return None
-    if image.file_meta.TransferSyntaxUID.is_compressed or not image.original_encoding[1]:
+    syntax = UID(plain_text(image.file_meta, "TransferSyntaxUID"))
+    if syntax.is_compressed or not image.original_encoding[1]:
         return None
     voxels = int(np.prod(shape))
     if len(value) < voxels * bits // 8:
