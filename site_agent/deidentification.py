@@ -262,8 +262,8 @@ def refuse_unfit(dataset: Dataset) -> None:
         raise DataError("only images are de-identified: give image files")
     if int(dataset.get("NumberOfFrames", None) or 1) > 1:
         raise DataError("only single-frame images are de-identified: export classic images")
-    burned_in = str(dataset.get("BurnedInAnnotation", "") or "").upper()
-    captured = str(dataset.get("SOPClassUID", "")).startswith(_SECONDARY_CAPTURE)
+    burned_in = plain_text(dataset, "BurnedInAnnotation").upper()
+    captured = plain_text(dataset, "SOPClassUID").startswith(_SECONDARY_CAPTURE)
     if burned_in == "YES" or (captured and burned_in != "NO"):
         raise DataError(
             "the image may have patient data burned into its pixels (BurnedInAnnotation, or a "

@@ -24,23 +24,36 @@ def binaries() -> Path | None:
 
 
 class Cluster:
-    """A running server; every database of it is empty when it is made."""
+    """A running server; every database of it is empty when it is given out."""
 
     def __init__(self, socket_folder: Path) -> None:
         self.socket_folder = socket_folder
         self._made = 0
+        self._used: list[str] = []
 
     def new_database(self) -> str:
-        """Make an empty database and return its URL."""
-        self._made += 1
-        name = f"site_{self._made}"
-        self.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        """Return the URL of an empty database: made anew, or emptied, which takes a tenth of it."""
+        if self._used:
+            name = self._used.pop()
+            self.execute("DROP SCHEMA public CASCADE", name)
+            self.execute("CREATE SCHEMA public", name)
+        else:
+            self._made += 1
+            name = f"site_{self._made}"
+            self.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         return f"postgresql://postgres@/{name}?host={self.socket_folder}"
 
-    def execute(self, statement: Any) -> None:
-        """Run a statement on the server's own database."""
+    def give_back(self, url: str) -> None:
+        """Let a database be given out again; whoever is still connected is thrown out."""
+        name = url.split("?")[0].rsplit("/", 1)[-1]
+        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {}"
+        self.execute(sql.SQL(others).format(sql.Literal(name)))
+        self._used.append(name)
+
+    def execute(self, statement: Any, database: str = "postgres") -> None:
+        """Run a statement, on the server's own database if no other is named."""
         with psycopg.connect(
-            host=str(self.socket_folder), user="postgres", dbname="postgres", autocommit=True
+            host=str(self.socket_folder), user="postgres", dbname=database, autocommit=True
         ) as connection:
             connection.execute(statement)
 

@@ -18,9 +18,13 @@ def postgresql() -> Iterator[Cluster]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def each_database(request, monkeypatch) -> str:
-    """Give the next home a database of this kind; with PostgreSQL, a new empty one."""
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgresql").new_database()
-        monkeypatch.setenv("FEDGTV_SITE_DATABASE_URL", url)
-    return request.param
+def each_database(request, monkeypatch) -> Iterator[str]:
+    """Give the next home a database of this kind; with PostgreSQL, an empty one of the server."""
+    if request.param == "sqlite":
+        yield request.param
+        return
+    cluster = request.getfixturevalue("postgresql")
+    url = cluster.new_database()
+    monkeypatch.setenv("FEDGTV_SITE_DATABASE_URL", url)
+    yield request.param
+    cluster.give_back(url)
