@@ -12,6 +12,7 @@ import secrets
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote, urlencode
@@ -114,14 +115,7 @@ class DicomWebPacs:
         }
         asked = {key: value for key, value in keys.items() if value}
         return [
-            StudyFound(
-                study_uid=_text(found, "StudyInstanceUID"),
-                patient_id=_text(found, "PatientID"),
-                patient_name=_text(found, "PatientName"),
-                study_date=_text(found, "StudyDate"),
-                description=_text(found, "StudyDescription"),
-                modalities=_text(found, "ModalitiesInStudy"),
-            )
+            StudyFound.read(partial(_text, found))
             for found in self._search_few("studies", {**asked, "includefield": "StudyDescription"})
         ]
 
@@ -129,14 +123,7 @@ class DicomWebPacs:
         """QIDO-RS for the series of a study."""
         path = f"studies/{checked_uid(study_uid)}/series"
         return [
-            SeriesFound(
-                study_uid=study_uid,
-                series_uid=_text(found, "SeriesInstanceUID"),
-                modality=_text(found, "Modality"),
-                description=_text(found, "SeriesDescription"),
-                body_part=_text(found, "BodyPartExamined"),
-                images=_text(found, "NumberOfSeriesRelatedInstances"),
-            )
+            SeriesFound.read(study_uid, partial(_text, found))
             for found in self._search_few(path, {"includefield": "BodyPartExamined"})
         ]
 

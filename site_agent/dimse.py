@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pydicom
@@ -95,14 +96,7 @@ class DimsePacs:
             "StudyDescription": "",
         }
         return [
-            StudyFound(
-                study_uid=_text(found, "StudyInstanceUID"),
-                patient_id=_text(found, "PatientID"),
-                patient_name=_text(found, "PatientName"),
-                study_date=_text(found, "StudyDate"),
-                description=_text(found, "StudyDescription"),
-                modalities=_text(found, "ModalitiesInStudy"),
-            )
+            StudyFound.read(partial(_text, found))
             for found in self._find("STUDY", keys, limit=FIND_LIMIT)
         ]
 
@@ -112,14 +106,7 @@ class DimsePacs:
         keys = {"StudyInstanceUID": checked_uid(study_uid), **dict.fromkeys(wanted, "")}
         keys["NumberOfSeriesRelatedInstances"] = ""
         return [
-            SeriesFound(
-                study_uid=study_uid,
-                series_uid=_text(found, "SeriesInstanceUID"),
-                modality=_text(found, "Modality"),
-                description=_text(found, "SeriesDescription"),
-                body_part=_text(found, "BodyPartExamined"),
-                images=_text(found, "NumberOfSeriesRelatedInstances"),
-            )
+            SeriesFound.read(study_uid, partial(_text, found))
             for found in self._find("SERIES", keys, limit=FIND_LIMIT)
         ]
 

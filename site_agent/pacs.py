@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from algorithms.contracts.errors import DataError
 from site_agent.case_store import CaseStore
@@ -60,6 +60,18 @@ class StudyFound:
     description: str
     modalities: str
 
+    @classmethod
+    def read(cls, value: Callable[[str], str]) -> Self:
+        """Read an answer, whose values `value` returns by keyword."""
+        return cls(
+            study_uid=value("StudyInstanceUID"),
+            patient_id=value("PatientID"),
+            patient_name=value("PatientName"),
+            study_date=value("StudyDate"),
+            description=value("StudyDescription"),
+            modalities=value("ModalitiesInStudy"),
+        )
+
 
 @dataclass(frozen=True, repr=False)
 class SeriesFound:
@@ -71,6 +83,18 @@ class SeriesFound:
     description: str
     body_part: str
     images: str
+
+    @classmethod
+    def read(cls, study_uid: str, value: Callable[[str], str]) -> Self:
+        """Read an answer about a study, whose values `value` returns by keyword."""
+        return cls(
+            study_uid=study_uid,
+            series_uid=value("SeriesInstanceUID"),
+            modality=value("Modality"),
+            description=value("SeriesDescription"),
+            body_part=value("BodyPartExamined"),
+            images=value("NumberOfSeriesRelatedInstances"),
+        )
 
 
 def checked_uid(text: str) -> str:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import pydicom
-import pytest
+
+from tests.debian_packages import absent
 
 BINARY = shutil.which("Orthanc", path="/usr/sbin:/usr/bin:/usr/local/bin")
 DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -45,7 +46,7 @@ class Orthanc:
         **settings: Any,
     ) -> None:
         if BINARY is None or not DICOMWEB.exists():
-            pytest.skip("Orthanc is not installed (Debian: orthanc orthanc-dicomweb)")
+            absent("Orthanc", "orthanc orthanc-dicomweb")
         self.folder = folder
         self._headers = {}
         if login is not None:

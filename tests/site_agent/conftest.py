@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.debian_packages import absent
 from tests.postgresql import Cluster, binaries, running_cluster
 
 
@@ -12,7 +13,7 @@ def postgresql() -> Iterator[Cluster]:
     """Start a throw-away PostgreSQL server; skips where it is not installed."""
     folder = binaries()
     if folder is None:
-        pytest.skip("PostgreSQL is not installed (Debian package postgresql)")
+        absent("PostgreSQL", "postgresql")
     with running_cluster(folder) as cluster:
         yield cluster
 

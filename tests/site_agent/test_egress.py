@@ -417,7 +417,7 @@ def test_what_the_crosswalk_knows_does_not_leave(
         (b"KH77120934", "residue_identifier"),
         ("Annegret".encode("utf-16-le"), "residue_name"),
         (b"1.3.12.2.1107.5.2.19", "residue_dicom_uid"),
-        (b"/home/someone/training", "residue_path"),
+        (b"/srv/someone/training", "residue_path"),
     ],
 )
 def test_what_the_crosswalk_knows_does_not_leave_in_a_file(

@@ -78,7 +78,7 @@ def test_what_only_resembles_it_is_not(text: str) -> None:
         ("1.2.840.113619.2.5.1762583153", "dicom_uid"),
         ("2.25.1234567890.1", "dicom_uid"),
         ("1.2.840.10008.5.1.4.1.1.4", "dicom_uid"),
-        ("/home/someone/scans", "path"),
+        ("/srv/someone/scans", "path"),
         ("C:\\scans", "path"),
         ("\\\\server\\share", "path"),
         ("20240102", "date"),
@@ -94,6 +94,14 @@ def test_look_alikes(text: str, rule: str | None) -> None:
     assert text_residue(f"before {text} after") == rule
 
 
+ROOTS = ("home", "root", "Users", "mnt", "media", "data", "var", "srv", "opt", "tmp", "export")
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_a_path_at_any_usual_root_is_found_amid_noise(root: str) -> None:
+    assert residues(amid_noise(f"/{root}/someone/scans".encode()), NOTHING) == ["path"]
+
+
 def test_our_own_uids_and_those_of_the_standard_are_nobodys() -> None:
     ours = "2.25.31415926535897932384626433832795028.1 1.2.840.10008.5.1.4.1.1.4"
     assert text_residue(ours, uid_roots=OWN_UID_ROOTS) is None
@@ -103,7 +111,7 @@ def test_our_own_uids_and_those_of_the_standard_are_nobodys() -> None:
 
 
 def test_only_the_rules_asked_for_are_applied() -> None:
-    text = "patient-0123456789ab of 20240102 in /home/someone"
+    text = "patient-0123456789ab of 20240102 in /srv/someone"
     assert text_residue(text, ("date",)) == "date"
     assert text_residue(text, ()) is None
     assert residues(text.encode(), NOTHING) == ["date", "path", "pseudonym"]
@@ -122,7 +130,7 @@ IN_TEXT = [
     ("KH-77120934", "identifier"),
     ("1954-03-17", "date"),
 ]
-LOOKING_SO = [("1.2.840.113619.2.5.1762583153", "dicom_uid"), ("/home/someone/scans", "path")]
+LOOKING_SO = [("1.2.840.113619.2.5.1762583153", "dicom_uid"), ("/srv/someone/scans", "path")]
 
 
 def amid_noise(data: bytes) -> bytes:

@@ -34,6 +34,7 @@ from site_agent.rtstruct import (
     trace,
     write_rtstruct,
 )
+from tests.debian_packages import absent
 from tests.site_agent import dicom_builder as build
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
@@ -324,7 +325,7 @@ def test_contours_from_the_deidentified_volume_fit_the_original_images(
 def plastimatch(images: Path, file: Path, geometry: Geometry, work: Path) -> np.ndarray:
     """Let plastimatch read a structure set of one region onto the grid of its images."""
     if shutil.which("plastimatch") is None:
-        pytest.skip("plastimatch is not installed")
+        absent("plastimatch", "plastimatch")
     convert = ["plastimatch", "convert", "--input"]
     grid = work / "grid.mha"
     for arguments in (

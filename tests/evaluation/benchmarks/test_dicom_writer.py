@@ -19,6 +19,7 @@ from evaluation.benchmarks.dicom_writer import (
     write_mr_series,
     write_study,
 )
+from tests.debian_packages import absent
 from tests.evaluation.benchmarks.reading_back import (
     Polygon,
     dice,
@@ -169,8 +170,9 @@ def test_traced_lines_enclose_exactly_the_pixels_of_the_region(mask: np.ndarray)
     np.testing.assert_array_equal(inside.reshape(mask.shape), mask)
 
 
-@pytest.mark.skipif(which("plastimatch") is None, reason="plastimatch is not installed")
 def test_plastimatch_reads_the_same_region(study: Path, tmp_path: Path) -> None:
+    if which("plastimatch") is None:
+        absent("plastimatch", "plastimatch")
     subprocess.run(
         ["plastimatch", "convert", "--input", str(study), "--output-prefix", str(tmp_path),
          "--prefix-format", "nrrd", "--output-img", str(tmp_path / "image.nrrd")],
