@@ -35,7 +35,7 @@ from sqlalchemy.types import JSON
 
 from algorithms.contracts.errors import DataError
 
-SCHEMA = "0001"  # the newest revision of `migrations`
+SCHEMA = "0002"  # the newest revision of `migrations`
 VERSION_TABLE = "alembic_version"
 BUSY_TIMEOUT_S = 30
 _WRITES = "fedgtv_writes"  # marks the connections of `transaction`
@@ -53,6 +53,7 @@ class Base(DeclarativeBase):
         int: BigInteger().with_variant(Integer, "sqlite"),
         dict[str, Any]: JSON,
         list[int]: JSON,
+        list[str]: JSON,
         list[float]: JSON,
         list[list[int]]: JSON,
     }
@@ -171,11 +172,12 @@ class ClickStepRow(Base):
         ForeignKey("click_sessions.session_id"), primary_key=True
     )
     sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    kind: Mapped[str]  # segment | refine | undo | replayed
+    kind: Mapped[str]  # segment | refine | painted | undo | replayed
     foreground: Mapped[list[list[int]]]
     background: Mapped[list[list[int]]]
     seconds: Mapped[float]  # of computing
     mask_sha256: Mapped[str]  # of the contour that it led to
+    file: Mapped[str | None]  # of a "painted" step: the contour as a hand left it
     author: Mapped[str]
     at: Mapped[datetime]
 
@@ -189,13 +191,15 @@ class ReviewRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     round_id: Mapped[str] = mapped_column(ForeignKey("rounds.round_id"), index=True)
     case_id: Mapped[str] = mapped_column(ForeignKey("cases.case_id"))
-    verdict: Mapped[str]  # accepted | revised
-    revision_degree_percent: Mapped[float]
+    verdict: Mapped[str]  # accepted | revised | rejected
+    revision_degree_percent: Mapped[float]  # 100 where nothing was kept: rejected
     active_s: Mapped[float | None]
     wall_s: Mapped[float | None]
     author: Mapped[str]
     simulated: Mapped[bool]
     reviewed_at: Mapped[datetime]
+    likert: Mapped[int | None]  # 1 (unusable) to 5 (as I would draw it)
+    reason: Mapped[str] = mapped_column(default="")  # of a rejection, a word from a list
 
 
 class MeasurementRow(Base):
@@ -247,6 +251,131 @@ class ExportRow(Base):
     content_sha256: Mapped[str] = mapped_column(index=True)
     author: Mapped[str]
     exported_at: Mapped[datetime]
+
+
+class ClaimRow(Base):
+    """Who works on a case for a purpose: nobody else can meanwhile."""
+
+    __tablename__ = "claims"
+
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.round_id"), primary_key=True)
+    case_id: Mapped[str] = mapped_column(ForeignKey("cases.case_id"), primary_key=True)
+    purpose: Mapped[str] = mapped_column(primary_key=True)  # annotation | review
+    author: Mapped[str]
+    claimed_at: Mapped[datetime]
+
+
+class DraftRow(Base):
+    """What somebody has drawn and not saved yet, with the time it took; gone once it is saved."""
+
+    __tablename__ = "drafts"
+
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.round_id"), primary_key=True)
+    case_id: Mapped[str] = mapped_column(ForeignKey("cases.case_id"), primary_key=True)
+    purpose: Mapped[str] = mapped_column(primary_key=True)
+    author: Mapped[str] = mapped_column(primary_key=True)
+    epoch: Mapped[str]  # names what was begun from, and when
+    sitting: Mapped[str]  # the browser page that drew last: an older one may not go on
+    revision: Mapped[int]  # of the draft, counted up by every message that is taken
+    file: Mapped[str | None]  # the contour; None before the first stroke
+    outside_file: Mapped[str | None]  # of scribbles: what was drawn as not the target
+    sittings: Mapped[dict[str, Any]]  # by name: times and actions, see `revision_clock`
+    begun_at: Mapped[datetime]
+    saved_at: Mapped[datetime]
+
+
+class ContourSaveRow(Base):
+    """The evidence of one save, which nothing changes: what was drawn, how, and how long it took.
+
+    Everything measured here was computed on the server, from the stored masks and the times.
+    """
+
+    __tablename__ = "contour_saves"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.round_id"), index=True)
+    case_id: Mapped[str] = mapped_column(ForeignKey("cases.case_id"), index=True)
+    purpose: Mapped[str]
+    task_id: Mapped[int | None] = mapped_column(ForeignKey("annotation_tasks.id"))
+    author: Mapped[str]
+    start_file: Mapped[str | None]  # what it began from; None: nothing
+    file: Mapped[str]
+    mask_sha256: Mapped[str]  # as `click_store.mask_sha256`
+    sittings: Mapped[dict[str, Any]]
+    active_s: Mapped[float]
+    model_wait_s: Mapped[float]
+    wall_s: Mapped[float]
+    revision_degree_percent: Mapped[float | None]  # None: there was nothing to revise
+    slice_degrees_percent: Mapped[dict[str, Any]]  # by slice index, where anything was drawn
+    added_path_length_mm: Mapped[float | None]
+    saved_at: Mapped[datetime]
+
+
+class SignatureRow(Base):
+    """An electronic signature under the contour of one review; nothing changes it."""
+
+    __tablename__ = "signatures"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.round_id"))
+    case_id: Mapped[str] = mapped_column(ForeignKey("cases.case_id"), index=True)
+    username: Mapped[str]
+    person_name: Mapped[str]  # as DICOM writes it, Family^Given
+    meaning: Mapped[str]  # the sentence that was signed
+    method: Mapped[str]  # how it was made sure who signs: password | oidc
+    mask_sha256: Mapped[str]
+    signed_at: Mapped[datetime]
+    export_id: Mapped[int | None] = mapped_column(ForeignKey("exports.id"))
+    sent_at: Mapped[datetime | None]  # to the PACS
+
+
+class BlindedReadingRow(Base):
+    """One contour to be judged by somebody who does not know what made it."""
+
+    __tablename__ = "blinded_readings"
+    __table_args__ = (UniqueConstraint("reading", "place"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    reading: Mapped[str] = mapped_column(index=True)  # the name of the set
+    place: Mapped[int]  # in the order of showing
+    case_id: Mapped[str] = mapped_column(ForeignKey("cases.case_id"))
+    reader: Mapped[str]
+    seed: Mapped[int]
+    allocation_sealed: Mapped[bytes] = mapped_column(LargeBinary)  # which contour it is
+    likert: Mapped[int | None]
+    verdict: Mapped[str | None]
+    active_s: Mapped[float | None]
+    wall_s: Mapped[float | None]
+    read_at: Mapped[datetime | None]
+
+
+class AccountRow(Base):
+    """Somebody who may use the pages."""
+
+    __tablename__ = "accounts"
+
+    username: Mapped[str] = mapped_column(primary_key=True)
+    display_name: Mapped[str]
+    person_name: Mapped[str]  # as DICOM writes it, Family^Given; signs contours
+    roles: Mapped[list[str]]  # annotator | reviewer | it | lead
+    password_hash: Mapped[str | None]  # argon2id; None: signs in through OIDC
+    oidc_subject: Mapped[str | None] = mapped_column(unique=True)
+    disabled: Mapped[bool]
+    failures: Mapped[int]  # wrong passwords since the last right one
+    locked_until: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+
+
+class SignInRow(Base):
+    """One browser that is signed in; only the hash of its token is kept."""
+
+    __tablename__ = "sign_ins"
+
+    token_sha256: Mapped[str] = mapped_column(primary_key=True)
+    username: Mapped[str] = mapped_column(ForeignKey("accounts.username"), index=True)
+    signed_in_at: Mapped[datetime]
+    last_seen_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
 
 
 class AuditRow(Base):

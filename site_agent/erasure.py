@@ -250,8 +250,9 @@ def _remove_unnamed_files(home: SiteHome, engine: Engine) -> int:
         named = {
             home.folder / file
             for table in Base.metadata.sorted_tables
-            if "file" in table.columns
-            for file in session.scalars(select(table.c.file).where(table.c.file.is_not(None)))
+            for column in table.columns
+            if column.name.endswith("file")
+            for file in session.scalars(select(column).where(column.is_not(None)))
         }
         cases = set(session.scalars(select(CaseRow.case_id)))
         for folder in home.cases.glob("*"):

@@ -42,6 +42,15 @@ from tests.site_agent.stored_site import killed_at, release
 
 NOW = datetime(2031, 5, 6, 7, 8, 9)
 LATE_TABLES = ("model_activations", "site_models", "click_steps", "click_sessions")
+PAGE_TABLES = (
+    "claims",
+    "drafts",
+    "contour_saves",
+    "signatures",
+    "blinded_readings",
+    "sign_ins",
+    "accounts",
+)
 
 
 @pytest.fixture
@@ -58,12 +67,14 @@ def run(home, *statements: str) -> None:
 
 
 def make_old(home) -> None:
-    """Undo what came after the first homes: versions, clicks, models and kinds of tasks."""
-    tables = ("alembic_version", *LATE_TABLES)
+    """Undo what came after the first homes: versions, clicks, models, kinds of tasks, pages."""
+    tables = ("alembic_version", *PAGE_TABLES, *LATE_TABLES)
     run(
         home,
         *(f"DROP TABLE {table}" for table in tables),
         "ALTER TABLE annotation_tasks DROP COLUMN kind",
+        "ALTER TABLE reviews DROP COLUMN likert",
+        "ALTER TABLE reviews DROP COLUMN reason",
     )
 
 
@@ -129,7 +140,7 @@ def test_an_old_home_is_refused_until_it_is_brought_forward(home, each_database)
         with closing(sqlite3.connect(copy)) as kept:  # as it was before
             tables = {name for (name,) in kept.execute("SELECT name FROM sqlite_master")}
             assert "cases" in tables
-            assert not tables & {"alembic_version", *LATE_TABLES}
+            assert not tables & {"alembic_version", *PAGE_TABLES, *LATE_TABLES}
         assert copy.stat().st_mode & 0o777 == 0o600
     else:
         assert copy is None
@@ -176,7 +187,7 @@ def test_an_old_home_is_backed_up_before_it_is_brought_forward(
     assert egress.verify_ledger(again, store.engine) == 1
 
 
-@pytest.mark.parametrize("found", ["0002", "9999", "ab12cd"])
+@pytest.mark.parametrize("found", ["0003", "9999", "ab12cd"])
 def test_a_newer_database_is_refused_with_what_to_do(home, found) -> None:
     run(home, f"UPDATE alembic_version SET version_num = '{found}'")  # noqa: S608
     before = schema_dump(home)
@@ -219,7 +230,7 @@ def test_an_upgrade_waits_for_the_worker(home) -> None:
 NEXT = '''"""A revision of the future."""
 import sqlalchemy as sa
 from alembic import op
-revision = "0002"
+revision = "0003"
 down_revision = "0001"
 def upgrade():
     with op.batch_alter_table("cases") as table:
