@@ -18,7 +18,8 @@ def postgresql() -> Iterator[Cluster]:
         yield cluster
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+# The server is a real component, and costs more time than all else: with the journeys.
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.journey)])
 def each_database(request, monkeypatch) -> Iterator[str]:
     """Give the next home a database of this kind; with PostgreSQL, an empty one of the server."""
     if request.param == "sqlite":
