@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ from site_agent.site_lock import SiteBusyError, superseded_masks_may_go
 
 REFERENCE = "reference"
 REVIEWED = "reviewed"
-REJECTED = "rejected"  # of a review: nothing of the model's contour is kept
+REJECTED: Final = "rejected"  # of a review: nothing of the model's contour is kept
 RETURNED = "returned"  # from a planning system
 
 TaskKind = Literal["contour", "scribble"]
@@ -328,7 +328,8 @@ class CaseStore:
         """Return what a doctor left last before some moment, in any round, or None.
 
         A contour that came back from a planning system counts as one that was reviewed here; one
-        whose case was rejected later does not count. `roi_name` asks for one region; None takes any.
+        whose case was rejected later does not count. `roi_name` asks for one region; None takes
+        any.
         """
         statement = (
             select(ContourRow)
@@ -337,7 +338,7 @@ class CaseStore:
                 ContourRow.purpose.in_((REVIEWED, RETURNED)),
                 *([] if roi_name is None else [ContourRow.roi_name == roi_name]),
                 ContourRow.saved_at < before,
-                ~_rejected(),
+                ~_rejected(ReviewRow.reviewed_at < before),
             )
             .order_by(ContourRow.id.desc())
             .limit(1)
@@ -797,12 +798,13 @@ def _newest_contour(
     return session.scalars(statement).first()
 
 
-def _rejected() -> ColumnElement[bool]:
+def _rejected(*when: ColumnElement[bool]) -> ColumnElement[bool]:
     """Say that a contour is what a review left before the case was rejected."""
     verdict = select(ReviewRow.id).where(
         ReviewRow.round_id == ContourRow.round_id,
         ReviewRow.case_id == ContourRow.case_id,
         ReviewRow.verdict == REJECTED,
+        *when,
     )
     return and_(ContourRow.purpose == REVIEWED, verdict.exists())
 

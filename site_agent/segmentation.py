@@ -1,8 +1,9 @@
 """Segment a case on its original grid: by a package's network, or by a doctor's clicks.
 
 A doctor contours an asked-for slice by clicks (`open_task`), or corrects the contour of a whole
-case, whatever made it (`open_case`). What a hand drew in between is taken as a step too. Every step is in the database before its contour is shown, and
-opening the same again goes on from there: a browser or process that is killed loses nothing.
+case, whatever made it (`open_case`); what a hand draws in between is a step too. Every step is in
+the database before its contour is shown, and opening the same again goes on from there: a browser
+or process that is killed loses nothing.
 """
 
 import time
@@ -243,7 +244,7 @@ class ClickSession:
                 taken.append(kind)
         finally:
             if PAINTED in taken:  # before which the segmenter remembers nothing
-                self._begin_again()
+                self._begin_again(self._results[-1])
             else:
                 for _ in taken:
                     self._segmenter.undo()
@@ -261,7 +262,7 @@ class ClickSession:
         if self._standing:
             self._begin_again(written[-1].mask_sha256)
 
-    def _begin_again(self, recorded: str | None = None) -> None:
+    def _begin_again(self, recorded: str) -> None:
         """Bring the segmenter to where the standing steps lead.
 
         Another processor may round otherwise; then the record says what the author goes on from.
@@ -284,7 +285,7 @@ class ClickSession:
             else:
                 self._segmenter.refine(np.array(step.foreground), np.array(step.background))
             self._results[number + 1] = click_store.mask_sha256(self._segmenter.mask)
-        if self._results[-1] != (recorded or self._results[-1]):
+        if self._results[-1] != recorded:
             self._write(REPLAYED, self._results[-1])
 
 
