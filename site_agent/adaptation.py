@@ -346,7 +346,9 @@ def measure_and_report(current: Round) -> RoundState:
     """Measure every arm against the reference, or the reviewed contour where there is none.
 
     The reviewed contour was edited from the adapted model's and favours it: the report says how
-    many patients were measured against either.
+    many patients were measured against either. A case that was rejected, and came in without a
+    reference, has no yardstick: no arm is measured on it, its revision degree of 100 % is in the
+    report, and the audit log says how many there are.
 
     Every case is measured; the report is about patients. Someone with several cases is one row per
     arm, the average of the figures of their cases (NaN left out), and a failure only when every
@@ -355,6 +357,7 @@ def measure_and_report(current: Round) -> RoundState:
     measured: defaultdict[tuple[str, str], list[CaseMetrics]] = defaultdict(list)
     measurements = []
     against_reviewed = set()  # patients
+    without_yardstick = 0
     for case in current.store.cases(Split.TEST):
         reference = current.store.contour(case.case_id, purpose=REFERENCE)
         if reference is None:
@@ -362,6 +365,7 @@ def measure_and_report(current: Round) -> RoundState:
                 case.case_id, purpose=REVIEWED, round_id=current.round_id
             )
             if reference is None:
+                without_yardstick += 1
                 continue
             against_reviewed.add(case.patient_id)
         for arm in (DIRECT, ADAPTED, TARGET_TRAINED):
@@ -393,7 +397,11 @@ def measure_and_report(current: Round) -> RoundState:
         row.report = report.model_dump(mode="json")
 
     return current.store.advance(
-        current.round_id, RoundEvent.REVIEW_COMPLETE, actor=ACTOR, also=store_report
+        current.round_id,
+        RoundEvent.REVIEW_COMPLETE,
+        actor=ACTOR,
+        detail={"cases_without_yardstick": without_yardstick},
+        also=store_report,
     )
 
 

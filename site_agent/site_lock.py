@@ -44,7 +44,22 @@ def nothing_erased(home: SiteHome) -> Iterator[None]:
         SiteBusyError: when an erasure is under way.
     """
     busy = "a patient is being erased: wait until it ends"
-    with _hold(home, "erasure.lock", fcntl.LOCK_SH, busy):
+    with (
+        _hold(home, "erasure.lock", fcntl.LOCK_SH, busy),
+        (home.folder / "masks.lock").open("w") as file,
+    ):
+        fcntl.flock(file, fcntl.LOCK_SH)  # waits for a removal of superseded masks: milliseconds
+        yield
+
+
+@contextmanager
+def superseded_masks_may_go(home: SiteHome) -> Iterator[None]:
+    """Keep backups from beginning while masks are removed that no row names any more.
+
+    Raises:
+        SiteBusyError: a backup is being made.
+    """
+    with _hold(home, "masks.lock", fcntl.LOCK_EX, "a backup of this site is being made"):
         yield
 
 
