@@ -12,7 +12,7 @@ from PIL import Image
 from algorithms.contracts.case import Case, Split
 from algorithms.contracts.contour import Contour, Provenance
 from algorithms.contracts.volume import MaskArray
-from clinical_ui import session, wording
+from clinical_ui import session, sign_in, wording
 from clinical_ui.case_layers import (
     SHOWN_AT_FIRST,
     STYLES,
@@ -82,6 +82,7 @@ class OpenCase:
 
 def show() -> None:
     """Show the page."""
+    sign_in.require("annotator", "reviewer")
     store = session.store()
     cases = {case.case_id: case for case in store.cases()}
     if not cases:
