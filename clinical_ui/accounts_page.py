@@ -43,7 +43,7 @@ def account_rows(known: list[Account]) -> list[dict[str, Any]]:
             {
                 "User name": account.username,
                 "Name": account.display_name,
-                "Roles": ", ".join(role for role in ROLES if role in account.roles),
+                "Roles": wording.role_names(account.roles),
                 "Signs in with": "password" if account.oidc_subject is None else "hospital's own",
                 "State": state,
             }

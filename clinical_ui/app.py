@@ -14,7 +14,7 @@ from clinical_ui import (
     wording,
     worklist_page,
 )
-from site_agent.accounts import ROLES, Account
+from site_agent.accounts import Account
 
 STYLE = """
 <style>
@@ -72,7 +72,6 @@ def main() -> None:
         page = st.navigation(pages, position="top")
         sign_in.touch()
         _frame(place, account)
-        sign_in.keep()
         _take_confirmation(pages)
         page.run()
 
@@ -113,14 +112,14 @@ def _frame(place: str, account: Account | None) -> None:
         st.html(_banner(place, account), width="stretch")
         if account is not None:
             st.button("Sign out", key="sign_out", on_click=sign_in.leave)
+            sign_in.keep()
 
 
 def _banner(place: str, account: Account | None) -> str:
     """Return the banner; site and study names are checked words without markup."""
     who = ""
     if account is not None:
-        roles = ", ".join(role for role in ROLES if role in account.roles)
-        who = f'<span class="fedgtv-who">{escape(account.display_name)} ({escape(roles)})</span>'
+        who = f"<span>{escape(account.display_name)} ({wording.role_names(account.roles)})</span>"
     return (
         f'<div class="fedgtv-banner" role="note"><b>⚠ {wording.RESEARCH_ONLY}</b>'
         f"<span>{place}</span>{who}</div>"

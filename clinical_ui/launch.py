@@ -1,6 +1,5 @@
 """How the pages are started: on this machine only, and with nothing that calls out."""
 
-import os
 import secrets
 import sys
 from collections.abc import Mapping
@@ -39,7 +38,7 @@ _SETTINGS: dict[str, Any] = {
     "global.developmentMode": False,
     "logger.level": "warning",
     "logger.hideWelcomeMessage": True,
-    "secrets.files": [os.devnull],
+    "secrets.files": [],  # only what `provider_secrets` says
     "theme.base": "light",
     "theme.primaryColor": "#1f6f8b",
     "theme.backgroundColor": "#ffffff",

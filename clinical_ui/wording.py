@@ -108,6 +108,15 @@ def round_state(state: RoundState, *, waiting_for: int) -> str:
     return _ROUND_STATES[state]
 
 
+def role_names(roles: Iterable[str]) -> str:
+    """List somebody's roles.
+
+    >>> role_names({"it", "annotator"})
+    'annotator, IT'
+    """
+    return ", ".join("IT" if role == "it" else role for role in ROLES if role in set(roles))
+
+
 def whose(roles: Iterable[str]) -> str:
     """Say for whom something is.
 

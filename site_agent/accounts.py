@@ -203,6 +203,8 @@ def authenticate(
         DataError: unknown, disabled, locked, or wrong.
     """
     username = username.strip().lower()
+    if not USERNAME.fullmatch(username):
+        username = ""  # nobody's; some texts are more than a database takes
     account = _check(engine, username, password, "sign_in_failed", now, hasher)
     if account is None:
         raise DataError(REFUSED)

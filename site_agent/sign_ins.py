@@ -178,7 +178,7 @@ def _end(session: Session, token: str, now: datetime) -> None:
 
 
 def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
+    return hashlib.sha256(token.encode(errors="surrogatepass")).hexdigest()
 
 
 def _time(seconds: object) -> datetime | None:
