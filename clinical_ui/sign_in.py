@@ -156,8 +156,7 @@ def keep() -> None:
     left = seconds_left()
     if left > 0:
         token = session.token()
-        known = st.context.cookies.get(cookie_name(config))
-        mount(config, token=None if token == known else token, seconds_left=left)
+        mount(config, token=None if token == _cookie() else token, seconds_left=left)
     elif _in_part_of_page():
         st.rerun()
 
@@ -264,9 +263,13 @@ def _forget_question() -> None:
 
 def _token() -> str | None:
     token = session.token()
-    if token is None:
-        token = st.context.cookies.get(cookie_name(session.store().home.config))
-    return token
+    return _cookie() if token is None else token
+
+
+def _cookie() -> str | None:
+    """Return the token that the browser brought when it loaded the page."""
+    kept = st.context.cookies.get(cookie_name(session.store().home.config))
+    return kept if isinstance(kept, str) else None  # without a browser it is a stand-in
 
 
 def _limits() -> dict[str, float]:

@@ -3,8 +3,8 @@
 import io
 import os
 import pty
+import subprocess
 import sys
-from threading import Thread
 
 import pytest
 
@@ -94,31 +94,29 @@ def test_mistakes_are_one_line(run, arguments, stdin, words) -> None:
 
 def test_on_a_terminal_the_password_is_asked_for_twice_and_not_shown(home, engine) -> None:
     """A real terminal, as hospital IT has one: what is typed must not come back on the screen."""
-    command = [sys.executable, "-c", "from site_agent.cli import main; main()"]
-    arguments = ["account", "add", "anna", "--home", str(home.folder), "--name", "A"]
-    pid, terminal = pty.fork()
-    if pid == 0:  # the child: only ever this command
-        os.execv(sys.executable, [*command, *arguments, "--role", "it"])
-    screen = b""
-
-    def read() -> None:
-        nonlocal screen
-        while b"may sign in" not in screen and b"error" not in screen:
-            try:
-                screen += os.read(terminal, 1024)
-            except OSError:
-                return
-            if screen.count(b"assword:") + screen.count(b"onfirmation:") > answered[0]:
-                answered[0] += 1
-                os.write(terminal, f"{PASSWORD}\n".encode())
-
-    answered = [0]
-    reader = Thread(target=read)
-    reader.start()
-    reader.join(timeout=60)
-    _, status = os.waitpid(pid, 0)
+    terminal, program_side = pty.openpty()
+    program = "from site_agent.cli import main; main()"
+    named = ("anna", "--name", "Dr Anna", "--role", "it", "--home", str(home.folder))
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "account", "add", *named],
+        stdin=program_side,
+        stdout=program_side,
+        stderr=program_side,
+        start_new_session=True,
+    )
+    os.close(program_side)
+    screen, asked = b"", 0
+    while True:
+        try:
+            screen += os.read(terminal, 1024)
+        except OSError:  # the program has ended
+            break
+        if screen.count(b": ") > asked and screen.endswith(b": "):
+            asked += 1
+            os.write(terminal, f"{PASSWORD}\n".encode())
     os.close(terminal)
-    assert os.waitstatus_to_exitcode(status) == 0, screen
-    assert answered == [2]
+    assert process.wait(timeout=60) == 0, screen
+    assert asked == 2
+    assert b"may sign in as it" in screen
     assert PASSWORD.encode() not in screen
     authenticate(engine, "anna", PASSWORD, now=utc_now())

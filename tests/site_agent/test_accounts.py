@@ -260,7 +260,7 @@ def test_a_signature_asks_for_the_password_and_counts_wrong_ones(engine) -> None
     add(engine)
     reauthenticate(engine, "anna", PASSWORD, now=NOW, hasher=QUICK)
     for _ in range(5):
-        with pytest.raises(DataError, match="nothing was signed|try again in 1 min"):
+        with pytest.raises(DataError, match=r"nothing was signed|try again in 1 min"):
             reauthenticate(engine, "anna", WRONG, now=NOW, hasher=QUICK)
     with pytest.raises(DataError, match="too many wrong passwords: try again in 1 min"):
         reauthenticate(engine, "anna", PASSWORD, now=NOW, hasher=QUICK)
