@@ -5,9 +5,10 @@ it. The site's home comes from the environment variable that `launch` sets.
 """
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
@@ -23,6 +24,9 @@ SLICE_SLIDER = "slice_slider"
 _OPEN_CASE = "open_case"
 _OPEN_SLICES = "open_slices"
 _LAYERS = "layers"
+SIGN_IN_TOKEN = "sign_in_token"  # noqa: S105 - the name under which it is kept
+_PROVIDER_ANSWER = "provider_answer"
+_MESSAGE = "message"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +44,44 @@ def store() -> CaseStore:
         DataError: when its configuration is missing or wrong, or its database is missing.
     """
     return _store(os.environ.get(HOME_VARIABLE, ""))
+
+
+def token() -> str | None:
+    """Return the token of who signed in here; "" after signing out here, None when neither was."""
+    kept = st.session_state.get(SIGN_IN_TOKEN)
+    return None if kept is None else str(kept)
+
+
+def begin(token: str) -> None:
+    """Remember who signed in, and nothing of who was here before."""
+    forget()
+    st.session_state[SIGN_IN_TOKEN] = token
+
+
+def forget() -> None:
+    """Forget everything of who was here, whose cookie counts no more either."""
+    answer = st.session_state.get(_PROVIDER_ANSWER)
+    st.session_state.clear()
+    st.session_state[SIGN_IN_TOKEN] = ""
+    st.session_state[_PROVIDER_ANSWER] = answer
+
+
+def is_new_answer(claims: Mapping[str, Any]) -> bool:
+    """Say whether this answer of an OpenID provider is seen here for the first time; note it."""
+    answer = repr(sorted(claims.items(), key=str))
+    new = st.session_state.get(_PROVIDER_ANSWER) != answer
+    st.session_state[_PROVIDER_ANSWER] = answer
+    return new
+
+
+def leave_message(text: str) -> None:
+    """Keep what the page shall say once it is drawn anew."""
+    st.session_state[_MESSAGE] = text
+
+
+def take_message() -> str:
+    """Return what was to be said, once."""
+    return str(st.session_state.pop(_MESSAGE, ""))
 
 
 def load_volume(case_id: str) -> LoadedVolume:

@@ -6,7 +6,7 @@ import streamlit as st
 
 from algorithms.contracts.case import Split
 from algorithms.contracts.messages import RoundState
-from clinical_ui import session, wording
+from clinical_ui import session, sign_in, wording
 from clinical_ui.worklist_page import waiting_for
 from site_agent.case_store import CaseStore
 from site_agent.database import LedgerRow, PackageRow, RoundRow
@@ -23,6 +23,7 @@ SPLITS = {
 
 def show() -> None:
     """Show the page."""
+    sign_in.require()
     store = session.store()
     st.title("Study")
     current = store.latest_round()
@@ -39,6 +40,11 @@ def show() -> None:
         _packages(packages_held(store.engine), current)
         st.subheader("Cases")
         _counts(store)
+    if sign_in.may("it") or sign_in.may("lead"):
+        _ledger(store)
+
+
+def _ledger(store: CaseStore) -> None:
     st.subheader("What left this hospital")
     entries = list_entries(store.engine)
     if entries:

@@ -8,7 +8,7 @@ import streamlit as st
 
 from algorithms.contracts.case import Case, Split
 from algorithms.contracts.messages import RoundState
-from clinical_ui import session, wording
+from clinical_ui import session, sign_in, wording
 from site_agent.case_store import CaseStore
 from site_agent.database import AnnotationTaskRow, ReviewRow, RoundRow
 
@@ -19,6 +19,7 @@ TABLE_HEIGHT_PX = 260
 
 def show(open_page: Callable[[], None]) -> None:
     """Show the page; `open_page` goes to the case page."""
+    sign_in.require("annotator", "reviewer")
     store = session.store()
     st.title("Worklist")
     current = store.latest_round()

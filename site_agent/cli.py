@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from algorithms.contracts.errors import DataError, failure_line
+from site_agent.account_cli import account_app
 from site_agent.config import SiteHome, open_home
 from site_agent.pacs_cli import listen, pacs_app
 from site_agent.storage_commands import add_commands
@@ -44,6 +45,7 @@ app.add_typer(package_app, name="package")
 app.add_typer(model_app, name="model")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(pacs_app, name="pacs")
+app.add_typer(account_app, name="account")
 
 LONG_COMMANDS = {"work", "train-source"}
 _PROCESS_SETTINGS = {
