@@ -286,9 +286,10 @@ class CaseStore:
         """Return the newest contour of a purpose ("reference", "adapted", ...) or None."""
         with Session(self.engine) as session:
             row = _newest_contour(session, case_id, purpose, round_id)
-        return None if row is None else self._read_contour(row)
+        return None if row is None else self.contour_of(row)
 
-    def _read_contour(self, row: ContourRow) -> Contour:
+    def contour_of(self, row: ContourRow) -> Contour:
+        """Read the contour that a row is about."""
         geometry = self.geometry(row.case_id)
         voxels = _read_mask(self.home.folder / row.file, geometry.shape_zyx)
         return Contour(row.roi_name, Mask(voxels, geometry), Provenance(row.provenance))
@@ -320,7 +321,7 @@ class CaseStore:
         )
         with Session(self.engine) as session:
             row = session.scalars(statement).first()
-        return None if row is None else Correction(self._read_contour(row), row.round_id)
+        return None if row is None else Correction(self.contour_of(row), row.round_id)
 
     # -- rounds -----------------------------------------------------------------------------
 

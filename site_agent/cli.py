@@ -14,6 +14,7 @@ from rich.table import Table
 from algorithms.contracts.errors import DataError, failure_line
 from site_agent.config import SiteHome, open_home
 from site_agent.pacs_cli import listen, pacs_app
+from site_agent.signature_cli import add_signature_commands
 from site_agent.storage_commands import add_commands
 
 if TYPE_CHECKING:
@@ -554,6 +555,7 @@ def ledger_verify(home: Home) -> None:
 
 app.command()(listen)
 add_commands(app)
+add_signature_commands(app)
 
 
 def _open(home: Path) -> tuple[SiteHome, "CaseStore"]:
