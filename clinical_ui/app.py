@@ -3,7 +3,7 @@
 import streamlit as st
 
 from algorithms.contracts.errors import DataError
-from clinical_ui import review_page, session, study_page, wording, worklist_page
+from clinical_ui import blinded_page, review_page, session, study_page, wording, worklist_page
 
 STYLE = """
 <style>
@@ -45,6 +45,7 @@ def main() -> None:
         [
             st.Page(worklist, title="Worklist", url_path="worklist", default=True),
             case,
+            st.Page(blinded_page.show, title="Blinded reading", url_path="blinded"),
             st.Page(study_page.show, title="Study", url_path="study"),
         ],
         position="top",
