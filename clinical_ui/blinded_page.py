@@ -25,7 +25,7 @@ from site_agent.blinded_reading import (
 from site_agent.case_store import CaseStore
 from site_agent.database import BlindedReadingRow, utc_now
 
-COLOUR = (245, 245, 245)  # of no layer of the other pages
+COLOUR = (190, 120, 255)  # of no layer of the other pages, and of no tissue
 SCORES = {
     1: "1: unusable",
     2: "2: mostly wrong",
@@ -147,14 +147,15 @@ def _slice_controls(slices: int, place: ReadingPlace, largest: int | None) -> No
 
 
 def _questions(store: CaseStore, row: BlindedReadingRow, place: ReadingPlace) -> None:
-    likert = st.radio(
+    left, right = st.columns([5, 4], gap="small")
+    likert = left.radio(
         "How good is this contour?",
         LIKERT,
         index=None,
         format_func=SCORES.__getitem__,
         key=f"likert-{place.key}",
     )
-    verdict = st.radio(
+    verdict = right.radio(
         "Could you use it?",
         VERDICTS,
         index=None,
