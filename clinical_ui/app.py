@@ -7,6 +7,8 @@ import streamlit as st
 from algorithms.contracts.errors import DataError
 from clinical_ui import (
     accounts_page,
+    annotation_page,
+    blinded_page,
     review_page,
     session,
     sign_in,

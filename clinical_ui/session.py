@@ -5,6 +5,7 @@ it. The site's home comes from the environment variable that `launch` sets.
 """
 
 import os
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,14 @@ from site_agent.config import open_home
 
 CASE_CHOICE = "case_choice"
 SLICE_SLIDER = "slice_slider"
+READING_SLIDER = "reading_slider"
 _OPEN_CASE = "open_case"
 _OPEN_SLICES = "open_slices"
 _LAYERS = "layers"
 SIGN_IN_TOKEN = "sign_in_token"  # noqa: S105 - the name under which it is kept
 _PROVIDER_ANSWER = "provider_answer"
 _MESSAGE = "message"
+_READING_PLACE = "reading_place"
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +38,19 @@ class LoadedVolume:
 
     volume: Volume
     window: tuple[float, float]
+
+
+@dataclass(eq=False)
+class ReadingPlace:
+    """A contour of a blinded reading that is open: on which slice, and since when."""
+
+    key: str
+    slice_z: int
+    opened_at_s: float
+
+    def seconds(self) -> float:
+        """Return how long it has been open."""
+        return time.monotonic() - self.opened_at_s
 
 
 def store() -> CaseStore:
@@ -125,6 +141,29 @@ def slice_shown(case_id: str, slices: int, default: Callable[[], int]) -> int:
     if st.query_params.to_dict() != wanted:
         st.query_params.from_dict(wanted)
     return shown
+
+
+def reading_place(key: str, first_slice: int) -> ReadingPlace:
+    """Return what is remembered of the contour that is read; another one is opened now.
+
+    The address does not name it, which would name the case.
+    """
+    place = st.session_state.get(_READING_PLACE)
+    if not isinstance(place, ReadingPlace) or place.key != key:
+        place = ReadingPlace(key, first_slice, time.monotonic())
+        st.session_state[_READING_PLACE] = place
+    st.session_state[READING_SLIDER] = place.slice_z + 1
+    return place
+
+
+def show_reading_slice(slice_z: int) -> None:
+    """Go to a slice of the contour that is read."""
+    st.session_state[_READING_PLACE].slice_z = slice_z
+
+
+def reading_slider_moved() -> None:
+    """Take over where the slider of the contour that is read was moved to."""
+    show_reading_slice(st.session_state[READING_SLIDER] - 1)
 
 
 def case_chosen() -> None:

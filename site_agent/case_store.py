@@ -305,14 +305,15 @@ class CaseStore:
         """
         with Session(self.engine) as session:
             row = _newest_contour(session, case_id, purpose, round_id)
-        return None if row is None else self._read_contour(row)
+        return None if row is None else self.contour_of(row)
 
     def contour_row(self, case_id: str, *, purpose: str, round_id: str = "") -> ContourRow | None:
         """Return the row of the contour that `contour` reads: who made it, and its file."""
         with Session(self.engine) as session:
             return _newest_contour(session, case_id, purpose, round_id)
 
-    def _read_contour(self, row: ContourRow) -> Contour:
+    def contour_of(self, row: ContourRow) -> Contour:
+        """Read the contour that a row is about."""
         geometry = self.geometry(row.case_id)
         voxels = self.read_mask(row.file, geometry.shape_zyx)
         return Contour(row.roi_name, Mask(voxels, geometry), Provenance(row.provenance))
@@ -345,7 +346,7 @@ class CaseStore:
         )
         with Session(self.engine) as session:
             row = session.scalars(statement).first()
-        return None if row is None else Correction(self._read_contour(row), row.round_id)
+        return None if row is None else Correction(self.contour_of(row), row.round_id)
 
     # -- rounds -----------------------------------------------------------------------------
 
