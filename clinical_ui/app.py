@@ -39,7 +39,10 @@ def main() -> None:
     case = st.Page(review_page.show, title="Case", url_path="case")
 
     def worklist() -> None:
-        worklist_page.show(open_page=lambda: st.switch_page(case))
+        worklist_page.show(
+            open_annotation=lambda: st.switch_page(case),  # until there is a page to annotate
+            open_review=lambda: st.switch_page(case),
+        )
 
     page = st.navigation(
         [

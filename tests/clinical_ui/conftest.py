@@ -36,7 +36,7 @@ def run_page(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[CaseStore, s
 
     def run(store: CaseStore, page: str, **query: str) -> AppTest:
         monkeypatch.setenv(HOME_VARIABLE, str(store.home.folder))
-        arguments = "lambda: None" if page == "worklist" else ""
+        arguments = "lambda: None, lambda: None" if page == "worklist" else ""
         script = f"from clinical_ui import {PAGES[page]}\n{PAGES[page]}.show({arguments})\n"
         test = AppTest.from_string(script, default_timeout=30)
         for name, value in query.items():
