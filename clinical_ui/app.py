@@ -21,7 +21,8 @@ STYLE = """
     max-height: max(300px, calc(100vh - 14.5rem)); }
   .fedgtv-picture span { position: absolute; color: #fff; font: 600 15px/1 sans-serif;
     text-shadow: 0 0 3px #000, 0 0 3px #000; }
-  [data-testid=stCaptionContainer] p, [data-testid=stCaptionContainer] code { color: #46565f; }
+  [data-testid=stCaptionContainer] { opacity: 1 !important; }
+  [data-testid=stCaptionContainer] :is(p, code) { color: #46565f !important; }
   [data-testid=stAlertContainer] { padding: .45rem .8rem; }
   [data-testid=stAlertContainer] p { font-size: .92rem; }
   .fedgtv-amount { font-size: .9rem; font-variant-numeric: tabular-nums; }

@@ -18,7 +18,7 @@ STYLE = """
   .work-next b { font-size: 1.05rem; }
   .work-next span, .work-legend, .work-row span { color: #46565f; font-size: .85rem; }
   .work-legend { display: flex; flex-wrap: wrap; gap: .1rem 1.4rem; }
-  .work-row { display: grid; grid-template-columns: 13.5rem 1fr 11rem; gap: 1rem;
+  .work-row { display: grid; grid-template-columns: 13.5rem 1fr 10.5rem; gap: 1rem;
     align-items: center; }
   .work-row > div { display: flex; flex-direction: column; line-height: 1.35; min-width: 0; }
   .work-row b { font-size: .95rem; font-weight: 600; }
@@ -33,6 +33,8 @@ STYLE = """
   .work-specific i { color: #a14808; font-style: normal; }
   .work-invariant i { color: #1f6f8b; font-style: normal; }
   .work-slices i { font-style: normal; }
+  .work-ask { font-size: .85rem; line-height: 1.3; color: #8a3b06; }
+  .st-key-next_work { padding: .55rem 1rem; }
   .work-row .work-mine { color: #14532d; font-weight: 600; }
   .work-row .work-held { color: #8a3b06; font-weight: 600; }
   [class*="st-key-work_annotation_"], [class*="st-key-work_review_"] {
@@ -86,21 +88,27 @@ def row_html(item: WorkItem, time: Expected, *, now: datetime) -> str:
     )
 
 
+def question_html(item: WorkItem) -> str:
+    """Ask whether somebody's claim is to be taken away."""
+    name = "its holder" if item.holder is None else item.holder.name
+    words = f"Take {item.case_id} from {name}? What was drawn so far stays stored."
+    return f'<div class="work-ask">{escape(words)}</div>'
+
+
 def _slices(item: WorkItem) -> str:
-    chips = "".join(_slice(task, item) for task in item.tasks)
+    chips = "".join(_slice(task) for task in item.tasks)
     return f'<ul class="work-slices" aria-label="slices of {escape(item.case_id)}">{chips}</ul>'
 
 
-def _slice(task: AnnotationTaskRow, item: WorkItem) -> str:
+def _slice(task: AnnotationTaskRow) -> str:
     done = task.state == "done"
     classes = f"{_CLASSES.get(task.role, '')} {'work-done' if done else ''}".strip()
-    number = wording.slice_number(task.slice_z, item.slices)
     distance = "no tumour seen" if task.score < 0 else wording.score(task.score)
     mark = "✓ " if done else ""
     by = f" by {wording.author(task.author, simulated=wording.is_simulated(task.provenance))}"
     title = f"{wording.reason(task.role)}; {'annotated' + by if done else 'to annotate'}"
     return (
-        f'<li class="{classes}" title="{escape(title)}"><b>{mark}slice {number}</b>'
+        f'<li class="{classes}" title="{escape(title)}"><b>{mark}slice {task.slice_z + 1}</b>'
         f"<i>{escape(wording.short_reason(task.role))}</i>"
         f"<i>{escape(distance)}</i><i>#{task.rank + 1}</i></li>"
     )

@@ -25,7 +25,7 @@ from clinical_ui.work_items import (
     next_work,
     review_work,
 )
-from clinical_ui.work_rows import STYLE, legend_html, next_html, row_html
+from clinical_ui.work_rows import STYLE, legend_html, next_html, question_html, row_html
 from site_agent import claims
 from site_agent.case_store import CaseStore
 from site_agent.claims import WorkKey
@@ -155,9 +155,11 @@ def _section(
     listed: Worklist, work: dict[str, list[WorkItem]], wanted: str, times: dict[str, Expected]
 ) -> None:
     """Show one of the two lists with its progress and filters."""
+    progress = st.container()
+    choices = st.container(horizontal=True, vertical_alignment="center")
     # The browser sends the words back: they must not hold a number that changes meanwhile.
     session.kept("work_section", wanted)
-    section = st.segmented_control(
+    section = choices.segmented_control(
         "List",
         list(SECTIONS),
         key="work_section",
@@ -169,14 +171,16 @@ def _section(
     purpose = section or wanted
     items = work[purpose]
     if not items:
-        st.info(
+        progress.info(
             "The slices to annotate are being chosen; they show here by themselves."
             if purpose == ANNOTATION
             else "No patient is set aside for testing the model."
         )
         return
-    _progress(listed, items, purpose, times[purpose])
-    chosen = _filtered(items, purpose)
+    with progress:
+        _progress(listed, items, purpose, times[purpose])
+    with choices:
+        chosen = _filtered(items, purpose)
     if not chosen:
         st.info("Nothing here matches the filters above.")
         return
@@ -204,7 +208,7 @@ def _progress(listed: Worklist, items: list[WorkItem], purpose: str, time: Expec
         share = done / len(items)
         new = sum(item.new_patient for item in items)
         words = (
-            f"{done} of {len(items)} cases reviewed{f', {new} of new patients' if new else ''}.",
+            f"{done} of {len(items)} cases reviewed{f' ({new} are new patients)' if new else ''}.",
             time_line(time, len(items) - done, piece="case"),
         )
     st.progress(share, text=" ".join(words))
@@ -212,9 +216,8 @@ def _progress(listed: Worklist, items: list[WorkItem], purpose: str, time: Expec
 
 def _filtered(items: list[WorkItem], purpose: str) -> list[WorkItem]:
     """Show the filters; return what passes them."""
-    state, reason, text = st.columns([6, 2, 2], vertical_alignment="bottom")
     session.kept("work_show", Show.TO_DO)
-    show = state.segmented_control(
+    show = st.segmented_control(
         "Show",
         list(Show),
         key="work_show",
@@ -228,7 +231,7 @@ def _filtered(items: list[WorkItem], purpose: str) -> list[WorkItem]:
         roles = sorted({task.role for item in items for task in item.tasks})
         if session.kept("work_reason", ANY_REASON) not in (ANY_REASON, *roles):
             session.put("work_reason", ANY_REASON)
-        choice = reason.selectbox(
+        choice = st.selectbox(
             "Reason",
             [ANY_REASON, *roles],
             key="work_reason",
@@ -238,16 +241,18 @@ def _filtered(items: list[WorkItem], purpose: str) -> list[WorkItem]:
             on_change=session.keep,
             args=("work_reason",),
             label_visibility="collapsed",
+            width=170,
         )
         role = None if choice == ANY_REASON else choice
     session.kept("work_text", "")
-    wanted = text.text_input(
+    wanted = st.text_input(
         "Find a case or patient",
         key="work_text",
         placeholder="Find a pseudonym",
         on_change=session.keep,
         args=("work_text",),
         label_visibility="collapsed",
+        width=230,
     )
     return matching(items, show or Show.ALL, role=role, text=wanted)
 
@@ -284,7 +289,7 @@ def _buttons(key: WorkKey, item: WorkItem) -> None:
 def _confirm(key: WorkKey, item: WorkItem) -> None:
     """Ask before somebody's claim is taken away."""
     name = f"{item.purpose}_{item.case_id}"
-    st.markdown("Take it from who works on it? What was drawn so far stays stored.")
+    st.html(question_html(item))
     _button("Yes, release", f"force_{name}", _release_from, key)
     _button("No", f"leave_{name}", session.put, "work_asked", None)
 
