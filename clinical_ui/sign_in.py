@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from algorithms.contracts.errors import DataError
+
 
 @dataclass(frozen=True)
 class Account:
@@ -17,9 +19,16 @@ def current() -> Account:
     return Account("doctor", "Dr Example", frozenset({"annotator", "reviewer", "it", "lead"}))
 
 
-def may(role: str) -> bool:
-    """Say whether who is signed in has a role."""
-    return role in current().roles
+def actor(*roles: str) -> Account:
+    """Return who is signed in and has one of `roles`, for callbacks, which cannot stop a page.
+
+    Raises:
+        DataError: nobody is, or another role would be needed.
+    """
+    account = current()
+    if roles and not account.roles & set(roles):
+        raise DataError("another role is needed")
+    return account
 
 
 def touch() -> None:

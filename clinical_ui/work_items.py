@@ -259,13 +259,12 @@ def _holder(listed: Worklist, case_id: str, purpose: str, looks: str) -> Holder 
 
 
 def _verdict(listed: Worklist, review: ReviewRow) -> Verdict:
-    signed_at = listed.signed_at.get(review.case_id)
-    signed = signed_at is not None and signed_at >= review.reviewed_at
+    counts = listed.signatures.get(review.case_id)
     return Verdict(
         verdict=review.verdict,
         degree_percent=review.revision_degree_percent,
         author=listed.names.get(review.author, review.author),
         simulated=review.simulated,
-        signed=signed,
-        outdated=signed_at is not None and not signed,
+        signed=counts is True,
+        outdated=counts is False,
     )

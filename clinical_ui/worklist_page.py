@@ -12,6 +12,7 @@ from algorithms.contracts.case import Case, Split
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.messages import RoundState
 from clinical_ui import session, sign_in, wording
+from clinical_ui.sign_in import Account
 from clinical_ui.work_items import (
     ANNOTATION,
     REVIEW,
@@ -36,6 +37,7 @@ REFRESH_S = 15
 ROWS = 8
 ROLES = {ANNOTATION: "annotator", REVIEW: "reviewer"}
 SECTIONS = {ANNOTATION: "Slices to annotate", REVIEW: "Contours to review"}
+MAY_RELEASE = ("it", "lead")  # what somebody else holds
 ANY_REASON = "any reason"
 
 
@@ -115,8 +117,8 @@ def _live(open_annotation: Callable[[], None], open_review: Callable[[], None]) 
         ANNOTATION: expected(listed.slice_s, _kind(listed)),
         REVIEW: expected(listed.review_s, REVIEW),
     }
-    _next(listed, work, wanted, times)
-    _section(listed, work, wanted, times)
+    _next(listed, account, work, wanted, times)
+    _section(listed, account, work, wanted, times)
 
 
 def _some_simulated(listed: Worklist) -> bool:
@@ -129,11 +131,15 @@ def _kind(listed: Worklist) -> str:
 
 
 def _next(
-    listed: Worklist, work: dict[str, list[WorkItem]], wanted: str, times: dict[str, Expected]
+    listed: Worklist,
+    account: Account,
+    work: dict[str, list[WorkItem]],
+    wanted: str,
+    times: dict[str, Expected],
 ) -> None:
     """Show what is next for who looks, with the button that opens it."""
     order = [wanted, *(purpose for purpose in work if purpose != wanted)]
-    mine = [purpose for purpose in order if sign_in.may(ROLES[purpose])]
+    mine = [purpose for purpose in order if ROLES[purpose] in account.roles]
     candidates = [item for purpose in mine if (item := next_work(work[purpose])) is not None]
     # What I hold comes before what I could take, whatever is wanted now.
     item = next((item for item in candidates if item.mine), candidates[0] if candidates else None)
@@ -152,7 +158,11 @@ def _next(
 
 
 def _section(
-    listed: Worklist, work: dict[str, list[WorkItem]], wanted: str, times: dict[str, Expected]
+    listed: Worklist,
+    account: Account,
+    work: dict[str, list[WorkItem]],
+    wanted: str,
+    times: dict[str, Expected],
 ) -> None:
     """Show one of the two lists with its progress and filters."""
     progress = st.container()
@@ -188,7 +198,7 @@ def _section(
         st.html(legend_html({task.role for item in items for task in item.tasks}))
     limit = session.kept("work_rows", ROWS)
     for item in chosen[:limit]:
-        _row(listed, item, times[purpose])
+        _row(listed, account, item, times[purpose])
     if len(chosen) > limit:
         st.button(
             f"Show more ({len(chosen) - limit} not shown)",
@@ -257,7 +267,7 @@ def _filtered(items: list[WorkItem], purpose: str) -> list[WorkItem]:
     return matching(items, show or Show.ALL, role=role, text=wanted)
 
 
-def _row(listed: Worklist, item: WorkItem, time: Expected) -> None:
+def _row(listed: Worklist, account: Account, item: WorkItem, time: Expected) -> None:
     """Show one case with its buttons."""
     key = _key(listed, item)
     with st.container(key=f"work_{item.purpose}_{item.case_id}"):
@@ -267,12 +277,12 @@ def _row(listed: Worklist, item: WorkItem, time: Expected) -> None:
             if session.kept("work_asked", None) == key and item.with_others:
                 _confirm(key, item)
             else:
-                _buttons(key, item)
+                _buttons(account, key, item)
 
 
-def _buttons(key: WorkKey, item: WorkItem) -> None:
+def _buttons(account: Account, key: WorkKey, item: WorkItem) -> None:
     name = f"{item.purpose}_{item.case_id}"
-    to_do = item.state is State.OPEN and sign_in.may(ROLES[item.purpose])
+    to_do = item.state is State.OPEN and ROLES[item.purpose] in account.roles
     if to_do and item.mine:
         _button("Open", f"open_{name}", _take_and_open, key, _first_slice(item))
     elif to_do and item.holder is None:
@@ -282,7 +292,7 @@ def _buttons(key: WorkKey, item: WorkItem) -> None:
         _button("Look", f"look_{name}", _look, key, _first_slice(item))
     if item.mine:
         _button("Release", f"release_{name}", _release, key)
-    elif item.with_others and (sign_in.may("it") or sign_in.may("lead")):
+    elif item.with_others and account.roles & set(MAY_RELEASE):
         _button("Release …", f"ask_{name}", session.put, "work_asked", key)
 
 
@@ -294,7 +304,7 @@ def _confirm(key: WorkKey, item: WorkItem) -> None:
     _button("No", f"leave_{name}", session.put, "work_asked", None)
 
 
-def _button(label: str, key: str, on_click: Callable[..., object], *arguments: object) -> None:
+def _button(label: str, key: str, on_click: Callable[..., None], *arguments: object) -> None:
     st.button(label, key=key, on_click=on_click, args=arguments)
 
 
@@ -311,10 +321,15 @@ def _first_slice(item: WorkItem) -> int | None:
 # -- what the buttons do: before the list is drawn again --------------------------------------
 
 
-def _claim(key: WorkKey) -> bool:
+def _claim(key: WorkKey) -> None:
+    _claimed(key)
+
+
+def _claimed(key: WorkKey) -> bool:
     sign_in.touch()
     try:
-        claims.claim(session.store(), key, author=sign_in.current().username)
+        account = sign_in.actor(ROLES[key.purpose])
+        claims.claim(session.store(), key, author=account.username)
     except DataError as error:
         session.say(str(error))
         return False
@@ -322,7 +337,7 @@ def _claim(key: WorkKey) -> bool:
 
 
 def _take_and_open(key: WorkKey, slice_z: int | None) -> None:
-    if _claim(key):
+    if _claimed(key):
         session.open_case(key.case_id, slice_z)
         session.go_to(key.purpose)
 
@@ -333,15 +348,19 @@ def _look(key: WorkKey, slice_z: int | None) -> None:
     session.go_to(REVIEW)
 
 
-def _release(key: WorkKey, *, force: bool = False) -> None:
+def _release(key: WorkKey) -> None:
     sign_in.touch()
     try:
-        claims.release(session.store(), key, author=sign_in.current().username, force=force)
+        claims.release(session.store(), key, author=sign_in.actor().username)
     except DataError as error:
         session.say(str(error))
 
 
 def _release_from(key: WorkKey) -> None:
+    sign_in.touch()
     session.put("work_asked", None)
-    if sign_in.may("it") or sign_in.may("lead"):  # the button may be older than the role
-        _release(key, force=True)
+    try:
+        account = sign_in.actor(*MAY_RELEASE)  # the button may be older than the role
+        claims.release(session.store(), key, author=account.username, force=True)
+    except DataError as error:
+        session.say(str(error))

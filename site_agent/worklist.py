@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from algorithms.contracts.case import Case
 from site_agent import claims
-from site_agent.case_store import CaseStore
+from site_agent.case_store import RETURNED, REVIEWED, CaseStore
 from site_agent.database import (
     AccountRow,
     AnnotationTaskRow,
@@ -32,7 +31,7 @@ class Worklist:
         tasks: the asked-for slices, by rank.
         holders: who holds a (case, purpose).
         segmented: cases of which the round holds the model's contour.
-        signed_at: by case, when its newest signature was made.
+        signatures: by case that was signed, whether its newest signature still counts.
         names: what people are called, by user name.
         slice_s: how long each annotated slice took, as far as people were timed; in any round.
         review_s: the same of each review of this round.
@@ -44,7 +43,7 @@ class Worklist:
     reviews: tuple[ReviewRow, ...]
     holders: Mapping[tuple[str, str], ClaimRow]
     segmented: frozenset[str]
-    signed_at: Mapping[str, datetime]
+    signatures: Mapping[str, bool]
     names: Mapping[str, str]
     slice_s: tuple[float, ...]
     review_s: tuple[float, ...]
@@ -59,12 +58,19 @@ def read_worklist(store: CaseStore, current: RoundRow) -> Worklist:
         .where(SignatureRow.round_id == round_id)
         .group_by(SignatureRow.case_id)
     )
+    said = (
+        select(ContourRow.case_id, func.max(ContourRow.saved_at))
+        .where(ContourRow.purpose.in_((REVIEWED, RETURNED)))
+        .group_by(ContourRow.case_id)
+    )
+    said_by_review = {review.case_id: review.reviewed_at for review in reviews}
     contours = select(ContourRow.case_id).where(
         ContourRow.purpose == MODEL_CONTOUR, ContourRow.round_id == round_id
     )
     with Session(store.engine) as session:
         segmented = frozenset(session.scalars(contours))
         signed_at = {row[0]: row[1] for row in session.execute(signatures)}
+        said_at = {row[0]: row[1] for row in session.execute(said)}
         people = session.execute(select(AccountRow.username, AccountRow.display_name))
         names = {row[0]: row[1] for row in people}
     return Worklist(
@@ -74,7 +80,10 @@ def read_worklist(store: CaseStore, current: RoundRow) -> Worklist:
         reviews=tuple(reviews),
         holders=claims.holders(store, round_id),
         segmented=segmented,
-        signed_at=signed_at,
+        signatures={
+            case_id: at >= max(said_at.get(case_id, at), said_by_review.get(case_id, at))
+            for case_id, at in signed_at.items()
+        },
         names=names,
         slice_s=tuple(store.annotation_seconds("scribble" if _by_scribble(tasks) else "contour")),
         review_s=tuple(r.active_s for r in reviews if r.active_s is not None and not r.simulated),

@@ -82,7 +82,7 @@ def listed(cases, *, state="awaiting_annotation", tasks=(), reviews=(), claims=(
         reviews=tuple(reviews),
         holders={(claim.case_id, claim.purpose): claim for claim in claims},
         segmented=more.get("segmented", frozenset()),
-        signed_at=more.get("signed_at", {}),
+        signatures=more.get("signatures", {}),
         names={OTHER: "Dr Other"},
         slice_s=(),
         review_s=(),
@@ -175,18 +175,13 @@ def test_new_patients_are_reviewed_after_the_test_patients_and_only_of_the_study
 
 
 @pytest.mark.parametrize(
-    ("signed_at", "signed", "outdated"),
-    [
-        (None, False, False),
-        (NOON, True, False),
-        (NOON.replace(hour=13), True, False),
-        (NOON.replace(hour=11), False, True),
-    ],
+    ("counts", "signed", "outdated"),
+    [(None, False, False), (True, True, False), (False, False, True)],
 )
-def test_a_signature_holds_for_the_review_before_it_only(signed_at, signed, outdated):
-    signatures = {} if signed_at is None else {case(1).case_id: signed_at}
+def test_a_signature_counts_or_is_outdated(counts, signed, outdated):
+    signatures = {} if counts is None else {case(1).case_id: counts}
     work = listed(
-        [case(1, Split.TEST)], state="reported", reviews=[review(1)], signed_at=signatures
+        [case(1, Split.TEST)], state="reported", reviews=[review(1)], signatures=signatures
     )
     (item,) = review_work(work, looks=ME)
     assert item.state is State.DONE
