@@ -28,7 +28,7 @@ from site_agent.site_setup import initialise
 from tests.clinical_ui.browser import Server, Window, open_window, serve
 
 PROBE = Path(__file__).with_name("clinical_ui") / "frame_probe.js"
-PAGE = Path(__file__).with_name("bench_ui_page.py")
+PAGE = Path(__file__).with_name("clinical_ui") / "bench_page.py"
 MODELS_ANSWER = "fedgtvViewer.state().actions.filter((one) => one[1] === 'model').length"
 STEPS, MOVES, CLICKS = 40, 25, 10
 QUIET_S = 3.0  # a draft goes out two seconds after the last change
@@ -228,7 +228,7 @@ def _paint(window: Window, kind: Kind) -> dict[str, float]:
 def _click(window: Window, kind: Kind) -> dict[str, float]:
     """Contour by four margin points, then mend by clicks inside and outside, by turns."""
     page, z = window.page, _asked(kind)
-    depth, rows, columns = kind.geometry.shape_zyx
+    _, rows, columns = kind.geometry.shape_zyx
     y, x = rows // 2, columns // 2
     half_y, half_x = round(0.8 * rows / 12), round(0.8 * columns / 14)
     page.keyboard.press("1")
