@@ -157,7 +157,7 @@ def measure(server: Server, kind: Kind, profile: Path) -> dict[str, float]:
 def _open(window: Window, kind: Kind) -> float:
     began = time.perf_counter()
     window.page.goto(f"{window.url}/?case={kind.case_id}")
-    window.page.wait_for_function("() => window.fedgtvViewer?.timings().frameMs > 0")
+    window.page.evaluate("() => frameProbe.until(() => window.fedgtvViewer, 0)")
     ready = time.perf_counter() - began
     window.settle()
     return ready
