@@ -31,7 +31,7 @@ PROBE = Path(__file__).with_name("clinical_ui") / "frame_probe.js"
 PAGE = Path(__file__).with_name("clinical_ui") / "bench_page.py"
 MODELS_ANSWER = "fedgtvViewer.state().actions.filter((one) => one[1] === 'model').length"
 STEPS, MOVES, CLICKS = 40, 25, 10
-QUIET_S = 3.0  # a draft goes out two seconds after the last change
+QUIET_MS = 3000  # a draft goes out two seconds after the last change
 
 
 @dataclass(frozen=True)
@@ -211,12 +211,12 @@ def _paint(window: Window, kind: Kind) -> dict[str, float]:
     page.evaluate("() => frameProbe.until(() => fedgtvViewer.voxels() > 0, 0)")
     took = time.perf_counter() - began
     received, sent = np.subtract(window.wire_bytes(), before)
-    time.sleep(QUIET_S)
+    page.wait_for_timeout(QUIET_MS)
     draft = window.wire_bytes()[1] - before[1] - sent
     assert draft > 0, "the stroke was not kept on the server"
     page.keyboard.press("Control+z")
     page.wait_for_function("() => fedgtvViewer.voxels() === 0")
-    time.sleep(QUIET_S)
+    page.wait_for_timeout(QUIET_MS)
     return {
         "stroke of 25 moves": took,
         "sent while painting": float(sent),

@@ -177,6 +177,7 @@ class Window:
 
     def wire_bytes(self) -> tuple[int, int]:
         """Return how many bytes the page has received and sent on its websocket."""
+        self.page.evaluate("0")  # frames are told of while something is asked of the page
         return sum(map(len, self.received)), sum(map(len, self.sent))
 
 
