@@ -7,6 +7,7 @@
  * whatever a page does, is not counted.
  */
 (() => {
+  const LONGEST_MS = 30_000;
   const canvases = () => {
     const found = [];
     const look = (root) => {
@@ -57,9 +58,11 @@
   };
   /** Resolves when something is true and the frame after it is drawn; with how long it took. */
   const until = (isTrue, began) =>
-    new Promise((resolve) => {
+    new Promise((resolve, reject) => {
+      const asked = performance.now();
       const look = () => {
-        if (!isTrue()) requestAnimationFrame(look);
+        if (performance.now() - asked > LONGEST_MS) reject(new Error(`not yet: ${isTrue}`));
+        else if (!isTrue()) requestAnimationFrame(look);
         else requestAnimationFrame(() => setTimeout(() => resolve(performance.now() - began)));
       };
       look();
