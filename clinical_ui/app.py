@@ -36,6 +36,8 @@ STYLE = """
     max-height: max(300px, calc(100vh - 14.5rem)); }
   .fedgtv-picture span { position: absolute; color: #fff; font: 600 15px/1 sans-serif;
     text-shadow: 0 0 3px #000, 0 0 3px #000; }
+  [data-testid=stCaptionContainer] { opacity: 1 !important; }
+  [data-testid=stCaptionContainer] :is(p, code) { color: #46565f !important; }
   [data-testid=stAlertContainer] { padding: .45rem .8rem; }
   [data-testid=stAlertContainer] p { font-size: .92rem; }
   .fedgtv-amount { font-size: .9rem; font-variant-numeric: tabular-nums; }
@@ -83,7 +85,10 @@ def _pages(account: Account | None) -> list[st.Page]:
     case = st.Page(review_page.show, title="Case", url_path="case")
 
     def worklist() -> None:
-        worklist_page.show(open_page=lambda: st.switch_page(case))
+        worklist_page.show(
+            open_annotation=lambda: st.switch_page(case),  # until there is a page to annotate
+            open_review=lambda: st.switch_page(case),
+        )
 
     pages: list[tuple[st.Page, Roles]] = [
         (st.Page(worklist, title="Worklist", url_path="worklist"), DOCTORS),

@@ -30,6 +30,9 @@ SIGN_IN_TOKEN = "sign_in_token"  # noqa: S105 - the name under which it is kept
 _PROVIDER_ANSWER = "provider_answer"
 _MESSAGE = "message"
 _READING_PLACE = "reading_place"
+_KEPT = "kept"
+_NOTICE = "notice"
+_DESTINATION = "destination"
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,6 +196,53 @@ def layer_switched(layer: Layer) -> None:
 def layer_key(layer: Layer) -> str:
     """Return the widget key of the checkbox of a contour."""
     return f"layer_{layer.value}"
+
+
+def kept(key: str, default: Any) -> Any:
+    """Return what a widget was last set to, also after another page was shown in between.
+
+    Call it before the widget, and `keep` when it is changed.
+    """
+    if key not in st.session_state:  # or it would overwrite what somebody is typing
+        st.session_state[key] = _kept().get(key, default)
+    return st.session_state[key]
+
+
+def keep(key: str) -> None:
+    """Take over what a widget was set to."""
+    _kept()[key] = st.session_state[key]
+
+
+def put(key: str, value: Any) -> None:
+    """Keep a value that no widget shows; read it with `kept`."""
+    _kept()[key] = st.session_state[key] = value
+
+
+def say(notice: str) -> None:
+    """Leave one line for the next run of the page to show."""
+    st.session_state[_NOTICE] = notice
+
+
+def said() -> str | None:
+    """Return the line that was left, once."""
+    notice: str | None = st.session_state.pop(_NOTICE, None)
+    return notice
+
+
+def go_to(page: str) -> None:
+    """Ask the next run of the page to go to another one."""
+    st.session_state[_DESTINATION] = page
+
+
+def destination() -> str | None:
+    """Return where to go, once."""
+    page: str | None = st.session_state.pop(_DESTINATION, None)
+    return page
+
+
+def _kept() -> dict[str, Any]:
+    kept: dict[str, Any] = st.session_state.setdefault(_KEPT, {})
+    return kept
 
 
 def _chosen_layers() -> dict[Layer, bool]:

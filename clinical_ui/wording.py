@@ -82,6 +82,17 @@ _REASONS = {
     DOMAIN_SPECIFIC: "domain-specific: new at this hospital",
     REPRESENTATIVE: "representative: one of evenly spaced slices",
 }
+# In short, each with a shape of its own: told apart without colours.
+_SHORT_REASONS = {
+    DOMAIN_INVARIANT: "■ invariant",
+    DOMAIN_SPECIFIC: "◆ specific",
+    REPRESENTATIVE: "● spread",
+}
+_VERDICTS = {
+    "accepted": "✓ accepted",
+    "revised": "✎ revised",
+    "rejected": "✕ rejected",
+}
 _LEDGER_KINDS = {
     "site_status": "Status: how far the round is",
     "package_receipt": "Receipt for a model package",
@@ -143,6 +154,54 @@ def reason(role: str) -> str:
     'domain-specific: new at this hospital'
     """
     return _REASONS.get(role, "chosen")
+
+
+def short_reason(role: str) -> str:
+    """Say why a slice was selected, in a word.
+
+    >>> short_reason("domain_specific")
+    '◆ specific'
+    """
+    return _SHORT_REASONS.get(role, "○ chosen")
+
+
+def verdict(name: str) -> str:
+    """Say what came of a review.
+
+    >>> verdict("revised")
+    '✎ revised'
+    """
+    return _VERDICTS.get(name, name)
+
+
+def about_minutes(minutes: float) -> str:
+    """Write an expected time; it is no promise.
+
+    >>> about_minutes(0.3), about_minutes(12.4), about_minutes(135)
+    ('under 1 min', 'about 12 min', 'about 2 h 15 min')
+    """
+    whole = round(minutes)
+    if whole < 1:
+        return "under 1 min"
+    hours, rest = divmod(whole, 60)
+    return f"about {hours} h {rest} min" if hours else f"about {whole} min"
+
+
+def how_long(since: datetime, now: datetime) -> str:
+    """Write how long something has been so; both UTC.
+
+    >>> how_long(datetime(2026, 3, 1, 9, 0), datetime(2026, 3, 1, 11, 10))
+    'for 2 h'
+    """
+    minutes = int((now - since).total_seconds() // 60)
+    if minutes < 1:
+        return "since just now"
+    if minutes < 60:
+        return f"for {minutes} min"
+    hours = minutes // 60
+    if hours < 48:
+        return f"for {hours} h"
+    return f"for {hours // 24} days"
 
 
 def score(value: float) -> str:

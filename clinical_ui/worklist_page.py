@@ -1,47 +1,59 @@
-"""The worklist: slices to annotate, and cases to review."""
+"""The worklist: what to annotate and what to review, who holds it, and what comes next.
+
+One click takes a doctor to the next piece of work. The list reads itself anew every few seconds, so
+that what somebody else claims meanwhile shows, and nobody's filter or focus is lost.
+"""
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, Literal
 
 import streamlit as st
 
 from algorithms.contracts.case import Case, Split
+from algorithms.contracts.errors import DataError
 from algorithms.contracts.messages import RoundState
 from clinical_ui import session, sign_in, wording
+from clinical_ui.sign_in import Account
+from clinical_ui.work_items import (
+    ANNOTATION,
+    REVIEW,
+    Expected,
+    Show,
+    State,
+    WorkItem,
+    annotation_work,
+    expected,
+    matching,
+    next_work,
+    review_work,
+)
+from clinical_ui.work_rows import STYLE, legend_html, next_html, question_html, row_html
+from site_agent import claims
 from site_agent.case_store import CaseStore
-from site_agent.database import AnnotationTaskRow, ReviewRow, RoundRow
+from site_agent.claims import WorkKey
+from site_agent.database import AnnotationTaskRow, RoundRow, utc_now
+from site_agent.worklist import Worklist, read_worklist
 
-Emphasis = Literal["primary", "secondary"]
-TASK_STATES = {"open": "○ to annotate", "done": "✓ annotated"}
-TABLE_HEIGHT_PX = 260
+REFRESH_S = 15
+ROWS = 8
+ROLES = {ANNOTATION: "annotator", REVIEW: "reviewer"}
+SECTIONS = {ANNOTATION: "Slices to annotate", REVIEW: "Contours to review"}
+MAY_RELEASE = ("it", "lead")  # what somebody else holds
+ANY_REASON = "any reason"
 
 
-def show(open_page: Callable[[], None]) -> None:
-    """Show the page; `open_page` goes to the case page."""
-    sign_in.require("annotator", "reviewer")
+def show(open_annotation: Callable[[], None], open_review: Callable[[], None]) -> None:
+    """Show the page; the functions go to the page where a case is annotated, and reviewed."""
     store = session.store()
+    st.html(STYLE)
     st.title("Worklist")
-    current = store.latest_round()
-    cases = store.cases()
-    if not cases:
+    if not store.cases():
         st.info(wording.NO_CASES)
         return
-    if current is None:
+    if store.latest_round() is None:
         source = store.home.config.role == "source"
         st.info(wording.NO_ROUND_AT_SOURCE if source else wording.NO_ROUND)
         return
-    state = RoundState(current.state)
-    st.markdown(f"**{wording.round_state(state, waiting_for=waiting_for(store, current))}**")
-    tasks, reviews = store.tasks(current.round_id), store.reviews(current.round_id)
-    if any(wording.is_simulated(t.provenance) for t in tasks) or any(r.simulated for r in reviews):
-        st.warning(wording.SIMULATED_NOTICE, icon="⚠")
-    # What is wanted now comes first.
-    sections = [partial(_annotation, cases, tasks), partial(_review, store, current, reviews)]
-    if state in (RoundState.AWAITING_REVIEW, RoundState.REPORTED):
-        sections.reverse()
-    sections[0](open_page, "primary")
-    sections[1](open_page, "secondary")
+    _live(open_annotation, open_review)
 
 
 def waiting_for(store: CaseStore, current: RoundRow) -> int:
@@ -50,49 +62,6 @@ def waiting_for(store: CaseStore, current: RoundRow) -> int:
         reviewed = {review.case_id for review in store.reviews(current.round_id)}
         return sum(case.case_id not in reviewed for case in store.cases(Split.TEST))
     return len(store.tasks(current.round_id, state="open"))
-
-
-def task_rows(cases: Sequence[Case], tasks: Sequence[AnnotationTaskRow]) -> list[dict[str, Any]]:
-    """Return the annotation table: one row per slice, in order of rank."""
-    slices = {case.case_id: case.shape_zyx[0] for case in cases}
-    return [
-        {
-            "Rank": task.rank + 1,
-            "Case": task.case_id,
-            "Slice": wording.slice_number(task.slice_z, slices[task.case_id]),
-            "Why this slice": wording.reason(task.role),
-            "Distance to source": wording.score(task.score),
-            "State": TASK_STATES[task.state],
-            "Author": wording.author(task.author, simulated=wording.is_simulated(task.provenance)),
-        }
-        for task in tasks
-    ]
-
-
-def review_rows(
-    cases: Sequence[Case], reviews: Sequence[ReviewRow], state: RoundState
-) -> list[dict[str, Any]]:
-    """Return the review table: one row per test case."""
-    done = {review.case_id: review for review in reviews}
-    segmented = state in (RoundState.AWAITING_REVIEW, RoundState.REPORTED)
-    rows = []
-    for case in cases:
-        review = done.get(case.case_id)
-        waiting = "○ to review" if segmented else "· waits for the model"
-        rows.append(
-            {
-                "Case": case.case_id,
-                "Patient": case.patient_id,
-                "State": waiting if review is None else f"✓ {review.verdict}",
-                "Revision degree": ""
-                if review is None
-                else wording.degree(review.revision_degree_percent),
-                "Reviewer": ""
-                if review is None
-                else wording.author(review.author, simulated=review.simulated),
-            }
-        )
-    return rows
 
 
 def budget_line(cases: Sequence[Case], tasks: Sequence[AnnotationTaskRow]) -> str:
@@ -110,62 +79,288 @@ def budget_line(cases: Sequence[Case], tasks: Sequence[AnnotationTaskRow]) -> st
     )
 
 
-def _annotation(
-    cases: Sequence[Case],
-    tasks: Sequence[AnnotationTaskRow],
-    open_page: Callable[[], None],
-    emphasis: Emphasis,
-) -> None:
-    st.subheader("Slices to annotate")
-    if not tasks:
-        st.info("The slices to annotate are being chosen; reload this page in a while.")
+def time_line(time: Expected, pieces: int, *, piece: str) -> str:
+    """Say how long what is left will take, and how that is known."""
+    if not pieces:
+        return ""
+    each = f"{time.each_s:.0f} s" if time.each_s < 120 else f"{time.each_s / 60:.0f} min"
+    known = f"median of {time.timed} timed here" if time.timed else "assumed until 5 are timed here"
+    return f"Left: {wording.about_minutes(time.minutes(pieces))} ({each} a {piece}, {known})."
+
+
+@st.fragment(run_every=REFRESH_S)
+def _live(open_annotation: Callable[[], None], open_review: Callable[[], None]) -> None:
+    """Show everything that can change; only this part is drawn anew."""
+    account = sign_in.current()
+    pages = {ANNOTATION: open_annotation, REVIEW: open_review}
+    if (page := session.destination()) is not None:
+        pages[page]()
         return
-    done = sum(task.state == "done" for task in tasks)
-    st.progress(done / len(tasks), text=budget_line(cases, tasks))
-    button = st.container()
-    chosen = _table(task_rows(cases, tasks), key="tasks")
-    first_open = next((i for i, task in enumerate(tasks) if task.state == "open"), 0)
-    task = tasks[chosen if chosen is not None else first_open]
-    slices = {case.case_id: case.shape_zyx[0] for case in cases}
-    place = wording.slice_number(task.slice_z, slices[task.case_id])
-    label = f"Open rank {task.rank + 1}: {task.case_id}, slice {place}"
-    if button.button(label, key="open_task", type=emphasis):
-        session.open_case(task.case_id, task.slice_z)
-        open_page()
-
-
-def _review(
-    store: CaseStore,
-    current: RoundRow,
-    reviews: Sequence[ReviewRow],
-    open_page: Callable[[], None],
-    emphasis: Emphasis,
-) -> None:
-    st.subheader("Cases to review")
-    cases = store.cases(Split.TEST)
-    if not cases:
-        st.info("No patient is set aside for testing the model.")
+    store = session.store()
+    current = store.latest_round()
+    if current is None:  # taken away by a restored backup
         return
-    st.caption(f"{len(reviews)} of {len(cases)} test cases reviewed.")
-    button = st.container()
-    chosen = _table(review_rows(cases, reviews, RoundState(current.state)), key="reviews")
-    reviewed = {review.case_id for review in reviews}
-    first_open = next((i for i, case in enumerate(cases) if case.case_id not in reviewed), 0)
-    case = cases[chosen if chosen is not None else first_open]
-    if button.button(f"Open {case.case_id}", key="open_review", type=emphasis):
-        session.open_case(case.case_id)
-        open_page()
+    listed = read_worklist(store, current)
+    work = {
+        ANNOTATION: annotation_work(listed, looks=account.username),
+        REVIEW: review_work(listed, looks=account.username),
+    }
+    state = RoundState(current.state)
+    st.markdown(f"**{wording.round_state(state, waiting_for=waiting_for(store, current))}**")
+    if _some_simulated(listed):
+        st.warning(wording.SIMULATED_NOTICE, icon="⚠")
+    if (notice := session.said()) is not None:
+        st.error(notice, icon="⚠")
+    reviewing = state in (RoundState.AWAITING_REVIEW, RoundState.REPORTED)
+    wanted = REVIEW if reviewing else ANNOTATION
+    times = {
+        ANNOTATION: expected(listed.slice_s, _kind(listed)),
+        REVIEW: expected(listed.review_s, REVIEW),
+    }
+    _next(listed, account, work, wanted, times)
+    _section(listed, account, work, wanted, times)
 
 
-def _table(rows: list[dict[str, Any]], *, key: str) -> int | None:
-    """Show a table in which one row can be selected; return its index, or None."""
-    event = st.dataframe(
-        rows,
-        key=key,
-        hide_index=True,
-        height=min(TABLE_HEIGHT_PX, 38 + 35 * len(rows)),
-        on_select="rerun",
-        selection_mode="single-row",
+def _some_simulated(listed: Worklist) -> bool:
+    slices = any(wording.is_simulated(task.provenance) for task in listed.tasks)
+    return slices or any(review.simulated for review in listed.reviews)
+
+
+def _kind(listed: Worklist) -> str:
+    return listed.tasks[0].kind if listed.tasks else "contour"
+
+
+def _next(
+    listed: Worklist,
+    account: Account,
+    work: dict[str, list[WorkItem]],
+    wanted: str,
+    times: dict[str, Expected],
+) -> None:
+    """Show what is next for who looks, with the button that opens it."""
+    order = [wanted, *(purpose for purpose in work if purpose != wanted)]
+    mine = [purpose for purpose in order if ROLES[purpose] in account.roles]
+    candidates = [item for purpose in mine if (item := next_work(work[purpose])) is not None]
+    # What I hold comes before what I could take, whatever is wanted now.
+    item = next((item for item in candidates if item.mine), candidates[0] if candidates else None)
+    with st.container(border=True, key="next_work"):
+        words, button = st.columns([5, 1], vertical_alignment="center")
+        words.html(next_html(item, times))
+        if item is not None:
+            button.button(
+                "Continue" if item.mine else "Start next",
+                key="open_next",
+                type="primary",
+                width="stretch",
+                on_click=_take_and_open,
+                args=(_key(listed, item), _first_slice(item)),
+            )
+
+
+def _section(
+    listed: Worklist,
+    account: Account,
+    work: dict[str, list[WorkItem]],
+    wanted: str,
+    times: dict[str, Expected],
+) -> None:
+    """Show one of the two lists with its progress and filters."""
+    progress = st.container()
+    choices = st.container(horizontal=True, vertical_alignment="center")
+    # The browser sends the words back: they must not hold a number that changes meanwhile.
+    session.kept("work_section", wanted)
+    section = choices.segmented_control(
+        "List",
+        list(SECTIONS),
+        key="work_section",
+        format_func=SECTIONS.__getitem__,
+        on_change=session.keep,
+        args=("work_section",),
+        label_visibility="collapsed",
     )
-    selected = event["selection"]["rows"]
-    return int(selected[0]) if selected else None
+    purpose = section or wanted
+    items = work[purpose]
+    if not items:
+        progress.info(
+            "The slices to annotate are being chosen; they show here by themselves."
+            if purpose == ANNOTATION
+            else "No patient is set aside for testing the model."
+        )
+        return
+    with progress:
+        _progress(listed, items, purpose, times[purpose])
+    with choices:
+        chosen = _filtered(items, purpose)
+    if not chosen:
+        st.info("Nothing here matches the filters above.")
+        return
+    if purpose == ANNOTATION:
+        st.html(legend_html({task.role for item in items for task in item.tasks}))
+    limit = session.kept("work_rows", ROWS)
+    for item in chosen[:limit]:
+        _row(listed, account, item, times[purpose])
+    if len(chosen) > limit:
+        st.button(
+            f"Show more ({len(chosen) - limit} not shown)",
+            key="more",
+            on_click=session.put,
+            args=("work_rows", limit + 3 * ROWS),
+        )
+
+
+def _progress(listed: Worklist, items: list[WorkItem], purpose: str, time: Expected) -> None:
+    if purpose == ANNOTATION:
+        left = sum(len(item.open_tasks) for item in items)
+        share = 1 - left / len(listed.tasks)
+        words = budget_line(listed.cases, listed.tasks), time_line(time, left, piece="slice")
+    else:
+        done = sum(item.state is State.DONE for item in items)
+        share = done / len(items)
+        new = sum(item.new_patient for item in items)
+        words = (
+            f"{done} of {len(items)} cases reviewed{f' ({new} are new patients)' if new else ''}.",
+            time_line(time, len(items) - done, piece="case"),
+        )
+    st.progress(share, text=" ".join(words))
+
+
+def _filtered(items: list[WorkItem], purpose: str) -> list[WorkItem]:
+    """Show the filters; return what passes them."""
+    session.kept("work_show", Show.TO_DO)
+    show = st.segmented_control(
+        "Show",
+        list(Show),
+        key="work_show",
+        format_func=str.capitalize,
+        on_change=session.keep,
+        args=("work_show",),
+        label_visibility="collapsed",
+    )
+    role = None
+    if purpose == ANNOTATION:
+        roles = sorted({task.role for item in items for task in item.tasks})
+        if session.kept("work_reason", ANY_REASON) not in (ANY_REASON, *roles):
+            session.put("work_reason", ANY_REASON)
+        choice = st.selectbox(
+            "Reason",
+            [ANY_REASON, *roles],
+            key="work_reason",
+            format_func=lambda one: (
+                one.capitalize() if one == ANY_REASON else wording.short_reason(one)
+            ),
+            on_change=session.keep,
+            args=("work_reason",),
+            label_visibility="collapsed",
+            width=170,
+        )
+        role = None if choice == ANY_REASON else choice
+    session.kept("work_text", "")
+    wanted = st.text_input(
+        "Find a case or patient",
+        key="work_text",
+        placeholder="Find a pseudonym",
+        on_change=session.keep,
+        args=("work_text",),
+        label_visibility="collapsed",
+        width=230,
+    )
+    return matching(items, show or Show.ALL, role=role, text=wanted)
+
+
+def _row(listed: Worklist, account: Account, item: WorkItem, time: Expected) -> None:
+    """Show one case with its buttons."""
+    key = _key(listed, item)
+    with st.container(key=f"work_{item.purpose}_{item.case_id}"):
+        words, buttons = st.columns([5, 1.45], vertical_alignment="center")
+        words.html(row_html(item, time, now=utc_now()))
+        with buttons.container(horizontal=True, horizontal_alignment="right"):
+            if session.kept("work_asked", None) == key and item.with_others:
+                _confirm(key, item)
+            else:
+                _buttons(account, key, item)
+
+
+def _buttons(account: Account, key: WorkKey, item: WorkItem) -> None:
+    name = f"{item.purpose}_{item.case_id}"
+    to_do = item.state is State.OPEN and ROLES[item.purpose] in account.roles
+    if to_do and item.mine:
+        _button("Open", f"open_{name}", _take_and_open, key, _first_slice(item))
+    elif to_do and item.holder is None:
+        _button("Open", f"open_{name}", _take_and_open, key, _first_slice(item))
+        _button("Claim", f"claim_{name}", _claim, key)
+    else:
+        _button("Look", f"look_{name}", _look, key, _first_slice(item))
+    if item.mine:
+        _button("Release", f"release_{name}", _release, key)
+    elif item.with_others and account.roles & set(MAY_RELEASE):
+        _button("Release …", f"ask_{name}", session.put, "work_asked", key)
+
+
+def _confirm(key: WorkKey, item: WorkItem) -> None:
+    """Ask before somebody's claim is taken away."""
+    name = f"{item.purpose}_{item.case_id}"
+    st.html(question_html(item))
+    _button("Yes, release", f"force_{name}", _release_from, key)
+    _button("No", f"leave_{name}", session.put, "work_asked", None)
+
+
+def _button(label: str, key: str, on_click: Callable[..., None], *arguments: object) -> None:
+    st.button(label, key=key, on_click=on_click, args=arguments)
+
+
+def _key(listed: Worklist, item: WorkItem) -> WorkKey:
+    return WorkKey(listed.round.round_id, item.case_id, item.purpose)
+
+
+def _first_slice(item: WorkItem) -> int | None:
+    """Return the slice to open at: the most wanted one; of a review, where the page likes."""
+    wanted = item.open_tasks or item.tasks
+    return wanted[0].slice_z if wanted else None
+
+
+# -- what the buttons do: before the list is drawn again --------------------------------------
+
+
+def _claim(key: WorkKey) -> None:
+    _claimed(key)
+
+
+def _claimed(key: WorkKey) -> bool:
+    sign_in.touch()
+    try:
+        account = sign_in.actor(ROLES[key.purpose])
+        claims.claim(session.store(), key, author=account.username)
+    except DataError as error:
+        session.say(str(error))
+        return False
+    return True
+
+
+def _take_and_open(key: WorkKey, slice_z: int | None) -> None:
+    if _claimed(key):
+        session.open_case(key.case_id, slice_z)
+        session.go_to(key.purpose)
+
+
+def _look(key: WorkKey, slice_z: int | None) -> None:
+    sign_in.touch()
+    session.open_case(key.case_id, slice_z)
+    session.go_to(REVIEW)
+
+
+def _release(key: WorkKey) -> None:
+    sign_in.touch()
+    try:
+        claims.release(session.store(), key, author=sign_in.actor().username)
+    except DataError as error:
+        session.say(str(error))
+
+
+def _release_from(key: WorkKey) -> None:
+    sign_in.touch()
+    session.put("work_asked", None)
+    try:
+        account = sign_in.actor(*MAY_RELEASE)  # the button may be older than the role
+        claims.release(session.store(), key, author=account.username, force=True)
+    except DataError as error:
+        session.say(str(error))

@@ -47,6 +47,7 @@ if ! "$VENV/bin/python" -c 'import GeodisTK' 2>/dev/null; then
         "$VENV/bin/pip" install --quiet --disable-pip-version-check --no-cache-dir \
         --no-build-isolation --force-reinstall --no-deps GeodisTK==0.1.7
 fi
+"$VENV/bin/python" scripts/fetch_axe.py "$VENV" || true
 "$VENV/bin/python" -c 'import maxflow' 2>/dev/null || echo "setup: PyMaxflow is absent (optional)"
 "$VENV/bin/python" -c 'import GeodisTK, torch, flwr, onnxruntime, streamlit' || {
     echo "setup: a package does not import; remove $VENV and run 'make setup' again" >&2

@@ -45,7 +45,7 @@ def run_page(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., AppTest]
         store: CaseStore, page: str, *, username: str | None = EVERYTHING, **query: str
     ) -> AppTest:
         monkeypatch.setenv(HOME_VARIABLE, str(store.home.folder))
-        arguments = "lambda: None" if page == "worklist" else ""
+        arguments = "lambda: None, lambda: None" if page == "worklist" else ""
         script = f"from clinical_ui import {PAGES[page]}\n{PAGES[page]}.show({arguments})\n"
         test = AppTest.from_string(script, default_timeout=30)
         add_people(store.engine)

@@ -1,69 +1,155 @@
-"""The worklist names every slice and case, and who did what."""
+"""The worklist names every slice and case, who works on it, and opens the next with one click."""
 
-from clinical_ui import wording
+import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from clinical_ui import sign_in, wording
+from clinical_ui.work_items import Show
+from site_agent import claims
+from site_agent.claims import WorkKey
+from site_agent.database import AuditRow
 from tests.clinical_ui.synthetic_site import CASES, REVIEWED_CASE, UNREVIEWED_CASE, make_site
+
+FREE_CASE, BEGUN_CASE, FINISHED_CASE = CASES[2], CASES[0], CASES[1]
+
+
+@pytest.fixture
+def annotating(tmp_path):
+    """Return a site whose doctors contour: two of four slices are done."""
+    return make_site(tmp_path / "home", reviewed=False)
+
+
+def key(store, case_id: str, purpose: str = "annotation") -> WorkKey:
+    return WorkKey(store.latest_round().round_id, case_id, purpose)
+
+
+def holders(store) -> dict[tuple[str, str], str]:
+    held = claims.holders(store, store.latest_round().round_id)
+    return {work: row.author for work, row in held.items()}
 
 
 def texts(page) -> str:
-    kinds = (page.markdown, page.info, page.warning, page.caption, page.title, page.subheader)
-    return "\n".join(element.value for kind in kinds for element in kind)
+    kinds = (page.markdown, page.info, page.warning, page.error, page.title)
+    spoken = [element.value for kind in kinds for element in kind]
+    return "\n".join([*spoken, *(element.proto.body for element in page.get("html"))])
 
 
-def test_slices_to_contour_stand_in_order_of_rank(tmp_path, run_page):
-    page = run_page(make_site(tmp_path / "home", reviewed=False), "worklist")
+def rows(page) -> list[str]:
+    """Return the cases listed, from the top."""
+    bodies = (element.proto.body for element in page.get("html"))
+    return [body.split("<b>")[1].split("</b>")[0] for body in bodies if 'class="work-row"' in body]
+
+
+def labels(page) -> list[str]:
+    return [button.label for button in page.button]
+
+
+def choose(page, widget: str, choice):
+    return page.get("button_group")[["work_section", "work_show"].index(widget)].set_value(choice)
+
+
+def test_what_is_to_do_is_listed_with_its_reason(annotating, run_page):
+    page = run_page(annotating, "worklist")
     assert not page.exception
-    table = page.dataframe[0].value
-    assert table["Rank"].tolist() == [1, 2, 3, 4]
-    assert table["Case"].tolist() == [CASES[0], CASES[1], CASES[0], CASES[2]]
-    assert table["Slice"].tolist() == ["7 / 12", "6 / 12", "4 / 12", "8 / 12"]
-    assert table["Why this slice"].tolist()[:2] == [
-        "domain-invariant: typical of the source",
-        "domain-specific: new at this hospital",
-    ]
-    assert table["Distance to source"].tolist()[2] == "none: the model sees no tumour"
-    assert [state.split()[-1] for state in table["State"]] == ["annotated"] * 2 + ["annotate"] * 2
-
-
-def test_the_round_is_told_in_plain_words(tmp_path, run_page):
-    page = run_page(make_site(tmp_path / "home", reviewed=False), "worklist")
     assert "The model waits for doctors: please annotate these slices." in texts(page)
+    assert rows(page) == [BEGUN_CASE, FREE_CASE]  # ranks 3 and 4; the third case is done
+    assert "<b>slice 4</b><i>◆ specific</i><i>no tumour seen</i><i>#3</i>" in texts(page)
     bar = page.get("progress")[0].proto
     assert bar.value == 50
     assert "2 of 4 slices annotated" in bar.text
     assert "11% of the 36 slices of 3 patients" in bar.text
+    assert "Left: about 2 min (60 s a slice, assumed until 5 are timed here)." in bar.text
+
+
+def test_one_click_claims_the_next_case_and_opens_its_most_wanted_slice(annotating, run_page):
+    page = run_page(annotating, "worklist")
+    page.button(key="open_next").click().run()
+    assert not page.exception
+    assert page.session_state["open_case"] == BEGUN_CASE
+    assert page.session_state["open_slices"] == {BEGUN_CASE: 3}
+    assert holders(annotating) == {(BEGUN_CASE, "annotation"): sign_in.current().username}
+
+
+def test_what_i_hold_comes_first_and_can_be_given_back(annotating, run_page):
+    claims.claim(annotating, key(annotating, FREE_CASE), author=sign_in.current().username)
+    page = run_page(annotating, "worklist")
+    assert rows(page) == [FREE_CASE, BEGUN_CASE]
+    assert "yours since just now" in texts(page)
+    assert page.button(key="open_next").label == "Continue"
+    page.button(key=f"release_annotation_{FREE_CASE}").click().run()
+    assert holders(annotating) == {}
+    assert rows(page) == [BEGUN_CASE, FREE_CASE]
+
+
+def test_what_another_doctor_claims_meanwhile_cannot_be_taken(annotating, run_page):
+    page = run_page(annotating, "worklist")
+    claims.claim(annotating, key(annotating, BEGUN_CASE), author="dr-beta")
+    page.button(key=f"open_annotation_{BEGUN_CASE}").click().run()
+    assert not page.exception
+    assert "dr-beta" in page.error[0].value
+    assert "open_case" not in page.session_state
+    assert holders(annotating) == {(BEGUN_CASE, "annotation"): "dr-beta"}
+    assert rows(page) == [FREE_CASE, BEGUN_CASE]
+    assert f"of {FREE_CASE}" in texts(page)  # the next for me is another one
+
+
+def test_a_claim_of_somebody_else_is_released_after_a_question_and_on_record(annotating, run_page):
+    claims.claim(annotating, key(annotating, BEGUN_CASE), author="dr-beta")
+    page = run_page(annotating, "worklist")
+    page.button(key=f"ask_annotation_{BEGUN_CASE}").click().run()
+    page.button(key=f"leave_annotation_{BEGUN_CASE}").click().run()
+    assert holders(annotating) == {(BEGUN_CASE, "annotation"): "dr-beta"}
+    page.button(key=f"ask_annotation_{BEGUN_CASE}").click().run()
+    page.button(key=f"force_annotation_{BEGUN_CASE}").click().run()
+    assert holders(annotating) == {}
+    with Session(annotating.engine) as session:
+        newest = session.scalars(select(AuditRow).order_by(AuditRow.sequence.desc())).first()
+    assert (newest.actor, newest.subject) == (sign_in.current().username, BEGUN_CASE)
+
+
+def test_filters_narrow_the_list(annotating, run_page):
+    page = run_page(annotating, "worklist")
+    choose(page, "work_show", Show.DONE).run()
+    assert rows(page) == [FINISHED_CASE]
+    assert labels(page)[-1] == "Look"
+    choose(page, "work_show", Show.ALL).run()
+    page.text_input(key="work_text").set_value(FREE_CASE).run()
+    assert rows(page) == [FREE_CASE]
+    page.text_input(key="work_text").set_value("").run()
+    page.selectbox(key="work_reason").set_value("domain_specific").run()
+    assert rows(page) == [BEGUN_CASE, FINISHED_CASE]
+    choose(page, "work_show", Show.MINE).run()
+    assert rows(page) == []
+    assert "Nothing here matches" in texts(page)
 
 
 def test_cases_to_review_show_state_and_revision(site, run_page):
-    page = run_page(site, "worklist")
+    page = run_page(site, "worklist")  # review comes first: it is wanted now
     assert not page.exception
-    table = page.dataframe[0].value.set_index("Case")  # review comes first: it is wanted now
-    assert table.loc[REVIEWED_CASE, "State"] == "✓ revised"
-    assert table.loc[REVIEWED_CASE, "Revision degree"] == "12.5 % (>10-15 %)"
-    assert table.loc[UNREVIEWED_CASE, "State"] == "○ to review"
-    assert "1 of 2 test cases reviewed." in texts(page)
-
-
-def test_the_simulated_annotator_is_called_that(site, run_page):
-    page = run_page(site, "worklist")
-    reviews, tasks = (frame.value for frame in page.dataframe)
-    assert reviews["Reviewer"].tolist()[0] == wording.SIMULATED
-    assert set(tasks["Author"]) == {wording.SIMULATED}
+    assert rows(page) == [UNREVIEWED_CASE]
+    assert "○ to review" in texts(page)
+    assert page.get("progress")[0].proto.text.startswith("1 of 2 cases reviewed.")
+    choose(page, "work_show", Show.DONE).run()
+    assert rows(page) == [REVIEWED_CASE]
+    assert "✎ revised, revision degree 12.5 % (&gt;10-15 %)" in texts(page)
     assert wording.SIMULATED in texts(page)
+
+
+def test_reviews_are_claimed_apart_from_annotations(site, run_page):
+    page = run_page(site, "worklist")
+    page.button(key=f"claim_review_{UNREVIEWED_CASE}").click().run()
+    assert holders(site) == {(UNREVIEWED_CASE, "review"): sign_in.current().username}
+    assert "open_case" not in page.session_state
+    page.button(key=f"open_review_{UNREVIEWED_CASE}").click().run()
+    assert page.session_state["open_case"] == UNREVIEWED_CASE
 
 
 def test_people_are_not_called_simulated(tmp_path, run_page):
     page = run_page(make_site(tmp_path / "home", simulated=False), "worklist")
-    reviews, tasks = (frame.value for frame in page.dataframe)
-    assert set(tasks["Author"]) == {"Dr Example"}
-    assert reviews["Reviewer"].tolist()[0] == "Dr Example"
+    choose(page, "work_show", Show.DONE).run()
+    assert "by Dr Example · not signed" in texts(page)
     assert "simulated" not in texts(page)
-
-
-def test_the_button_opens_the_next_slice_that_waits(tmp_path, run_page):
-    page = run_page(make_site(tmp_path / "home", reviewed=False), "worklist")
-    assert page.button(key="open_task").label == f"Open rank 3: {CASES[0]}, slice 4 / 12"
-    assert page.button(key="open_task").click().run().session_state["open_case"] == CASES[0]
-    assert page.session_state["open_slices"] == {CASES[0]: 3}
 
 
 def test_an_empty_site_says_what_to_do(tmp_path, run_page):
