@@ -1,7 +1,8 @@
-"""Control charts: is what comes now like what came before? (Shewhart 1931; Montgomery, chapter 6)
+"""Control charts: is what comes now like what came before?
 
 A chart has a centre line and limits, which come from a baseline; a point beyond a limit says that
 something changed, not what. Limits from a few points say nothing: below `FEWEST` nobody judges.
+Shewhart, 1931; Montgomery, Introduction to statistical quality control, chapter 6.
 """
 
 import math

@@ -209,7 +209,7 @@ def verify_stored(home: SiteHome, package_id: str) -> Manifest:
     """
     manifest = read_manifest(home, package_id)
     folder, trusted, study = home.packages / package_id, home.config.trusted_keys, home.config.study
-    content, signature, files = verify_folder(folder, trusted, study=study)
+    content, *_ = verify_folder(folder, trusted, study=study)
     if sha256_hex(content) != package_id:
         raise PackageRefused(
             "wrong_hash", f"{MANIFEST_FILE}: was changed since it was stored: {SEND_AGAIN}"

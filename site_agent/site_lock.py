@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from algorithms.contracts.errors import DataError
 from site_agent.config import SiteHome
 
-
 # A page that looks whether a worker runs holds the lock for an instant.
 _ATTEMPTS, _PAUSE_S = 5, 0.02
 

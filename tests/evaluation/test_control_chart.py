@@ -43,9 +43,7 @@ def test_a_shift_moves_the_limits_and_nothing_else(values) -> None:
     assert shifted.centre == pytest.approx(chart.centre + 500.0)
     assert shifted.upper == pytest.approx(chart.upper + 500.0)
     # Far from 0 nothing is cut off: the limits are as far from the centre on either side.
-    assert shifted.centre - shifted.lower == pytest.approx(
-        shifted.upper - shifted.centre, abs=1e-6
-    )
+    assert shifted.centre - shifted.lower == pytest.approx(shifted.upper - shifted.centre, abs=1e-6)
     assert chart.lower == pytest.approx(max(0.0, shifted.lower - 500.0), abs=1e-6)
 
 
