@@ -23,8 +23,7 @@ def ask_and_do(
         key: names the very thing that is changed: once it is, the question closes.
         strong: the button stands out.
     """
-    kind = "primary" if strong else "secondary"
-    with st.popover(label, key=f"ask_{key}", type=kind):
+    with st.popover(label, key=f"ask_{key}", type="primary" if strong else "secondary"):
         st.markdown(question)
         st.button(yes, key=key, type="primary", on_click=carry_out, args=(do,))
 

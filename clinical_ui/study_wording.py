@@ -74,7 +74,7 @@ def gate(compared: Comparison) -> str:
     """Say what the comparison with the model in use came to, and why a person decides.
 
     >>> gate(Comparison(3, 0.75, 0.80, 0.01))
-    'Held back: 5.0 points worse than what was in use, more than the margin of 1.0. A person decides.'
+    'Held back: 5.0 points worse than what was in use, margin 1.0. A person decides.'
     """
     if compared.candidate_dsc is None:
         return "Nobody knows how it does: no validation patient shows the target. A person decides."
@@ -85,7 +85,7 @@ def gate(compared: Comparison) -> str:
     margin = f"{100 * compared.margin:.1f}"
     if compared.passes:
         return f"Passed: {points}" + ("." if gain >= 0 else f", within the margin of {margin}.")
-    return f"Held back: {points}, more than the margin of {margin}. A person decides."
+    return f"Held back: {points}, margin {margin}. A person decides."
 
 
 def model_event(event: str, detail: Mapping[str, object]) -> str:
