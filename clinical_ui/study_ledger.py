@@ -1,5 +1,6 @@
 """What left the hospital, was held or refused; hospital IT reads a message, and lets it leave."""
 
+import html
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -15,12 +16,10 @@ from site_agent.case_store import CaseStore
 from site_agent.database import LedgerRow, utc_now
 from site_agent.egress import KEPT, approve_release, list_entries, read_message, verify_ledger
 
-MESSAGE_HEIGHT_PX = 340
-
 
 def show(store: CaseStore) -> None:
     """Show the ledger, and to hospital IT the messages in it."""
-    st.subheader("What left this hospital")
+    st.header("What left this hospital")
     entries = list_entries(store.engine)
     if not entries:
         st.info("Nothing has left this hospital.")
@@ -87,6 +86,15 @@ def state(entry: LedgerRow) -> str:
     return f"{said} ({rule})" if entry.state == "refused" and rule else said
 
 
+def message_element(content: bytes, sequence: int) -> str:
+    """Return a message as text that can be scrolled by keyboard."""
+    text = html.escape(json.dumps(json.loads(content), indent=2, ensure_ascii=False))
+    label = f"Message of entry {sequence}"
+    return (
+        f'<pre class="fedgtv-message" tabindex="0" role="region" aria-label="{label}">{text}</pre>'
+    )
+
+
 def _read(store: CaseStore, entries: Sequence[LedgerRow]) -> None:
     waiting = waits(entries)
     others = [e for e in reversed(entries) if e.state in KEPT and e not in waiting]
@@ -106,8 +114,7 @@ def _read(store: CaseStore, entries: Sequence[LedgerRow]) -> None:
     except (DataError, ProtocolError) as error:
         st.error(str(error))
         return
-    text = json.dumps(json.loads(content), indent=2, ensure_ascii=False)
-    st.code(text, language="json", height=MESSAGE_HEIGHT_PX, wrap_lines=True)
+    st.html(message_element(content, chosen.sequence))
     if chosen in waiting:
         ask_and_do(
             f"Let no. {chosen.sequence} leave …",

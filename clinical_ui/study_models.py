@@ -30,14 +30,14 @@ def show(store: CaseStore) -> None:
     """Show the models, their comparison, and, to hospital IT, the buttons that change them."""
     home, engine = store.home, store.engine
     rows, active = models(engine), active_model(engine)
-    st.subheader("Model in use")
+    st.header("Model in use")
     in_use = study_wording.OWN_MODEL if active is None else f"model `{active.sha256[:16]}`"
     st.markdown(f"New patients are segmented by **{in_use}**.")
     if not rows:
         st.info("No round has ended in a model yet. A model comes here once a round was learnt.")
         return
     margins = {row.sha256: margin_of(store, row) for row in rows}
-    st.subheader("Models of this site")
+    st.header("Models of this site")
     lines = [model_row(r, active, margins[r.sha256], whole=_whole(home, r)) for r in rows[::-1]]
     st.table(lines, hide_index=True)
     st.caption(
@@ -48,7 +48,7 @@ def show(store: CaseStore) -> None:
         _buttons(store, rows, active, margins)
     else:
         st.caption("Hospital IT can bring a model into use, and go back.")
-    st.subheader("What was done")
+    st.header("What was done")
     st.table([history_row(entry) for entry in history(engine)[:HISTORY_ROWS]], hide_index=True)
 
 
@@ -94,7 +94,7 @@ def history_row(entry: AuditRow) -> dict[str, str]:
     """Return one line of what was done with models."""
     return {
         "Time": wording.moment(entry.at),
-        "Who": entry.actor,
+        "Who": study_wording.verbatim(entry.actor),
         "Model": entry.subject.removeprefix("model-"),
         "What": study_wording.model_event(entry.event, entry.detail),
     }

@@ -20,7 +20,7 @@ STATES = {"stored": "waits for approval", "approved": "approved", "retired": "re
 
 def show(store: CaseStore, held: Sequence[PackageRow], current: RoundRow | None) -> None:
     """Show the package of the round, those that wait, and those that were used before."""
-    st.subheader("Model package")
+    st.header("Model package")
     if not held:
         st.info("No model package has arrived.")
         return

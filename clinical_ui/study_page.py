@@ -22,7 +22,13 @@ TABS = ("Round", "Models", "Drift", "Reviews", "What left")
 STYLE = """
 <style>
   .fedgtv-chart { width: 100%; max-width: 960px; height: auto; display: block; }
+  .fedgtv-message { max-height: 22rem; overflow: auto; white-space: pre-wrap; margin: 0;
+    overflow-wrap: anywhere; background: #f1f5f7; border-radius: 4px; padding: .6rem .8rem;
+    font-size: .82rem; }
   .stTabs [role=tab] p { font-size: 1rem; }
+  [data-testid=stCaptionContainer] { color: #51636e !important; }
+  [data-testid=stCaptionContainer] p { color: #51636e; }
+  [data-testid=stAlertContainer] ul { margin: 0; }
 </style>
 """
 
@@ -51,20 +57,14 @@ def show() -> None:
             new_cases=drift.waiting if drift is not None else 0,
         ),
     )
-    for alarm in (
-        study_packages.alarm(held),
-        study_ledger.alarm(store),
-        study_drift.alarm(drift),
-    ):
-        if alarm is not None:
-            st.warning(alarm, icon="⚠")
+    alarms = (study_packages.alarm(held), study_ledger.alarm(store), study_drift.alarm(drift))
+    if any(alarms):
+        st.warning("\n".join(f"- {alarm}" for alarm in alarms if alarm is not None))
     round_tab, models_tab, drift_tab, reviews_tab, ledger_tab = st.tabs(TABS)
     with round_tab:
         left, right = st.columns([3, 2], gap="large")
-        with left:
-            study_round.show(store, current, state)
-        with right:
-            study_packages.show(store, held, current)
+    with left:
+        study_round.show(store, current, state)
     with models_tab:
         study_models.show(store)
     with drift_tab:
@@ -73,3 +73,5 @@ def show() -> None:
         study_reviews.show(store, current)
     with ledger_tab:
         study_ledger.show(store)
+    with right:  # last: verifying what waits takes a moment
+        study_packages.show(store, held, current)

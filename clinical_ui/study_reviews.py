@@ -12,14 +12,19 @@ from site_agent.database import RoundRow
 from site_agent.review_summary import ReviewerSummary, summarise_reviews
 
 THIS_ROUND, ALL_ROUNDS = "This round", "All rounds"
+BINS = tuple(study_wording.verbatim(label) for label in REVISION_BIN_LABELS)
 ALL_REVIEWERS = "All reviewers"
 
 
 def show(store: CaseStore, current: RoundRow | None) -> None:
     """Show the summaries of a round, or of all."""
-    st.subheader("Reviews")
+    st.header("Reviews")
     chosen = st.radio(
-        "Which reviews", [THIS_ROUND, ALL_ROUNDS], horizontal=True, key="which_reviews"
+        "Which reviews",
+        [THIS_ROUND, ALL_ROUNDS],
+        horizontal=True,
+        key="which_reviews",
+        label_visibility="collapsed",
     )
     if current is None:
         st.info("No case was reviewed yet.")
@@ -51,7 +56,7 @@ def degree_row(summary: ReviewerSummary) -> dict[str, Any]:
         "Reviewer": name(summary),
         "Patients": overview.patients,
         "Mean ± SD": spread(overview.mean_percent, overview.sd_percent),
-        **dict(zip(REVISION_BIN_LABELS, overview.bins, strict=True)),
+        **dict(zip(BINS, overview.bins, strict=True)),
         "Accepted": summary.accepted,
         "Revised": summary.revised,
         "Rejected": summary.rejected,
@@ -71,7 +76,7 @@ def time_row(summary: ReviewerSummary) -> dict[str, Any]:
 def slice_row(summary: ReviewerSummary) -> dict[str, Any]:
     """Return the line of a reviewer: slices by bin."""
     overview = summary.overview
-    bins = dict(zip(REVISION_BIN_LABELS, overview.slice_bins, strict=True))
+    bins = dict(zip(BINS, overview.slice_bins, strict=True))
     return {"Reviewer": name(summary), "Slices": overview.slices, **bins}
 
 
@@ -79,7 +84,8 @@ def name(summary: ReviewerSummary) -> str:
     """Name the reviewer of a line."""
     if summary.author is None:
         return ALL_REVIEWERS
-    return wording.author(summary.author, simulated=summary.simulated)
+    who = wording.author(summary.author, simulated=summary.simulated)
+    return study_wording.verbatim(who)
 
 
 def spread(mean: float, sd: float) -> str:

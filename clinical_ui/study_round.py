@@ -19,7 +19,7 @@ SPLITS = {
 
 def show(store: CaseStore, current: RoundRow | None, state: RoundState) -> None:
     """Show the steps of the round, and how many cases there are."""
-    st.subheader("This round")
+    st.header("This round")
     counts = count_round(store, current.round_id) if current is not None else RoundCounts()
     st.table(step_rows(state, counts), hide_index=True)
     if current is not None:
@@ -27,7 +27,7 @@ def show(store: CaseStore, current: RoundRow | None, state: RoundState) -> None:
             f"Round {current.round_id}, started {wording.moment(current.started_at)}, "
             f"last change {wording.moment(current.changed_at)}."
         )
-    st.subheader("Cases")
+    st.header("Cases")
     numbers = store.counts()
     rows = [
         {"Used for": words, "Cases": numbers[split]}

@@ -19,6 +19,7 @@ SIGMAS = 3.0
 RANGE_FACTOR = 2.66
 # A normal distribution's standard deviation in median absolute deviations.
 _SD_OF_MAD = 1.482602218505602
+_FEW = {2: 1.196, 3: 1.495, 4: 1.363, 5: 1.206, 6: 1.200, 7: 1.140, 8: 1.129, 9: 1.107}
 _SMALLEST = float(np.finfo(np.float64).tiny)
 
 Place = Literal["inside", "above", "below", "undefined", "unknown"]
@@ -89,9 +90,11 @@ def individuals_chart(values: Sequence[float], *, baseline: int = BASELINE) -> C
 def robust_chart(baseline: Sequence[float]) -> ControlChart:
     """Return the chart of positive values that spread over orders of magnitude, such as distances.
 
-    centre = median, limits = median times or divided by exp(3 * 1.4826 * MAD), with MAD the median
-    absolute deviation of the logarithms: a few odd ones in the baseline move neither. A skewed
-    distribution has no lower limit below 0 this way, nor one that it passes every tenth time.
+    centre = median, limits = median times or divided by exp(3 * 1.4826 * b_n * MAD), with MAD the
+    median absolute deviation of the logarithms and b_n its correction for few values (Croux and
+    Rousseeuw, 1992). A few odd ones in the baseline move neither, and a skewed distribution has no
+    limit that it passes every tenth time. Of usual new values about 5 % lie beyond the limits with
+    a baseline of 8, 2 % with 20 and 1 % with 50 (simulated; normal logarithms).
 
     >>> robust_chart([2.0, 2.0, 2.0])
     ControlChart(centre=2.0, lower=2.0, upper=2.0, baseline=3)
@@ -111,5 +114,10 @@ def robust_chart(baseline: Sequence[float]) -> ControlChart:
     logs = np.log(np.maximum(found, _SMALLEST))  # a distance of 0 has no logarithm
     deviation = float(np.median(np.abs(logs - np.median(logs))))
     centre = float(np.median(found))
-    reach = math.exp(SIGMAS * _SD_OF_MAD * deviation)
+    reach = math.exp(SIGMAS * _SD_OF_MAD * _correction(len(found)) * deviation)
     return ControlChart(centre, centre / reach, centre * reach, len(found))
+
+
+def _correction(values: int) -> float:
+    """Return what makes the median absolute deviation of a few normal numbers right on average."""
+    return _FEW.get(values, 1.0 if values < 2 else values / (values - 0.8))

@@ -71,11 +71,11 @@ def test_values_that_cannot_be_are_refused() -> None:
 
 
 def test_the_limits_in_closed_form() -> None:
-    """Logarithms 0, 1, 2, 3, 4: median 2, deviations 2, 1, 0, 1, 2, their median 1."""
+    """Logarithms 0, 1, 2, 3, 4: median 2, deviations 2, 1, 0, 1, 2, their median 1; b_5 = 1.206."""
     chart = robust_chart([math.exp(n) for n in (3, 0, 4, 1, 2)])
     assert chart.centre == pytest.approx(math.exp(2))
-    assert math.log(chart.upper) == pytest.approx(2 + 3 * 1.4826, abs=1e-4)
-    assert math.log(chart.lower) == pytest.approx(2 - 3 * 1.4826, abs=1e-4)
+    assert math.log(chart.upper) == pytest.approx(2 + 3 * 1.206 * 1.4826, abs=1e-4)
+    assert math.log(chart.lower) == pytest.approx(2 - 3 * 1.206 * 1.4826, abs=1e-4)
 
 
 @given(DISTANCES, st.floats(0.01, 100.0))
@@ -102,6 +102,16 @@ def test_odd_ones_in_the_baseline_hide_no_odd_ones() -> None:
 def test_three_sigma_of_log_normal_distances() -> None:
     chart = robust_chart(list(np.random.default_rng(0).lognormal(1.0, 0.5, 20_000)))
     assert math.log(chart.upper / chart.centre) / 3 == pytest.approx(0.5, rel=0.03)
+
+
+@pytest.mark.parametrize(("size", "share"), [(8, 0.050), (20, 0.019), (50, 0.0075)])
+def test_as_many_usual_ones_lie_beyond_as_is_said(size, share) -> None:
+    rng = np.random.default_rng(7)
+    beyond = 0
+    for _ in range(600):
+        chart = robust_chart(list(np.exp(rng.normal(size=size))))
+        beyond += sum(chart.place(value) != "inside" for value in np.exp(rng.normal(size=20)))
+    assert beyond / (600 * 20) == pytest.approx(share, rel=0.25)
 
 
 def test_a_distance_of_nothing_is_a_distance() -> None:
