@@ -26,8 +26,8 @@ STYLE = """
     overflow-wrap: anywhere; background: #f1f5f7; border-radius: 4px; padding: .6rem .8rem;
     font-size: .82rem; }
   .stTabs [role=tab] p { font-size: 1rem; }
-  [data-testid=stCaptionContainer] { color: #51636e !important; }
-  [data-testid=stCaptionContainer] p { color: #51636e; }
+  [data-testid=stCaptionContainer], [data-testid=stCaptionContainer] * {
+    color: #51636e !important; opacity: 1 !important; }
   [data-testid=stAlertContainer] ul { margin: 0; }
 </style>
 """
