@@ -42,4 +42,4 @@ def carry_out(do: Callable[[str], str]) -> None:
     except (DataError, ProtocolError) as error:
         st.error(str(error))
         return
-    st.toast(done, icon="✅")
+    st.toast(f"✓ {done}")

@@ -21,10 +21,9 @@ EVERY_S = 1.5
 def show(store: CaseStore, next_step: str | None) -> None:
     """Show the job that runs, or what the computer would do next."""
     home = store.home
-    running = is_running(home)
-    # Only while a job runs is there anything to look at again and again.
-    st.fragment(partial(_live, home, running=running), run_every=EVERY_S if running else None)()
-    if running:
+    if is_running(home):
+        # Only while a job runs is there anything to look at again and again.
+        st.fragment(partial(_live, store, _where(store)), run_every=EVERY_S)()
         return
     stopped = read_progress(home)
     if stopped is not None:
@@ -37,8 +36,8 @@ def show(store: CaseStore, next_step: str | None) -> None:
         st.error(f"The computer could not go on: {failed}")
     if next_step is None and stopped is None:
         return
-    if next_step is not None:
-        st.info(f"{next_step} This starts with `{study_wording.CONTINUE_COMMAND}`.", icon="▶")
+    if stopped is None:
+        st.info(f"{next_step} This starts with `{study_wording.CONTINUE_COMMAND}`.")
     if hospital_it() is not None:
         st.button(
             "Continue the round", key="continue", type="primary", on_click=partial(_continue, home)
@@ -99,12 +98,16 @@ def _left(seconds: float) -> str:
     return f"about {study_wording.duration(max(seconds, 1.0))} left"
 
 
-def _live(home: SiteHome, *, running: bool) -> None:
-    if not running:
-        return
-    if not is_running(home):
-        st.rerun()  # the whole page: the round is elsewhere now
-    progress = read_progress(home)
+def _where(store: CaseStore) -> tuple[str, str]:
+    current = store.latest_round()
+    return ("", "") if current is None else (current.round_id, current.state)
+
+
+def _live(store: CaseStore, drawn: tuple[str, str]) -> None:
+    """Show the bar; where the round is elsewhere than the page was drawn for, draw all of it."""
+    if not is_running(store.home) or _where(store) != drawn:
+        st.rerun()
+    progress = read_progress(store.home)
     if progress is None:
         st.progress(0.0, text="The computer is working.")
         return

@@ -12,19 +12,18 @@ from clinical_ui.study_action import ask_and_do
 from clinical_ui.study_actor import hospital_it
 from site_agent.case_store import CaseStore
 from site_agent.config import SiteHome
-from site_agent.database import PackageRow, RoundRow
+from site_agent.database import PackageRow
 from site_agent.package_store import approve, verify_stored
 
 STATES = {"stored": "waits for approval", "approved": "approved", "retired": "retired"}
 
 
-def show(store: CaseStore, held: Sequence[PackageRow], current: RoundRow | None) -> None:
-    """Show the package of the round, those that wait, and those that were used before."""
+def show(store: CaseStore, held: Sequence[PackageRow], used: str | None) -> None:
+    """Show the package that is `used`, those that wait, and those that were used before."""
     st.header("Model package")
     if not held:
         st.info("No model package has arrived.")
         return
-    used = current.package_id if current is not None else ""
     package = next((one for one in held if one.package_id == used), None)
     if package is not None:
         st.markdown(f"Model version **{package.model_version}**, {STATES[package.state]}")
@@ -81,7 +80,7 @@ def _waiting(store: CaseStore, package: PackageRow) -> None:
     if manifest is None:
         st.error(f"Verification failed: {refused}")
         return
-    st.success("Verified: signature, every file, weights and reference points.", icon="✅")
+    st.success("✓ Verified: signature, every file, weights and reference points.")
     st.table(facts(manifest), hide_index=True, hide_header=True)
     if hospital_it() is None:
         st.caption("Hospital IT approves it.")

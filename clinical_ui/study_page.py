@@ -12,7 +12,7 @@ from clinical_ui import (
     study_packages,
     study_reviews,
     study_round,
-    wording,
+    study_wording,
 )
 from clinical_ui.worklist_page import waiting_for
 from site_agent.drift import distance_drift
@@ -28,7 +28,6 @@ STYLE = """
   .stTabs [role=tab] p { font-size: 1rem; }
   [data-testid=stCaptionContainer], [data-testid=stCaptionContainer] * {
     color: #51636e !important; opacity: 1 !important; }
-  [data-testid=stAlertContainer] ul { margin: 0; }
 </style>
 """
 
@@ -43,23 +42,20 @@ def show() -> None:
     waiting = waiting_for(store, current) if current is not None else 0
     held = packages_held(store.engine)
     approved = active_package(store.engine)
-    package = current.package_id if current is not None else approved and approved.package_id
-    drift = distance_drift(store, package) if package else None
-
-    st.markdown(f"**{wording.round_state(state, waiting_for=waiting)}**")
-    study_job.show(
-        store,
-        study_job.what_next(
-            state,
-            waiting=waiting,
-            other_package=approved is not None
-            and (current is None or approved.package_id != current.package_id),
-            new_cases=drift.waiting if drift is not None else 0,
-        ),
+    package_of_round = current.package_id if current is not None else None
+    package = package_of_round or (approved.package_id if approved is not None else None)
+    drift = distance_drift(store, package) if package is not None else None
+    next_step = study_job.what_next(
+        state,
+        waiting=waiting,
+        other_package=approved is not None and approved.package_id != package_of_round,
+        new_cases=drift.waiting if drift is not None else 0,
     )
+    st.markdown(f"**{study_wording.round_state(state, waiting_for=waiting)}**")
+    study_job.show(store, next_step)
     alarms = (study_packages.alarm(held), study_ledger.alarm(store), study_drift.alarm(drift))
     if any(alarms):
-        st.warning("\n".join(f"- {alarm}" for alarm in alarms if alarm is not None))
+        st.warning("  \n".join(alarm for alarm in alarms if alarm is not None), icon="⚠")
     round_tab, models_tab, drift_tab, reviews_tab, ledger_tab = st.tabs(TABS)
     with round_tab:
         left, right = st.columns([3, 2], gap="large")
@@ -74,4 +70,4 @@ def show() -> None:
     with ledger_tab:
         study_ledger.show(store)
     with right:  # last: verifying what waits takes a moment
-        study_packages.show(store, held, current)
+        study_packages.show(store, held, package)

@@ -101,9 +101,9 @@ def time(summary: ActiveTimeSummary) -> str:
     """Write median and quartiles.
 
     >>> time(ActiveTimeSummary(3, 90.0, 75.0, 125.0))
-    '2 min (75 s to 2 min)'
+    '1 min 30 s (1 min 15 s to 2 min 5 s)'
     """
     if not summary.patients:
         return "not taken"
-    median, q1, q3 = map(study_wording.duration, (summary.median_s, summary.q1_s, summary.q3_s))
+    median, q1, q3 = map(study_wording.clock, (summary.median_s, summary.q1_s, summary.q3_s))
     return f"{median} ({q1} to {q3})"

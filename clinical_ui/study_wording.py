@@ -71,6 +71,18 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def clock(seconds: float) -> str:
+    """Write a measured time to the second.
+
+    >>> clock(42.4), clock(160.0), clock(3723.0)
+    ('42 s', '2 min 40 s', '1 h 2 min 3 s')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [f"{hours} h"] * bool(hours) + [f"{minutes} min"] * bool(hours or minutes)
+    return " ".join([*parts, f"{rest} s"])
+
+
 def percent(share: float | None) -> str:
     """Write a Dice; None was not measured.
 
@@ -111,6 +123,18 @@ def model_event(event: str, detail: Mapping[str, object]) -> str:
         to = OWN_MODEL if detail["to"] == "package" else f"model {detail['to']}"
         return f"{said}: back to {to}"
     return said
+
+
+def round_state(state: RoundState, *, waiting_for: int) -> str:
+    """Say where the round is; what comes next is told beside it.
+
+    >>> round_state(RoundState.AWAITING_REVIEW, waiting_for=0)
+    'Everything asked for is done.'
+    """
+    with_doctors = (RoundState.AWAITING_ANNOTATION, RoundState.AWAITING_REVIEW)
+    if state in with_doctors and not waiting_for:
+        return "Everything asked for is done."
+    return wording.round_state(state, waiting_for=waiting_for)
 
 
 def place(where: Place) -> str:

@@ -63,9 +63,16 @@ def is_starting(home: SiteHome) -> bool:
 
 
 def failure(home: SiteHome) -> str | None:
-    """Return what the worker that was started here last said when it failed; None if it did not."""
+    """Return why the worker that was started here last failed; None if it did not.
+
+    One that was killed says nothing: `live_progress` tells where it was.
+    """
     process = _started.get(home.folder)
-    if process is None or process.poll() in (None, 0):
+    if process is None or (process.poll() or 0) <= 0:
         return None
     lines = log_file(home).read_text("utf-8", "replace").splitlines()
-    return lines[-1] if lines else f"it ended with code {process.poll()}"
+    said = lines[-1] if lines else ""
+    unexpected = (
+        f"it ended unexpectedly: see {log_file(home).name} in the folder 'logs' of the site"
+    )
+    return said.removeprefix("error: ") if said.startswith("error: ") else unexpected

@@ -229,7 +229,7 @@ def test_hospital_it_reads_a_held_message_and_lets_it_leave(study, run_page, hos
     assert ledger["State"].tolist()[:2] == ["✓ approved to leave", "✓ was held, then approved"]
     assert not any(b.key.startswith("release_") for b in page.button)
     page.button(key="verify_ledger").click().run()
-    assert page.toast[0].value == "3 entries, unbroken."
+    assert page.toast[0].value == "✓ 3 entries, unbroken."
 
 
 def test_a_changed_copy_of_a_message_is_told(study, run_page, hospital_it):
