@@ -72,7 +72,5 @@ def failure(home: SiteHome) -> str | None:
         return None
     lines = log_file(home).read_text("utf-8", "replace").splitlines()
     said = lines[-1] if lines else ""
-    unexpected = (
-        f"it ended unexpectedly: see {log_file(home).name} in the folder 'logs' of the site"
-    )
+    unexpected = f"it ended unexpectedly: see logs/{log_file(home).name} in the site's home"
     return said.removeprefix("error: ") if said.startswith("error: ") else unexpected
