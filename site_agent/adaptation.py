@@ -80,6 +80,7 @@ from site_agent.segmentation import segment
 log = logging.getLogger("fedgtv.adaptation")
 
 SHARE_FILE = "adapted_share.json"
+SEGMENTING = "segmenting test patients"
 
 
 def advance(current: Round) -> RoundState:
@@ -293,7 +294,7 @@ def _stage(
         except DataError:
             log.warning("%s: damaged: this stage is trained again", finished)
     checkpoint = current.folder / f"{name}.checkpoint.safetensors"
-    with progress_bar(f"{current.store.home.config.name}: {name}") as progress:
+    with progress_bar(name, current.store.home) as progress:
         finetune(
             network,
             slices,
@@ -324,19 +325,26 @@ def segment_test_patients(current: Round) -> RoundState:
     }
     cases = current.store.cases(Split.TEST)
     network = build_network(current.manifest.network)
-    for arm, file in weights.items():
-        if not file.is_file():
-            continue
-        network.load_state_dict(load_weights(file))
-        for case in cases:
-            key = {"purpose": arm, "round_id": current.round_id}
-            if current.store.contour(case.case_id, **key) is None:
-                mask = segment(current.store, case.case_id, network, current.manifest.preprocessing)
-                contour = Contour(current.manifest.roi_name, mask, Provenance.AUTOMATIC)
-                current.store.save_contour(case.case_id, contour, author=f"model {arm}", **key)
+    arms = [arm for arm, file in weights.items() if file.is_file()]
+    with progress_bar(SEGMENTING, current.store.home) as progress:
+        for number, arm in enumerate(arms):
+            network.load_state_dict(load_weights(weights[arm]))
+            for place, case in enumerate(cases, start=number * len(cases) + 1):
+                _segment_once(current, case.case_id, arm, network)
+                progress(place, len(arms) * len(cases), -1.0)
     return current.store.advance(
         current.round_id, RoundEvent.PREDICTIONS_READY, actor=ACTOR, detail={"cases": len(cases)}
     )
+
+
+def _segment_once(current: Round, case_id: str, arm: str, network: UNet2d) -> None:
+    store, round_id = current.store, current.round_id
+    if store.contour(case_id, purpose=arm, round_id=round_id) is not None:
+        return
+    mask = segment(store, case_id, network, current.manifest.preprocessing)
+    contour = Contour(current.manifest.roi_name, mask, Provenance.AUTOMATIC)
+    author = f"model {arm}"
+    store.save_contour(case_id, contour, purpose=arm, round_id=round_id, author=author)
 
 
 # -- steps 12 and 13 ------------------------------------------------------------------------
