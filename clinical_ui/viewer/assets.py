@@ -18,6 +18,9 @@ _EXPORT = re.compile(r"^export (?:async )?(?:function|class|const) (\w+)", re.MU
 _EXPORTED = re.compile(r"^export (?=async function|function|class|const)", re.MULTILINE)
 _DEFAULT = re.compile(r"^export default function (\w+)", re.MULTILINE)
 
+_COMMENT = re.compile(r"^ *(?:/\*\*.*?\*/|//[^\n]*)\n", re.MULTILINE | re.DOTALL)
+_INDENT = re.compile(r"^ +", re.MULTILINE)
+
 
 @cache
 def script() -> str:
@@ -28,7 +31,9 @@ def script() -> str:
     """
     parts: dict[str, str] = {}
     _add(ENTRY, parts, ())
-    return "\n".join([*parts.values(), f"export default modules.{ENTRY}.default;", ""])
+    whole = "\n".join([*parts.values(), f"export default modules.{ENTRY}.default;"])
+    # Comments are for people: the browser is sent the script with every update.
+    return _INDENT.sub("", _COMMENT.sub("", whole)) + "\nexport { modules };\n"
 
 
 @cache
@@ -66,7 +71,9 @@ def _add(name: str, parts: dict[str, str], importers: tuple[str, ...]) -> None:
     text = _IMPORT.sub(r"const {\1} = modules.\2;\n", text)
     text = _EXPORTED.sub("", text)
     head = "" if parts else "const modules = {};\n"
-    parts[name] = f"{head}modules.{name} = (() => {{\n{text}return {{ {', '.join(exported)} }};\n}})();"
+    parts[name] = (
+        f"{head}modules.{name} = (() => {{\n{text}return {{ {', '.join(exported)} }};\n}})();"
+    )
 
 
 def _read(name: str) -> str:

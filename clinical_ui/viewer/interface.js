@@ -229,7 +229,7 @@ export class Interface {
     });
     this._state = el("div", { class: "state", role: "status" });
     this._timePart = el("div", { class: "row" }, this._time, this._pause);
-    this._asked = el("ul", { class: "asked", "aria-label": "Slices asked for" });
+    this._asked = el("ul", { class: "slices", "aria-label": "Slices asked for" });
     this._doneButton = textButton("Slice done", "This slice is done (D)", () => viewer.toggleDone());
     this._askedPart = el(
       "div",
@@ -435,10 +435,10 @@ export class Interface {
     const editing = viewer.mode !== "view";
     this._timePart.hidden = !editing;
     this._save.hidden = !editing;
-    this._save.disabled = Boolean(viewer.lock);
     const count = viewer.done.size;
     const asked = viewer.data.selected.length;
-    setText(this._save, viewer.data.save_label ?? (asked ? `Save ${plural(count, "slice")}` : "Save"));
+    this._save.disabled = Boolean(viewer.lock) || (asked > 0 && count === 0);
+    setText(this._save, viewer.data.save_label ?? (asked ? `Save ${plural(count, "done slice")}` : "Save"));
     let [text, kind] = ["Stored", "good"];
     if (!editing) [text, kind] = ["Read-only", "calm"];
     else if (courier.trouble) [text, kind] = [courier.trouble, "bad"];

@@ -196,11 +196,10 @@ export class View {
         context.fillStyle = rgb(layer.colour, layer.fill);
         context.fill(path, "evenodd");
       }
-      context.setLineDash([]);
+      context.setLineDash(layer.dash.map((px) => px / scale));
       context.lineWidth = (LINE_PX + 1.6) / scale; // a dark rim keeps it visible on bright tissue
       context.strokeStyle = "rgba(0, 0, 0, 0.55)";
       context.stroke(path);
-      context.setLineDash(layer.dash.map((px) => px / scale));
       context.lineWidth = LINE_PX / scale;
       context.strokeStyle = rgb(layer.colour, 1);
       context.stroke(path);

@@ -130,7 +130,7 @@ def saved(draft: Draft, message: dict) -> None:
 def main() -> None:
     """Draw the page."""
     st.set_page_config(page_title="viewer", layout="wide")
-    st.html("<style>.block-container { padding: 3.2rem 1rem 0; max-width: none; }</style>")
+    st.html("<style>.block-container { padding: 4rem 1rem 0; max-width: none; }</style>")
     query = st.query_params
     shape = tuple(int(n) for n in query.get("shape", "16,96,80").split(","))
     asked = [int(n) for n in query.get("asked", "").split(",") if n]
