@@ -1,8 +1,7 @@
-"""The contour viewer: our own Streamlit component, mounted twice on a page.
+"""The contour viewer: our own Streamlit component, in two mounts on a page.
 
-`mount_volume` sends the image, once, outside any fragment; `mount_viewer` shows it inside a
-fragment and hands over what the doctor does. Both are mounts of one component, so that they share
-what the browser holds.
+`mount_volume` sends the image and the viewer's code, once, outside any fragment; `mount_viewer`
+shows it inside a fragment and hands over what the doctor does.
 """
 
 from collections.abc import Callable
@@ -33,7 +32,6 @@ __all__ = [
 ]
 
 Message = dict[str, Any]
-_NAME = "fedgtv_viewer"
 
 
 def mount_volume(packed: bytes, key: str) -> None:
@@ -43,7 +41,7 @@ def mount_volume(packed: bytes, key: str) -> None:
         packed: what `pack_volume` returned, kept between page runs.
         key: of the mount, another one than the viewer's.
     """
-    _component()(data=packed, key=key)
+    _component("fedgtv_volume", assets.script())(data=packed, key=key)
 
 
 def mount_viewer(
@@ -66,7 +64,7 @@ def mount_viewer(
         on_prompt: takes the work and the points for the model.
         on_save: takes the work and the slices that are done.
     """
-    _component()(
+    _component("fedgtv_viewer", assets.doorway())(
         data=data.as_json(),
         key=key,
         on_draft_change=lambda: _hand_over(key, "draft", on_draft),
@@ -75,9 +73,9 @@ def mount_viewer(
     )
 
 
-def _component() -> Any:
+def _component(name: str, script: str) -> Any:
     # Registered on each run: a server that starts again, or a test's, begins with none.
-    return st.components.v2.component(_NAME, js=assets.script(), css=assets.style())
+    return st.components.v2.component(name, js=script)
 
 
 def _hand_over(key: str, trigger: str, take: Callable[[Message], None]) -> None:

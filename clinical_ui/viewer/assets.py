@@ -1,4 +1,4 @@
-"""The viewer's ES modules as the one module that Streamlit loads.
+"""The viewer's ES modules and style as the one module that Streamlit loads.
 
 Streamlit serves a component's files only from a package whose name is the distribution's, and
 tells browsers to cache them. Handed over as text they work from a checkout, an editable install
@@ -6,6 +6,7 @@ and a wheel alike, and always are of this version. The browser loads the text fr
 so a content security policy needs `script-src 'self' blob:`.
 """
 
+import json
 import re
 from functools import cache
 from importlib.resources import files
@@ -24,7 +25,9 @@ _INDENT = re.compile(r"^ +", re.MULTILINE)
 
 @cache
 def script() -> str:
-    """Return the modules as one, each in a scope of its own; the default export is the entry's.
+    """Return modules and style as one module; its default export is the entry's.
+
+    Each module keeps a scope of its own.
 
     Raises:
         DataError: when the installation lacks a module.
@@ -33,17 +36,20 @@ def script() -> str:
     _add(ENTRY, parts, ())
     whole = "\n".join([*parts.values(), f"export default modules.{ENTRY}.default;"])
     # Comments are for people: the browser is sent the script with every update.
-    return _INDENT.sub("", _COMMENT.sub("", whole)) + "\nexport { modules };\n"
+    return (
+        _INDENT.sub("", _COMMENT.sub("", whole))
+        + f"\nconst STYLE = {json.dumps(_read('style.css'))};\nexport {{ modules }};\n"
+    )
 
 
 @cache
-def style() -> str:
-    """Return the style sheet.
+def doorway() -> str:
+    """Return the module of the viewer's own mount, which leads to `script`.
 
     Raises:
         DataError: when the installation lacks it.
     """
-    return _read("style.css")
+    return module("doorway")
 
 
 def module(name: str) -> str:

@@ -1,8 +1,9 @@
 /**
- * What Streamlit calls: once for each mount of the component and again with each new data.
+ * What Streamlit calls: once for each mount and again with each new data.
  *
- * The component is mounted twice on a page. One mount brings the image as bytes, outside the
- * fragment, so that it is sent once; the other is the viewer. They meet in `volumes`.
+ * There are two mounts on a page. One brings the image as bytes and this code, outside the
+ * fragment, so that both are sent once; the other is the viewer, which comes in through
+ * `doorway.js`. They meet in `volumes`.
  */
 
 import { Interface } from "./interface.js";
@@ -14,16 +15,20 @@ const volumes = new Map(); // token -> Promise<Volume>, the last ones
 const waiting = new Map(); // token -> [resolve, ...]
 const pages = new WeakMap(); // parent element -> Interface
 
-/** Take a mount's data in; returns what cleans up when the mount goes away. */
-export default function mount({ data, parentElement, setTriggerValue }) {
-  if (data instanceof Uint8Array || data instanceof ArrayBuffer) {
-    hide(parentElement);
-    takeVolume(data).catch((error) => console.error("fedgtv viewer:", error.message));
-    return undefined;
-  }
+/** Take in the image, and open the doorway for the viewer's mount. */
+export default function mountVolume({ data, parentElement }) {
+  hide(parentElement);
+  const room = (globalThis[Symbol.for("fedgtv.viewer")] ??= { mount: null, waiting: [] });
+  room.mount ??= mountViewer;
+  for (const enter of room.waiting.splice(0)) enter();
+  takeVolume(data).catch((error) => console.error("fedgtv viewer:", error.message));
+}
+
+function mountViewer({ data, parentElement, setTriggerValue }) {
   let page = pages.get(parentElement);
   if (!page) {
     page = new Interface(parentElement);
+    dress(parentElement.getRootNode());
     pages.set(parentElement, page);
   }
   page.viewer.send = setTriggerValue; // a new one with every update
@@ -77,6 +82,13 @@ async function takeVolume(bytes) {
   while (volumes.size > VOLUMES_KEPT) volumes.delete(volumes.keys().next().value);
   for (const resolve of waiting.get(token) ?? []) resolve(volume);
   waiting.delete(token);
+}
+
+// A sheet made by script needs no exception in a content security policy.
+function dress(root) {
+  const sheet = new CSSStyleSheet();
+  sheet.replaceSync(STYLE); // `assets.py` puts it into the script
+  root.adoptedStyleSheets = [...root.adoptedStyleSheets, sheet];
 }
 
 // The mount that brings the image has nothing to show, and should take no room on the page.

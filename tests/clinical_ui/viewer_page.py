@@ -47,16 +47,24 @@ class Draft:
 
 def ball(shape, centre, radius_mm):
     """Return the voxels within a distance of one of them."""
-    grid = np.indices(shape).astype(float)
+    mask = np.zeros(shape, dtype=bool)
+    reach = [int(radius_mm / mm) + 1 for mm in SPACING]
+    box = tuple(
+        slice(max(0, int(c) - r), int(c) + r + 2) for c, r in zip(centre, reach, strict=True)
+    )
+    grid = np.ogrid[
+        tuple(slice(part.start, min(part.stop, n)) for part, n in zip(box, shape, strict=True))
+    ]
     away = sum(((grid[i] - centre[i]) * SPACING[i]) ** 2 for i in range(3))
-    return away <= radius_mm**2
+    mask[box] = away <= radius_mm**2
+    return mask
 
 
 @st.cache_resource
 def phantom(shape: tuple[int, int, int], modality: str) -> tuple[bytes, tuple[float, float]]:
     """Return an image with a bright ball, packed, and its window."""
     rng = np.random.default_rng(0)
-    z, y, x = np.indices(shape, dtype=np.float32, sparse=True)
+    z, y, x = (axis.astype(np.float32) for axis in np.indices(shape, sparse=True))
     body = ((y / shape[1] - 0.5) ** 2 + (x / shape[2] - 0.5) ** 2) < 0.2
     image = 60.0 * body + 40.0 * np.cos(x / 9) * np.sin(y / 11) * body + 0.0 * z
     image = image + rng.normal(0, 6, shape).astype(np.float32)
