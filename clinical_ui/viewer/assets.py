@@ -14,7 +14,7 @@ from importlib.resources import files
 from algorithms.contracts.errors import DataError
 
 ENTRY = "main"
-_IMPORT = re.compile(r'^import \{([^}]*)\} from "\./(\w+)\.js";\n', re.MULTILINE)
+IMPORT = re.compile(r'^import \{([^}]*)\} from "\./(\w+)\.js";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?:async )?(?:function|class|const) (\w+)", re.MULTILINE)
 _EXPORTED = re.compile(r"^export (?=async function|function|class|const)", re.MULTILINE)
 _DEFAULT = re.compile(r"^export default function (\w+)", re.MULTILINE)
@@ -68,13 +68,13 @@ def _add(name: str, parts: dict[str, str], importers: tuple[str, ...]) -> None:
     if name in parts:
         return
     text = module(name)
-    for _, imported in _IMPORT.findall(text):
+    for _, imported in IMPORT.findall(text):
         _add(imported, parts, (*importers, name))
     exported = _EXPORT.findall(text)
     if default := _DEFAULT.search(text):
         exported.append(f"default: {default[1]}")
         text = _DEFAULT.sub(r"function \1", text)
-    text = _IMPORT.sub(r"const {\1} = modules.\2;\n", text)
+    text = IMPORT.sub(r"const {\1} = modules.\2;\n", text)
     text = _EXPORTED.sub("", text)
     head = "" if parts else "const modules = {};\n"
     parts[name] = (

@@ -15,7 +15,7 @@ import { lightTable } from "./volume.js";
 const SMALLEST_RADIUS_MM = 0.5;
 const LARGEST_RADIUS_MM = 50;
 const OUTSIDE_COLOUR = [90, 169, 255];
-const NO_TARGET = { name: "Contour", colour: [255, 92, 80], dash: [14, 10] };
+const PLAIN = { colour: [255, 92, 80], dash: [14, 10] };
 
 /** Holds the state of one viewer and every way to change it. */
 export class Viewer {
@@ -487,7 +487,7 @@ export class Viewer {
 
   /** Return the name, colour and line of what is being drawn. */
   get targetStyle() {
-    return this.data?.target_style ?? NO_TARGET;
+    return { ...(this.data?.target_style ?? PLAIN), name: "Your contour" };
   }
 
   /** Say whether what is being drawn is shown beside the layers: not before a revision starts. */

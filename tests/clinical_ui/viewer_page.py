@@ -1,12 +1,15 @@
 """A page with nothing but the viewer, and a server behind it that keeps everything in memory.
 
 Streamlit runs this file. Query parameters choose the case: mode, prompts, shape ("z,y,x"), asked
-(slices "4,6"), compare. The model's contour is a ball around the points.
+(slices "4,6"), compare, idle (s). The model's contour is a ball around the points. What the
+browser sends is kept in the folder that an environment variable names, over restarts too.
 """
 
 import hashlib
-import itertools
+import json
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import streamlit as st
@@ -27,6 +30,7 @@ from tests.clinical_ui.run_length_text import decode, encode
 
 SPACING = (3.0, 1.0, 1.0)
 BALL_MM = 8.0
+FOLDER_VARIABLE = "FEDGTV_VIEWER_PAGE_FOLDER"
 
 
 @dataclass
@@ -42,7 +46,7 @@ class Draft:
     answer: dict | None = None
     refused: dict | None = None
     saved: set = field(default_factory=set)
-    epochs: itertools.count = field(default_factory=lambda: itertools.count(1))
+    saves: int = 0
 
 
 def ball(shape, centre, radius_mm):
@@ -61,8 +65,8 @@ def ball(shape, centre, radius_mm):
 
 
 @st.cache_resource
-def phantom(shape: tuple[int, int, int], modality: str) -> tuple[bytes, tuple[float, float]]:
-    """Return an image with a bright ball, packed, and its window."""
+def phantom(shape: tuple[int, int, int], modality: str) -> tuple[bytes, tuple[float, float], str]:
+    """Return an image with a bright ball, packed, its window and token."""
     rng = np.random.default_rng(0)
     z, y, x = (axis.astype(np.float32) for axis in np.indices(shape, sparse=True))
     body = ((y / shape[1] - 0.5) ** 2 + (x / shape[2] - 0.5) ** 2) < 0.2
@@ -71,7 +75,7 @@ def phantom(shape: tuple[int, int, int], modality: str) -> tuple[bytes, tuple[fl
     image[ball(shape, [n // 2 for n in shape], 18.0)] += 70.0
     geometry = Geometry(shape, SPACING, (0.0, 0.0, 0.0))
     volume = Volume(np.rint(image).astype(np.float32), geometry, modality)
-    token = hashlib.sha256(repr((shape, modality)).encode()).hexdigest()[:16]
+    token = digest((shape, modality))
     return pack_volume(volume, token), percentile_window(volume.image), token
 
 
@@ -83,12 +87,22 @@ def drafts() -> dict:
 
 def draft_of(key: tuple, shape: tuple[int, int, int], start: np.ndarray) -> Draft:
     if key not in drafts():
-        epoch = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
-        drafts()[key] = Draft(epoch, start.copy())
+        draft = Draft(digest(key), start.copy())
+        for file in sorted(folder().glob(f"{draft.epoch}-*.json")):
+            take(draft, json.loads(file.read_text()), "draft", keep=False)
+        drafts()[key] = draft
     return drafts()[key]
 
 
-def take(draft: Draft, message: dict, kind: str) -> bool:
+def digest(value) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
+
+
+def folder() -> Path:
+    return Path(os.environ[FOLDER_VARIABLE])
+
+
+def take(draft: Draft, message: dict, kind: str, *, keep: bool = True) -> bool:
     """Keep a message, as the server would; says whether it was taken."""
     named = {"sitting": message["sitting"], "sequence": message["sequence"]}
     sittings = [m["sitting"] for m in draft.messages]
@@ -102,7 +116,10 @@ def take(draft: Draft, message: dict, kind: str) -> bool:
     if message["outside"] is not None:
         draft.outside = decode(message["outside"], shape)
     draft.revision += 1
-    draft.messages.append({**message, "trigger": kind})
+    draft.messages.append(message)
+    if keep:
+        file = folder() / f"{draft.epoch}-{draft.revision:04}.json"
+        file.write_text(json.dumps({**message, "trigger": kind}))
     sha256 = mask_sha256(draft.target)
     draft.stored = {**named, "revision": draft.revision, "sha256": sha256, "kind": kind}
     return True
@@ -132,7 +149,8 @@ def saved(draft: Draft, message: dict) -> None:
     """Keep what was saved and begin a new draft from it."""
     if take(draft, message, "save"):
         draft.saved |= set(message["slices"])
-        draft.epoch = hashlib.sha256(f"{draft.epoch}{next(draft.epochs)}".encode()).hexdigest()[:16]
+        draft.saves += 1
+        draft.epoch = digest((draft.epoch, draft.saves))
 
 
 def main() -> None:
