@@ -1,12 +1,11 @@
 """Annotate: the slices of a case that the model asks for, by clicks, scribbles and brush."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import streamlit as st
 
 from algorithms.contracts.errors import DataError
-from algorithms.contracts.volume import MaskArray
 from clinical_ui import launch, session, sign_in, wording
 from clinical_ui.case_layers import STYLES, Layer
 from clinical_ui.case_viewer import show_case
@@ -67,11 +66,12 @@ def show(open_worklist: Callable[[], None]) -> None:
     mode: Mode = "view"
     if working and any(task.state == "open" for task in tasks):
         mode = "scribble" if any(task.kind == "scribble" for task in tasks) else "contour"
-    show_case(loaded, desk, viewer_data(store, loaded, tasks, mode), role=ROLE, key="annotation")
+    data = viewer_data(loaded, tasks, mode, session.slice_to_open(case_id))
+    show_case(loaded, desk, data, role=ROLE, key="annotation")
 
 
 def viewer_data(
-    store: CaseStore, loaded: LoadedVolume, tasks: Sequence[AnnotationTaskRow], mode: Mode
+    loaded: LoadedVolume, tasks: Sequence[AnnotationTaskRow], mode: Mode, first_z: int | None
 ) -> ViewerData:
     """Return what the viewer shows of a case, apart from what the desk knows of the work."""
     waiting = [task.slice_z for task in tasks if task.state == "open"]
@@ -82,7 +82,7 @@ def viewer_data(
         mode=mode,
         title=tasks[0].case_id,
         target=None,
-        slice=(waiting or [tasks[0].slice_z])[0],
+        slice=first_z if first_z is not None else (waiting or [tasks[0].slice_z])[0],
         window=loaded.window,
         editable_z=waiting,
         selected=[
@@ -90,7 +90,6 @@ def viewer_data(
         ],
         prompts="2d" if mode == "contour" else None,
         target_style=STYLES[Layer.ANNOTATION],
-        save_label="Save the slices that are done",
         testing=launch.is_tested(),
     )
 

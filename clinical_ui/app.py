@@ -30,12 +30,6 @@ STYLE = """
   h1 { font-size: 1.5rem !important; padding: .3rem 0 0 !important; }
   h2, h3 { font-size: 1.1rem !important; padding: .3rem 0 .2rem !important; }
   :focus-visible { outline: 3px solid #1f6f8b !important; outline-offset: 1px; }
-  .fedgtv-picture { position: relative; display: inline-block; background: #000; line-height: 0;
-    border-radius: 4px; overflow: hidden; }
-  .fedgtv-picture img { max-width: 100%; height: auto;
-    max-height: max(300px, calc(100vh - 14.5rem)); }
-  .fedgtv-picture span { position: absolute; color: #fff; font: 600 15px/1 sans-serif;
-    text-shadow: 0 0 3px #000, 0 0 3px #000; }
   [data-testid=stCaptionContainer] { opacity: 1 !important; }
   [data-testid=stCaptionContainer] :is(p, code) { color: #46565f !important; }
   [data-testid=stAlertContainer] { padding: .45rem .8rem; }
@@ -82,17 +76,23 @@ def main() -> None:
 
 def _pages(account: Account | None) -> list[st.Page]:
     """Return the pages for an account, the first of them to begin with; None returns all."""
-    case = st.Page(review_page.show, title="Case", url_path="case")
 
-    def worklist() -> None:
-        worklist_page.show(
-            open_annotation=lambda: st.switch_page(case),  # until there is a page to annotate
-            open_review=lambda: st.switch_page(case),
-        )
+    def show_annotation() -> None:
+        annotation_page.show(lambda: st.switch_page(worklist))
+
+    annotate = st.Page(show_annotation, title="Annotate", url_path="annotate")
+    review = st.Page(review_page.show, title="Review", url_path="review")
+
+    def show_worklist() -> None:
+        worklist_page.show(lambda: st.switch_page(annotate), lambda: st.switch_page(review))
+
+    worklist = st.Page(show_worklist, title="Worklist", url_path="worklist")
 
     pages: list[tuple[st.Page, Roles]] = [
-        (st.Page(worklist, title="Worklist", url_path="worklist"), DOCTORS),
-        (case, DOCTORS),
+        (worklist, DOCTORS),
+        (annotate, frozenset({"annotator"})),
+        (review, DOCTORS),
+        (st.Page(blinded_page.show, title="Blinded", url_path="blinded"), frozenset({"reviewer"})),
         (st.Page(study_page.show, title="Study", url_path="study"), None),
         (st.Page(accounts_page.show, title="Accounts", url_path="accounts"), frozenset({"it"})),
     ]

@@ -8,11 +8,12 @@ import streamlit as st
 
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import MaskArray
-from clinical_ui import session, sign_in, wording
-from clinical_ui.case_layers import largest_slice
-from clinical_ui.review_page import picture_html
+from clinical_ui import launch, session, sign_in, wording
+from clinical_ui.case_layers import LayerStyle, largest_slice
+from clinical_ui.desk import NO_EPOCH
 from clinical_ui.session import LoadedVolume, ReadingPlace
-from clinical_ui.slice_picture import Outline, radiological_view, render_slice
+from clinical_ui.viewer import ViewerData, ViewerLayer, mount_viewer, mount_volume
+from site_agent import run_lengths
 from site_agent.blinded_reading import (
     LIKERT,
     VERDICTS,
@@ -75,23 +76,8 @@ def show_to(reader: str) -> None:
     except (OSError, ValueError):
         st.warning(wording.NO_IMAGE, icon="⚠")
         return
+    mount_volume(loaded.packed, key="blinded-image")
     _judge(store, progress, row, loaded, mask)
-
-
-def draw_case(volume: LoadedVolume, mask: MaskArray, slice_z: int) -> None:
-    """Draw a slice with the contour; all that is seen of a case is drawn here."""
-    view = radiological_view(volume.volume.geometry)
-    outlines = [Outline(mask[slice_z], COLOUR)]
-    pixels = render_slice(volume.volume, slice_z, outlines, window=volume.window)
-    number = wording.slice_number(slice_z, len(mask))
-    here = "with the contour" if mask[slice_z].any() else "no contour on this slice"
-    st.html(picture_html(pixels, view, f"{view.plane} slice {number}, {here}"))
-    low, high = volume.window
-    st.caption(
-        f"Slice {number}, {view.plane}, "
-        f"{wording.spacing(volume.volume.geometry.spacing_zyx_mm)}. Grey values {low:.0f} to "
-        f"{high:.0f} (1st to 99th percentile)."
-    )
 
 
 @st.fragment
@@ -102,48 +88,38 @@ def _judge(
     loaded: LoadedVolume,
     mask: MaskArray,
 ) -> None:
-    """Show picture and questions; moving through slices redraws only this part."""
-    largest = largest_slice(mask)
-    middle = len(mask) // 2
-    place = session.reading_place(
-        f"{row.reading}-{row.place}", middle if largest is None else largest
-    )
-    picture, side = st.columns([3, 2], gap="medium")
+    """Show the contour and the questions; an answer goes on to the next one."""
+    place = session.reading_place(f"{row.reading}-{row.place}")
+    picture, side = st.columns([5, 2], gap="medium")
     with side:
-        _slice_controls(len(mask), place, largest)
         st.progress(progress.judged / progress.places, _where(progress))
         st.caption(EXPLANATION)
         _questions(store, row, place)
     with picture:
-        draw_case(loaded, mask, place.slice_z)
+        draw_case(loaded, mask, _where(progress))
 
 
-def _slice_controls(slices: int, place: ReadingPlace, largest: int | None) -> None:
-    shown = place.slice_z
-    if slices > 1:
-        st.slider(
-            f"Slice {wording.slice_number(shown, slices)}",
-            1,
-            slices,
-            key=session.READING_SLIDER,
-            on_change=session.reading_slider_moved,
-        )
-    jumps = (
-        ("◀ Prev", shown - 1 if shown > 0 else None, "Previous slice"),
-        ("Next ▶", shown + 1 if shown + 1 < slices else None, "Next slice"),
-        ("Largest contour", largest, "The slice on which the contour is largest"),
+def draw_case(loaded: LoadedVolume, mask: MaskArray, title: str) -> None:
+    """Show a contour that nothing can be told from but its shape, read-only."""
+    largest = largest_slice(mask)
+    data = ViewerData(
+        volume=loaded.token,
+        epoch=NO_EPOCH,
+        revision=0,
+        mode="view",
+        title=title,
+        target=None,
+        slice=len(mask) // 2 if largest is None else largest,
+        window=loaded.window,
+        layers=[ViewerLayer("contour", "Contour", COLOUR, (), True, run_lengths.encode(mask))],
+        target_style=LayerStyle("Contour", "●", COLOUR, (), "white, solid"),
+        testing=launch.is_tested(),
     )
-    for column, (label, target, hint) in zip(
-        st.columns([4, 4, 7], gap="xsmall"), jumps, strict=True
-    ):
-        column.button(
-            label,
-            help=hint,
-            disabled=target is None,
-            on_click=session.show_reading_slice,
-            args=(target,),
-            width="stretch",
-        )
+    mount_viewer(data, "blinded", on_draft=_nothing, on_prompt=_nothing, on_save=_nothing)
+
+
+def _nothing(_message: dict[str, object]) -> None:
+    """Take nothing: here is nothing to draw."""
 
 
 def _questions(store: CaseStore, row: BlindedReadingRow, place: ReadingPlace) -> None:

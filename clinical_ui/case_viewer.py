@@ -17,9 +17,7 @@ from site_agent import run_lengths
 Take = Callable[[dict[str, object]], None]
 
 
-def show_case(
-    loaded: LoadedVolume, desk: Desk, data: ViewerData, *, role: str, key: str
-) -> None:
+def show_case(loaded: LoadedVolume, desk: Desk, data: ViewerData, *, role: str, key: str) -> None:
     """Show a case in the viewer and let the desk take what comes back.
 
     Args:

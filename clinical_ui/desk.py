@@ -56,6 +56,8 @@ class Desk:
         self.stored: dict[str, Any] | None = None
         self.refused: dict[str, Any] | None = None
         self.page_is_behind = False  # something was saved that the page does not show yet
+        self.target: MaskArray | None
+        self.outside: MaskArray | None
         self._clicks: dict[int, ClickSession] = {}  # by slice
         self._take_up(drafts.restore(store, key, author=author))
 
@@ -114,7 +116,13 @@ class Desk:
                 self._save_slices(message)
             else:
                 contour_evidence.save_review(
-                    self.store, self.key, author=self.author, message=message
+                    self.store,
+                    self.key,
+                    author=self.author,
+                    message=message,
+                    verdict="rejected" if message.verdict == "reject" else "revised",
+                    likert=message.likert,
+                    reason=message.reason,
                 )
         except DataError as error:
             self._refuse(_name(message), error, log=False)
@@ -206,9 +214,7 @@ class Desk:
         self.answer = self.stored = self.refused = None
         self.fresh = False
         try:
-            return read_message(
-                value, kind, shape_zyx=self.shape_zyx, editable_z=self.editable_z
-            )
+            return read_message(value, kind, shape_zyx=self.shape_zyx, editable_z=self.editable_z)
         except DataError as error:
             self._refuse(_named(value), error)
             return None

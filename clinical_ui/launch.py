@@ -1,5 +1,6 @@
 """How the pages are started: on this machine only, and with nothing that calls out."""
 
+import os
 import secrets
 import sys
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from algorithms.contracts.errors import DataError
 from site_agent.config import SiteHome
 
 HOME_VARIABLE = "FEDGTV_UI_HOME"
+TEST_VARIABLE = "FEDGTV_UI_TEST"
 ADDRESS = "127.0.0.1"
 DEFAULT_PORT = 8501
 APP_FILE = Path(__file__).with_name("app.py")
@@ -146,3 +148,8 @@ def forbid_address_lookup() -> None:
 
     net_util._external_ip = ADDRESS
     net_util._internal_ip = ADDRESS
+
+
+def is_tested() -> bool:
+    """Say whether the viewer may be looked at by a browser test, read-only."""
+    return os.environ.get(TEST_VARIABLE) == "1"

@@ -16,7 +16,8 @@ from clinical_ui.case_layers import SHOWN_AT_FIRST, STYLES, Layer, first_slice
 from clinical_ui.case_viewer import contour_layers, show_case
 from clinical_ui.desk import NO_EPOCH, Desk
 from clinical_ui.session import LoadedVolume
-from clinical_ui.viewer import ViewerData, VerdictForm
+from clinical_ui.slice_picture import radiological_view
+from clinical_ui.viewer import VerdictForm, ViewerData
 from site_agent import claims
 from site_agent.accounts import Account
 from site_agent.case_store import CaseStore
@@ -102,8 +103,9 @@ def show() -> None:
         key, account.username, lambda: Desk(store, key, account.username, start=start)
     )
     state.markdown(state_line(opened, holder, account))
+    plane = radiological_view(store.geometry(case.case_id)).plane
     with buttons:
-        _buttons(store, opened, desk, holder, account)
+        _buttons(store, opened, desk, holder, account, plane)
     if (notice := session.said()) is not None:
         st.error(wording.sentence(notice), icon="⚠")
     if opened.unreadable:
@@ -112,7 +114,6 @@ def show() -> None:
         loaded = session.load_volume(case.case_id)
     except (OSError, ValueError):
         st.warning(wording.NO_IMAGE, icon="⚠")
-        st.html(facts_html(opened, None))
         return
     revising = is_mine(holder, account) and desk.draft is not None and opened.to_review
     show_case(
@@ -166,7 +167,8 @@ def read_case(store: CaseStore, case: Case) -> OpenCase:
 def viewer_data(opened: OpenCase, loaded: LoadedVolume, *, revising: bool) -> ViewerData:
     """Return what the viewer shows of a case, apart from what the desk knows of the work."""
     masks = opened.masks
-    first = first_slice(masks, opened.case.shape_zyx[0])
+    asked = session.slice_to_open(opened.case.case_id)
+    first = asked if asked is not None else first_slice(masks, opened.case.shape_zyx[0])
     if revising:  # it is what is being drawn
         masks.pop(Layer.REVIEWED, None)
     return ViewerData(
@@ -182,7 +184,7 @@ def viewer_data(opened: OpenCase, loaded: LoadedVolume, *, revising: bool) -> Vi
         compare=Layer.ADAPTED.value if opened.to_review else None,
         prompts="3d" if revising else None,
         target_style=STYLES[Layer.REVIEWED],
-        verdict=VerdictForm(wording.REJECTIONS) if revising else None,
+        verdict=VerdictForm(wording.REJECTIONS, wording.SCORES) if revising else None,
         testing=launch.is_tested(),
     )
 
@@ -204,7 +206,7 @@ def state_line(opened: OpenCase, holder: ClaimRow | None, account: Account) -> s
     by = wording.author(review.author, simulated=review.simulated)
     said = f"✓ {review.verdict} by {by}, {wording.degree(review.revision_degree_percent)}"
     if review.verdict == "rejected":
-        said = f"✕ rejected by {by}: {wording.REJECTIONS.get(review.reason, review.reason)}"
+        said = f"✕ rejected by {by}: {wording.rejection(review.reason)}"
     return f"{said}. {wording.signature(opened.signature)}"
 
 
@@ -214,6 +216,7 @@ def _buttons(
     desk: Desk,
     holder: ClaimRow | None,
     account: Account,
+    plane: str,
 ) -> None:
     mine, others = is_mine(holder, account), holder is not None and not is_mine(holder, account)
     with st.container(horizontal=True, horizontal_alignment="right", gap="small"):
@@ -246,7 +249,7 @@ def _buttons(
                     help="Claims the case, unlocks the tools and starts the clock",
                 )
         with st.popover("About"):
-            st.html(facts_html(opened, session.plane(opened.case.case_id)))
+            st.html(facts_html(opened, plane))
             if opened.simulated:
                 st.warning(wording.SIMULATED_NOTICE, icon="⚠")
 
@@ -270,13 +273,13 @@ def _try(act: Callable[[], None]) -> None:
         session.say(str(error))
 
 
-def facts_html(opened: OpenCase, plane: str | None) -> str:
+def facts_html(opened: OpenCase, plane: str) -> str:
     """Return what is known of a case as a table."""
     case, review = opened.case, opened.review
     scanner = " ".join(part for part in (case.manufacturer, case.scanner_model) if part)
     rows = {
         "Patient": case.patient_id,
-        "Image": ", ".join(part for part in (case.modality, plane) if part),
+        "Image": f"{case.modality}, {plane}",
         "Scanner": scanner or "not recorded",
         "Voxels": wording.spacing(case.spacing_zyx_mm),
         "Used for": wording.SPLITS[case.split],

@@ -1,31 +1,32 @@
 """What one browser session remembers: the only file that touches `st.session_state`.
 
-Which case and slice is open also stands in the address, so that reloading the page comes back to
-it. The site's home comes from the environment variable that `launch` sets.
+Which case is open also stands in the address, so that reloading the page comes back to it. The
+site's home comes from the environment variable that `launch` sets.
 """
 
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
+from algorithms.contracts.canonical_json import sha256_hex
 from algorithms.contracts.volume import Volume
-from clinical_ui.case_layers import Layer
+from clinical_ui.desk import Desk
 from clinical_ui.launch import HOME_VARIABLE
 from clinical_ui.slice_picture import percentile_window
+from clinical_ui.viewer import pack_volume
 from site_agent.case_store import CaseStore
+from site_agent.claims import Purpose, WorkKey
 from site_agent.config import open_home
 
 CASE_CHOICE = "case_choice"
-SLICE_SLIDER = "slice_slider"
-READING_SLIDER = "reading_slider"
 _OPEN_CASE = "open_case"
 _OPEN_SLICES = "open_slices"
-_LAYERS = "layers"
+_DESK = "desk"
 SIGN_IN_TOKEN = "sign_in_token"  # noqa: S105 - the name under which it is kept
 _PROVIDER_ANSWER = "provider_answer"
 _MESSAGE = "message"
@@ -37,18 +38,26 @@ _DESTINATION = "destination"
 
 @dataclass(frozen=True, eq=False)
 class LoadedVolume:
-    """An image with the window that suits it, kept between page runs."""
+    """An image as the viewer takes it, kept between page runs and shared between sessions.
+
+    Attributes:
+        volume: the image.
+        window: grey values shown black and white at first.
+        token: names it to the browser.
+        packed: the bytes that are sent.
+    """
 
     volume: Volume
     window: tuple[float, float]
+    token: str
+    packed: bytes
 
 
 @dataclass(eq=False)
 class ReadingPlace:
-    """A contour of a blinded reading that is open: on which slice, and since when."""
+    """A contour of a blinded reading that is open, and since when."""
 
     key: str
-    slice_z: int
     opened_at_s: float
 
     def seconds(self) -> float:
@@ -130,43 +139,26 @@ def case_shown(known: list[str]) -> str:
     shown = str(wanted) if wanted in known else known[0]
     st.session_state[_OPEN_CASE] = shown
     st.session_state[CASE_CHOICE] = shown
+    if st.query_params.to_dict() != {"case": shown}:
+        st.query_params.from_dict({"case": shown})
     return shown
 
 
-def slice_shown(case_id: str, slices: int, default: Callable[[], int]) -> int:
-    """Return the slice to show of a case, and put it into the slider and the address."""
-    shown = _slices().get(case_id)
-    if shown is None or not 0 <= shown < slices:
-        shown = default()
-    _slices()[case_id] = shown
-    st.session_state[SLICE_SLIDER] = shown + 1
-    wanted = {"case": case_id, "slice": str(shown + 1)}
-    if st.query_params.to_dict() != wanted:
-        st.query_params.from_dict(wanted)
-    return shown
+def slice_to_open(case_id: str) -> int | None:
+    """Return the slice that somebody asked to see of a case; None: any."""
+    return _slices().get(case_id)
 
 
-def reading_place(key: str, first_slice: int) -> ReadingPlace:
-    """Return what is remembered of the contour that is read; another one is opened now.
+def reading_place(key: str) -> ReadingPlace:
+    """Return since when the contour is open that is read; another one is opened now.
 
     The address does not name it, which would name the case.
     """
     place = st.session_state.get(_READING_PLACE)
     if not isinstance(place, ReadingPlace) or place.key != key:
-        place = ReadingPlace(key, first_slice, time.monotonic())
+        place = ReadingPlace(key, time.monotonic())
         st.session_state[_READING_PLACE] = place
-    st.session_state[READING_SLIDER] = place.slice_z + 1
     return place
-
-
-def show_reading_slice(slice_z: int) -> None:
-    """Go to a slice of the contour that is read."""
-    st.session_state[_READING_PLACE].slice_z = slice_z
-
-
-def reading_slider_moved() -> None:
-    """Take over where the slider of the contour that is read was moved to."""
-    show_reading_slice(st.session_state[READING_SLIDER] - 1)
 
 
 def case_chosen() -> None:
@@ -174,28 +166,21 @@ def case_chosen() -> None:
     open_case(st.session_state[CASE_CHOICE])
 
 
-def slider_moved(case_id: str) -> None:
-    """Take over where the slice slider was moved to."""
-    open_case(case_id, st.session_state[SLICE_SLIDER] - 1)
+def desk(key: WorkKey, author: str, make: Callable[[], Desk]) -> Desk:
+    """Return the desk of this work; one that was open for other work is put away.
 
-
-def layers_shown(at_hand: Collection[Layer], at_first: Collection[Layer]) -> frozenset[Layer]:
-    """Return those of the contours `at_hand` that are switched on; fill in the checkboxes."""
-    chosen = _chosen_layers()
-    for layer in Layer:
-        on = layer in at_hand and chosen.get(layer, layer in at_first)
-        st.session_state[layer_key(layer)] = on
-    return frozenset(layer for layer in at_hand if st.session_state[layer_key(layer)])
-
-
-def layer_switched(layer: Layer) -> None:
-    """Take over what the checkbox of a contour was set to; it holds for every case."""
-    _chosen_layers()[layer] = bool(st.session_state[layer_key(layer)])
-
-
-def layer_key(layer: Layer) -> str:
-    """Return the widget key of the checkbox of a contour."""
-    return f"layer_{layer.value}"
+    A desk with nothing begun is made anew: what it would begin from may have changed.
+    """
+    held: Desk | None = st.session_state.get(_DESK)
+    if held is not None and (held.key, held.author) != (key, author):
+        held = None
+    if held is not None and held.draft is not None:
+        return held
+    fresh = make()
+    if held is not None:
+        fresh.stored = held.stored  # the answer to the save that ended the work
+    st.session_state[_DESK] = fresh
+    return fresh
 
 
 def kept(key: str, default: Any) -> Any:
@@ -229,25 +214,20 @@ def said() -> str | None:
     return notice
 
 
-def go_to(page: str) -> None:
+def go_to(page: Purpose) -> None:
     """Ask the next run of the page to go to another one."""
     st.session_state[_DESTINATION] = page
 
 
-def destination() -> str | None:
+def destination() -> Purpose | None:
     """Return where to go, once."""
-    page: str | None = st.session_state.pop(_DESTINATION, None)
+    page: Purpose | None = st.session_state.pop(_DESTINATION, None)
     return page
 
 
 def _kept() -> dict[str, Any]:
     kept: dict[str, Any] = st.session_state.setdefault(_KEPT, {})
     return kept
-
-
-def _chosen_layers() -> dict[Layer, bool]:
-    chosen: dict[Layer, bool] = st.session_state.setdefault(_LAYERS, {})
-    return chosen
 
 
 def _slices() -> dict[str, int]:
@@ -264,4 +244,6 @@ def _store(home: str) -> CaseStore:
 def _volume(home: str, case_id: str) -> LoadedVolume:
     volume = _store(home).volume(case_id)
     volume.image.setflags(write=False)  # shared between sessions
-    return LoadedVolume(volume, percentile_window(volume.image))
+    window = percentile_window(volume.image)
+    token = sha256_hex(case_id.encode())[:16]
+    return LoadedVolume(volume, window, token, pack_volume(volume, token, window))

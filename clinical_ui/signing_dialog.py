@@ -50,7 +50,7 @@ def _ask(
         goes = "and send to the PACS" if store.home.config.pacs is not None else ""
         pressed = st.form_submit_button(f"Sign {goes}".strip(), type="primary")
     if sign_in.uses_provider() and not sign_in.is_confirmed():
-        st.button("Confirm at the hospital's sign-in", on_click=sign_in.ask_provider, args=("review",))
+        st.button("Confirm who you are", on_click=sign_in.ask_provider, args=("review",))
     if not pressed:
         return
     try:

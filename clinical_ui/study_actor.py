@@ -1,10 +1,9 @@
 """Who may change something on the study page: hospital IT, by the name that the audit log keeps."""
 
-import os
-
-_STAND_IN = "FEDGTV_UI_HOSPITAL_IT"  # until accounts are there
+from clinical_ui import sign_in
 
 
 def hospital_it() -> str | None:
     """Return the user name of who is signed in, when that is hospital IT; None for all others."""
-    return os.environ.get(_STAND_IN) or None
+    account = sign_in.signed_in()
+    return account.username if account is not None and "it" in account.roles else None

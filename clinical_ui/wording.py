@@ -4,10 +4,12 @@ import math
 from collections.abc import Iterable
 from datetime import datetime
 
+from algorithms.contracts.case import Split
 from algorithms.contracts.contour import Provenance
 from algorithms.contracts.messages import RoundState
 from algorithms.sample_selection import DOMAIN_INVARIANT, DOMAIN_SPECIFIC, REPRESENTATIVE
 from evaluation.revision import REVISION_BIN_LABELS, revision_bin
+from site_agent.signing import SignatureState, Standing
 
 RESEARCH_ONLY = "Research use only, not a medical device"
 SIMULATED = "simulated annotator (demo)"
@@ -31,7 +33,33 @@ NO_IMAGE = (
     "The image of this case cannot be read. Ask hospital IT to restore it from backup or to "
     "take the series in again; the contours are still in the database."
 )
-NO_DRAWING_YET = "This version shows slices and contours; it cannot draw yet."
+NOTHING_TO_ANNOTATE = (
+    "There is nothing to annotate: no slices have been chosen yet. The worklist says what comes "
+    "next."
+)
+NOT_SEGMENTED = "· The model has not contoured this case; you can look at it."
+SPLITS = {
+    Split.TRAINING: "training",
+    Split.VALIDATION: "validation",
+    Split.TEST: "test",
+    Split.UNASSIGNED: "new patient",
+}
+# How a review may end, beside a contour: value and words.
+REJECTIONS = (
+    ("wrong_target", "Another structure"),
+    ("missed_target", "The tumour was missed"),
+    ("needs_redrawing", "Faster drawn anew"),
+    ("image_unusable", "Image unusable"),
+    ("no_target", "There is no tumour"),
+    ("other", "Another reason"),
+)
+SCORES = (
+    ("1", "1  unusable"),
+    ("2", "2  mostly wrong"),
+    ("3", "3  wrong in places"),
+    ("4", "4  wrong in details"),
+    ("5", "5  as I would draw it"),
+)
 NO_ACCOUNTS = (
     "Nobody may sign in here yet. Hospital IT adds people with `fedgtv-site account add`; "
     "reload this page afterwards."
@@ -44,7 +72,6 @@ REFERENCE_HINT = (
     "The contour that came in with the images. It is held back from training and hidden at "
     "first, so that it does not lead your own judgement."
 )
-
 ROLES = {
     "annotator": "annotator: contours slices",
     "reviewer": "reviewer: reviews and signs contours",
@@ -172,6 +199,47 @@ def verdict(name: str) -> str:
     '✎ revised'
     """
     return _VERDICTS.get(name, name)
+
+
+def unreadable(contours: Iterable[str]) -> str:
+    """Say which contours cannot be shown.
+
+    >>> unreadable(["Reference"])
+    'Cannot be read, ask hospital IT: Reference'
+    """
+    return f"Cannot be read, ask hospital IT: {', '.join(contours)}"
+
+
+def rejection(reason: str) -> str:
+    """Say why a contour was rejected.
+
+    >>> rejection("missed_target")
+    'the tumour was missed'
+    """
+    return dict(REJECTIONS).get(reason, "another reason").lower()
+
+
+def signature(state: SignatureState) -> str:
+    """Say whether a contour is signed."""
+    row = state.signature
+    if row is None:
+        return "Not signed."
+    if state.standing is Standing.OUTDATED:
+        return "Signed, then changed: sign again."
+    where = "in the PACS" if row.sent_at is not None else "not sent yet"
+    return f"Signed {moment(row.signed_at)}, {where}."
+
+
+def duration(seconds: float | None) -> str:
+    """Write a time that was measured.
+
+    >>> duration(75.4), duration(None)
+    ('1 min 15 s', 'not measured')
+    """
+    if seconds is None:
+        return "not measured"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def about_minutes(minutes: float) -> str:

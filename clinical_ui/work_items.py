@@ -9,10 +9,12 @@ from statistics import median
 
 from algorithms.contracts.case import Case, Split
 from algorithms.contracts.messages import RoundState
+from site_agent.claims import Purpose
 from site_agent.database import AnnotationTaskRow, ReviewRow
 from site_agent.worklist import Worklist
 
-ANNOTATION, REVIEW = "annotation", "review"
+ANNOTATION: Purpose = "annotation"
+REVIEW: Purpose = "review"
 # What a slice and a case take until enough were timed here. Round figures, and shown as such.
 ASSUMED_S = {"contour": 60.0, "scribble": 20.0, REVIEW: 300.0}
 ENOUGH_TIMED = 5
@@ -76,7 +78,7 @@ class WorkItem:
     """
 
     case: Case
-    purpose: str
+    purpose: Purpose
     state: State
     holder: Holder | None
     tasks: tuple[AnnotationTaskRow, ...] = ()
@@ -250,7 +252,7 @@ def _shown(item: WorkItem, show: Show) -> bool:
     }[show]
 
 
-def _holder(listed: Worklist, case_id: str, purpose: str, looks: str) -> Holder | None:
+def _holder(listed: Worklist, case_id: str, purpose: Purpose, looks: str) -> Holder | None:
     row = listed.holders.get((case_id, purpose))
     if row is None:
         return None

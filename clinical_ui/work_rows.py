@@ -10,6 +10,7 @@ from html import escape
 from algorithms.sample_selection import DOMAIN_INVARIANT, DOMAIN_SPECIFIC
 from clinical_ui import wording
 from clinical_ui.work_items import ANNOTATION, Expected, Holder, State, Verdict, WorkItem
+from site_agent.claims import Purpose
 from site_agent.database import AnnotationTaskRow
 
 STYLE = """
@@ -54,7 +55,7 @@ def legend_html(roles: Collection[str]) -> str:
     return f'<div class="work-legend">{"".join(f"<span>{escape(w)}</span>" for w in words)}</div>'
 
 
-def next_html(item: WorkItem | None, times: Mapping[str, Expected]) -> str:
+def next_html(item: WorkItem | None, times: Mapping[Purpose, Expected]) -> str:
     """Say what is next for who looks; None: nothing is."""
     if item is None:
         said, why = "Nothing waits for you", "What is free or yours shows here by itself."

@@ -12,7 +12,6 @@ from algorithms.contracts.case import Case, Split
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.messages import RoundState
 from clinical_ui import session, sign_in, wording
-from clinical_ui.sign_in import Account
 from clinical_ui.work_items import (
     ANNOTATION,
     REVIEW,
@@ -28,8 +27,9 @@ from clinical_ui.work_items import (
 )
 from clinical_ui.work_rows import STYLE, legend_html, next_html, question_html, row_html
 from site_agent import claims
+from site_agent.accounts import Account
 from site_agent.case_store import CaseStore
-from site_agent.claims import WorkKey
+from site_agent.claims import Purpose, WorkKey
 from site_agent.database import AnnotationTaskRow, RoundRow, utc_now
 from site_agent.worklist import Worklist, read_worklist
 
@@ -133,9 +133,9 @@ def _kind(listed: Worklist) -> str:
 def _next(
     listed: Worklist,
     account: Account,
-    work: dict[str, list[WorkItem]],
-    wanted: str,
-    times: dict[str, Expected],
+    work: dict[Purpose, list[WorkItem]],
+    wanted: Purpose,
+    times: dict[Purpose, Expected],
 ) -> None:
     """Show what is next for who looks, with the button that opens it."""
     order = [wanted, *(purpose for purpose in work if purpose != wanted)]
@@ -160,9 +160,9 @@ def _next(
 def _section(
     listed: Worklist,
     account: Account,
-    work: dict[str, list[WorkItem]],
-    wanted: str,
-    times: dict[str, Expected],
+    work: dict[Purpose, list[WorkItem]],
+    wanted: Purpose,
+    times: dict[Purpose, Expected],
 ) -> None:
     """Show one of the two lists with its progress and filters."""
     progress = st.container()
@@ -208,7 +208,7 @@ def _section(
         )
 
 
-def _progress(listed: Worklist, items: list[WorkItem], purpose: str, time: Expected) -> None:
+def _progress(listed: Worklist, items: list[WorkItem], purpose: Purpose, time: Expected) -> None:
     if purpose == ANNOTATION:
         left = sum(len(item.open_tasks) for item in items)
         share = 1 - left / len(listed.tasks)
@@ -224,7 +224,7 @@ def _progress(listed: Worklist, items: list[WorkItem], purpose: str, time: Expec
     st.progress(share, text=" ".join(words))
 
 
-def _filtered(items: list[WorkItem], purpose: str) -> list[WorkItem]:
+def _filtered(items: list[WorkItem], purpose: Purpose) -> list[WorkItem]:
     """Show the filters; return what passes them."""
     session.kept("work_show", Show.TO_DO)
     show = st.segmented_control(

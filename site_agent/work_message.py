@@ -103,6 +103,9 @@ class _Fields(BaseModel):
     ]
     prompt: _Prompt | None = None
     slices: Annotated[list[_Index], Field(max_length=1 << 12)] | None = None
+    verdict: Literal["accept", "reject"] | None = None
+    likert: Annotated[int, Field(strict=True, ge=1, le=5)] | None = None
+    reason: _Word = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +141,9 @@ class WorkMessage:
         actions: when, what, on which slice, and details.
         prompt: of a "prompt".
         slices: of a "save", those that are done.
+        verdict: of a "save" that ends a review.
+        likert: of a review, 1 (unusable) to 5 (as I would draw it), or None.
+        reason: of a rejection.
     """
 
     epoch: str
@@ -153,6 +159,9 @@ class WorkMessage:
     actions: tuple[tuple[int, str, int, dict[str, Any]], ...]
     prompt: Prompt | None = None
     slices: tuple[int, ...] = ()
+    verdict: Literal["accept", "reject"] | None = None
+    likert: int | None = None
+    reason: str = ""
 
 
 def read_message(
@@ -178,6 +187,8 @@ def read_message(
         raise _refused("'prompt' is missing, or too much")
     if (fields.slices is None) == (kind == "save"):
         raise _refused("'slices' is missing, or too much")
+    if kind != "save" and (fields.verdict or fields.likert or fields.reason):
+        raise _refused("a verdict is too much")
     depth = shape_zyx[0]
     _check_moment(fields.began_at)
     _check_spans("active", [(start, stop) for start, stop, _ in fields.active], fields.elapsed_ms)
@@ -211,6 +222,9 @@ def read_message(
         actions=tuple(fields.actions),
         prompt=None if fields.prompt is None else _prompt(fields.prompt, shape_zyx, allowed),
         slices=slices,
+        verdict=fields.verdict,
+        likert=fields.likert,
+        reason=fields.reason,
     )
 
 

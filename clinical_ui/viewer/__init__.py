@@ -14,6 +14,7 @@ from clinical_ui.viewer.viewer_data import (
     IDLE_LIMIT_S,
     Mode,
     SelectedSlice,
+    VerdictForm,
     ViewerData,
     ViewerLayer,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "IDLE_LIMIT_S",
     "Mode",
     "SelectedSlice",
+    "VerdictForm",
     "ViewerData",
     "ViewerLayer",
     "index_views",
@@ -62,7 +64,7 @@ def mount_viewer(
         key: of the mount; a viewer under the same key keeps its slice, zoom and window.
         on_draft: takes the work so far.
         on_prompt: takes the work and the points for the model.
-        on_save: takes the work and the slices that are done.
+        on_save: takes the work and the slices that are done, or what a review ends in.
     """
     _component("fedgtv_viewer", assets.doorway())(
         data=data.as_json(),

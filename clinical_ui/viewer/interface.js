@@ -256,7 +256,7 @@ export class Interface {
       },
     });
     this._window = el("span", { class: "number" });
-    this._save = textButton("Save", "Store the contour", () => viewer.save(), "main");
+    this._save = textButton("Save", "Store the contour", () => viewer.save(this._verdict()), "main");
     return el(
       "div",
       { class: "panel" },
@@ -277,8 +277,44 @@ export class Interface {
         el("div", { class: "row" }, this._presets, this._window),
       ),
       el("div", { class: "spring" }),
+      this._buildVerdict(viewer),
       this._save,
     );
+  }
+
+  _buildVerdict(viewer) {
+    this._likert = el("select", { "aria-label": "Score of the model's contour, if you like" });
+    this._reason = el("select", { "aria-label": "Reason to reject", onchange: () => this.refresh() });
+    this._reject = textButton("Reject", "Keep nothing of the model's contour", () =>
+      viewer.save({ ...this._verdict(), verdict: "reject", reason: this._reason.value }),
+    );
+    this._verdictPart = el(
+      "div",
+      { class: "part" },
+      el("h3", { text: "Verdict" }),
+      el("div", { class: "row" }, this._likert),
+      el("div", { class: "row" }, this._reason, this._reject),
+    );
+    return this._verdictPart;
+  }
+
+  _verdict() {
+    const score = Number(this._likert.value);
+    return { verdict: "accept", likert: score || null, reason: "" };
+  }
+
+  _showVerdict() {
+    const form = this.viewer.data.verdict;
+    this._verdictPart.hidden = !form || this.viewer.mode === "view";
+    if (!form) return;
+    const shown = JSON.stringify(form);
+    if (shown !== this._verdictShown) {
+      this._verdictShown = shown;
+      const choices = (rows) => rows.map(([value, text]) => el("option", { value, text }));
+      this._list(this._likert, choices([["", "Score (optional)"], ...form.scores]));
+      this._list(this._reason, choices([["", "Reason to reject"], ...form.reasons]));
+    }
+    this._reject.disabled = Boolean(this.viewer.lock) || !this._reason.value;
   }
 
   _buildHelp() {
@@ -438,7 +474,8 @@ export class Interface {
     const count = viewer.done.size;
     const asked = viewer.data.selected.length;
     this._save.disabled = Boolean(viewer.lock) || (asked > 0 && count === 0);
-    setText(this._save, viewer.data.save_label ?? (asked ? `Save ${plural(count, "done slice")}` : "Save"));
+    setText(this._save, this._saveLabel(asked, count));
+    this._showVerdict();
     let [text, kind] = ["Stored", "good"];
     if (!editing) [text, kind] = ["Read-only", "calm"];
     else if (courier.trouble) [text, kind] = [courier.trouble, "bad"];
@@ -450,6 +487,11 @@ export class Interface {
     setText(this._state, text);
     this._state.dataset.kind = kind;
     this.root.dataset.busy = String(courier.isBusy);
+  }
+
+  _saveLabel(asked, count) {
+    if (this.viewer.data.verdict) return this.viewer.isRevised ? "Save revision" : "Accept as it is";
+    return asked ? `Save ${plural(count, "done slice")}` : "Save";
   }
 
   _showTime() {

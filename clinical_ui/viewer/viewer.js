@@ -320,8 +320,12 @@ export class Viewer {
     this.finish(edit);
   }
 
-  /** Save: the slices declared done, or in a review everything. */
-  save() {
+  /**
+   * Save: the slices declared done, or in a review everything, with what it ends in.
+   *
+   * @param verdict {verdict: "accept"|"reject", likert, reason} of a review
+   */
+  save(verdict = { verdict: "accept", likert: null, reason: "" }) {
     if (this.lock) {
       this.hint(this.lock);
       return;
@@ -334,7 +338,21 @@ export class Viewer {
     this.act("save", this.cursor[0], { slices: slices.length });
     this.clock.activity();
     this._sentSha256 = maskSha256(this.masks.target);
-    this.courier.request("save", { slices });
+    this.courier.request("save", { slices, ...(this.data.verdict ? verdict : {}) });
+  }
+
+  /** Say whether what is drawn differs from the model's contour. */
+  get isRevised() {
+    const pair = this._comparePair();
+    if (!pair) return false;
+    const key = `${this._generation}|${this.courier?.edits}`;
+    if (key !== this._revisedKey) {
+      this._revisedKey = key;
+      const [now, before] = pair;
+      const counted = now.counts.every((count, z) => count === before.counts[z]);
+      this._revised = !counted || now.voxels.some((voxel, at) => voxel !== before.voxels[at]);
+    }
+    return this._revised;
   }
 
   /** Declare the asked-for slice on screen done, or not. */

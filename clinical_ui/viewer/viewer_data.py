@@ -45,6 +45,14 @@ class SelectedSlice:
 
 
 @dataclass(frozen=True)
+class VerdictForm:
+    """What a review may end in, beside the contour: pairs of a value and the words for it."""
+
+    reasons: Sequence[tuple[str, str]]
+    scores: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
 class ViewerData:
     """What the viewer shows and may do.
 
@@ -68,7 +76,7 @@ class ViewerData:
         idle_limit_s: gaps between signs of life that are longer are not active time.
         earlier_active_s: active time of earlier sittings, for the display.
         target_style: how the drawn contour looks; the annotation's or the review's.
-        save_label: words on the button that saves; None for the usual ones.
+        verdict: of a review: how it may end; None in an annotation.
         testing: let browser tests look at the state.
     """
 
@@ -93,7 +101,7 @@ class ViewerData:
     idle_limit_s: float = IDLE_LIMIT_S
     earlier_active_s: float = 0.0
     target_style: LayerStyle = field(default_factory=lambda: STYLES[Layer.REVIEWED])
-    save_label: str | None = None
+    verdict: VerdictForm | None = None
     testing: bool = False
 
     def as_json(self) -> dict[str, Any]:
