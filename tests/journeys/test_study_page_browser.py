@@ -1,9 +1,8 @@
-"""Hospital IT in a browser: a model goes back with a question, and a worker's bar moves by itself."""
+"""Hospital IT in a browser: going back asks first, and a worker's bar moves by itself."""
 
 import os
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -102,6 +101,3 @@ def test_the_drift_chart_has_words_for_those_who_do_not_see_it(page):
     chart.wait_for()
     box = chart.bounding_box()
     assert box["width"] > 600
-    folder = os.environ.get("FEDGTV_SCREENSHOTS", "")
-    if folder:
-        page.screenshot(path=Path(folder) / "study-drift.png")

@@ -50,7 +50,9 @@ def test_the_distance_is_that_of_the_selection(site) -> None:
     assert measure_distances(current) == 5
     points = np.load(current.package / REFERENCE_POINTS_FILE, allow_pickle=False)
     recipe = current.manifest.preprocessing
-    for measured in distance_drift(store, package_id).cases:
+    found = distance_drift(store, package_id).cases
+    assert any(measured.slices_with_target for measured in found)
+    for measured in found:
         (ready,) = prepare(store, [store.case(measured.case_id)], recipe)
         features = latent_features(
             current.source_network(), ready.slices, patch_yx=recipe.patch_yx
@@ -80,7 +82,7 @@ def test_a_case_is_measured_once_and_a_damaged_file_again(site) -> None:
 
 
 def test_new_cases_are_judged_by_those_of_the_study(site) -> None:
-    store, current, package_id = site
+    store, _, package_id = site
     store.add_cases([tiny_case(50 + n) for n in range(6)], actor="test")
     patients = {case.patient_id for case in store.cases(Split.UNASSIGNED)}
     store.assign_splits(dict.fromkeys(sorted(patients)[:5], Split.TEST))

@@ -18,6 +18,8 @@ from site_agent.model_store import (
     Comparison,
     activate,
     active_model,
+    history,
+    model_before,
     models,
     offer,
     read_model,
@@ -161,6 +163,18 @@ def test_lost_or_damaged_weights_are_passed_over_and_mended_when_offered_again(
     files[HASH["a"]].unlink()
     with pytest.raises(DataError, match="rollback"):
         read_model(home, active_model(engine))
+
+
+def test_what_going_back_leads_to_is_known_before(home, engine, put_up) -> None:
+    assert model_before(home, engine) is None
+    for name in "abc":
+        put_up(name, BETTER)
+    read_model(home, models(engine)[1]).write_bytes(b"x")  # b is passed over
+    while in_use(engine) is not None:
+        announced = model_before(home, engine)
+        went_to = roll_back(home, engine, actor="it")
+        assert (announced and announced.sha256) == (went_to and went_to.sha256)
+    assert [row.detail["to"] for row in history(engine)[:2]] == ["package", HASH["a"][:16]]
 
 
 def test_a_person_may_activate_what_was_held_back(home, engine, put_up) -> None:

@@ -32,10 +32,12 @@ from site_agent.package_store import (
     approve,
     load_package,
     packages_held,
+    read_manifest,
     read_safetensors_header,
     store_package,
     verify_folder,
     verify_package,
+    verify_stored,
 )
 from tests.simulated_site import STUDY, file_entry, make_site, tiny_package
 
@@ -324,3 +326,39 @@ def test_where_no_person_approves_an_old_package_never_replaces_a_newer_one(
 def test_a_folder_without_a_manifest_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="signed package"):
         verify_folder(tmp_path, [PUBLIC])
+
+
+# -- before a person lets it in -------------------------------------------------------------------
+
+
+def test_a_stored_package_is_verified_again_in_all_steps(home: SiteHome, engine: Engine) -> None:
+    package_id = store_package(home, engine, *_signed(MANIFEST), FILES)
+    assert verify_stored(home, package_id) == read_manifest(home, package_id) == MANIFEST
+    weights = home.packages / package_id / MODEL_FILE
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert read_manifest(home, package_id) == MANIFEST  # looks at nothing else
+    with pytest.raises(PackageRefused, match=MODEL_FILE):
+        verify_stored(home, package_id)
+
+
+def test_a_key_that_is_trusted_no_more_is_found(home: SiteHome, engine: Engine) -> None:
+    package_id = store_package(home, engine, *_signed(MANIFEST), FILES)
+    config = home.config.model_copy(update={"trusted_keys": (STRANGER,)})
+    with pytest.raises(PackageRefused) as refused:
+        verify_stored(replace(home, config=config), package_id)
+    assert refused.value.rule == "unknown_key"
+
+
+def test_another_genuine_package_in_its_place_is_found(home: SiteHome, engine: Engine) -> None:
+    package_id = store_package(home, engine, *_signed(MANIFEST), FILES)
+    other = MANIFEST.model_copy(update={"model_version": "9.9.9"})
+    content, signature = _signed(other)
+    folder = home.packages / package_id
+    (folder / MANIFEST_FILE).write_bytes(content)
+    (folder / SIGNATURE_FILE).write_bytes(signature)
+    for look in (read_manifest, verify_stored):
+        with pytest.raises(PackageRefused) as refused:
+            look(home, package_id)
+        assert refused.value.rule == "wrong_hash"
+    with pytest.raises(DataError, match="not stored here"):
+        read_manifest(home, "0" * 64)

@@ -124,7 +124,7 @@ def test_slices_are_those_of_the_last_save(store) -> None:
 
 def test_verdicts_rounds_and_the_demos_stand_in(store) -> None:
     one, other = (store.start_round("p" * 64, seed=seed).round_id for seed in (0, 1))
-    a, b, c, *_ = (case.case_id for case in store.cases()[2:])
+    a, b = (case.case_id for case in store.cases()[2:4])
     add_review(store, one, a, 0.0, "simulated annotator", verdict="accepted")
     add_review(store, one, b, 100.0, "dr_a", verdict="rejected")
     add_review(store, other, a, 20.0, "dr_a")

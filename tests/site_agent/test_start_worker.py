@@ -66,6 +66,7 @@ def test_a_program_without_the_command_says_so(home, monkeypatch) -> None:
 
 
 @pytest.mark.journey
+@pytest.mark.journey
 def test_why_it_failed_is_the_line_that_the_command_printed(home) -> None:
     with (home.folder / "site.toml").open("a") as file:
         file.write("treads = 1\n")
