@@ -54,8 +54,10 @@ bench: $(STAMP) ## the benchmarks; PACKS=FOLDER takes real images where they can
 	$(BIN)/fedgtv-evaluate benchmark metrics-speed --json benchmark-output/metrics-speed.json
 	$(BIN)/fedgtv-evaluate benchmark phantom-study --seeds $(SEEDS) --json benchmark-output/phantom-study.json
 
-ui: $(STAMP) ## open the clinical UI of one site: make ui SITE=HOME [PORT=8501]
-	$(BIN)/python -m clinical_ui --home "$(SITE)" --port $(PORT)
+ui: $(STAMP) ## open the clinical UI of the demo, or of one site: make ui SITE=HOME [PORT=8501]
+	@test -f "$(SITE)/site.toml" || { \
+		echo "ui: no site in $(SITE): run 'make demo' first, or give SITE=HOME" >&2; exit 2; }
+	@$(BIN)/python -m clinical_ui --home "$(SITE)" --port $(PORT)
 
 clean: ## remove the demo's and the benchmarks' output
 	rm -rf demo-output benchmark-output

@@ -214,6 +214,11 @@ class InteractiveSegmenter:
         self.fusion = self._fusion or default_fusion(grey.ndim)
         self._spacing = spacing
         self._farthest = _FARTHEST_VOXELS[image.ndim]
+        self.clear()
+
+    def clear(self) -> MaskArray:
+        """Forget all steps and begin with nothing, on the same image."""
+        image = self._need_image()
         self._probability = np.zeros(image.shape, dtype=np.float32)
         self._distances = {
             True: np.full(image.shape, np.inf, dtype=np.float32),
@@ -224,6 +229,7 @@ class InteractiveSegmenter:
         self._box: Box | None = None
         self._history: list[_Before] = []
         self.steps = []
+        return self.mask
 
     @property
     def mask(self) -> MaskArray:
@@ -283,7 +289,7 @@ class InteractiveSegmenter:
         image = self._need_image()
         if mask.shape != image.shape or mask.dtype != bool:
             raise ValueError(f"contour {mask.dtype} {mask.shape} for an image of {image.shape}")
-        self.set_image(image, self._spacing)
+        self.clear()
         self._mask = mask.copy()
         doubt = self.fusion.contour_doubt
         self._probability = mask * np.float32(1.0 - doubt) + np.float32(doubt / 2.0)

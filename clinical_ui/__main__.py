@@ -7,7 +7,9 @@ from pathlib import Path
 
 from algorithms.contracts.errors import DataError
 from clinical_ui import launch
-from site_agent.config import open_home
+from site_agent import accounts, demo_account
+from site_agent.config import SiteHome, open_home
+from site_agent.database import open_database, utc_now
 
 
 def main() -> None:
@@ -21,23 +23,36 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         site = open_home(arguments.home)
+        wanted = launch.environment(site.folder, os.environ)
+        for name in os.environ.keys() - wanted.keys():
+            del os.environ[name]
+        os.environ.update(wanted)
+        sys.stdout.write(greeting(site, arguments.port))
+        sys.stdout.flush()
+        launch.serve(site, arguments.port)
     except DataError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
-    wanted = launch.environment(site.folder, os.environ)
-    for name in os.environ.keys() - wanted.keys():
-        del os.environ[name]
-    os.environ.update(wanted)
 
-    from streamlit.web import cli  # after the environment: it is read on import
 
-    launch.forbid_address_lookup()
-    sys.stdout.write(
-        f"{site.config.name}: http://{launch.ADDRESS}:{arguments.port} "
-        "(research use only, not a medical device; Ctrl+C stops)\n"
-    )
-    sys.stdout.flush()
-    cli.main(launch.streamlit_arguments(arguments.port), prog_name="streamlit")
+def greeting(site: SiteHome, port: int) -> str:
+    """Say where the pages are and who may sign in; on a demonstration, with which password."""
+    engine = open_database(site.database_url)
+    try:
+        password = demo_account.prepare(site, engine, now=utc_now())
+        known = any(not account.disabled for account in accounts.listed(engine))
+    finally:
+        engine.dispose()
+    url = site.config.sign_in.origin or f"http://{launch.ADDRESS}:{port}"
+    lines = [f"{site.config.name}: {url} (research use only, not a medical device; Ctrl+C stops)"]
+    if password is not None:
+        lines.append(f"demonstration: sign in as {demo_account.USERNAME} with password {password}")
+    elif not known:
+        lines.append(
+            "nobody may sign in yet: fedgtv-site account add USER "
+            f'--home {site.folder} --name "Dr Name" --role reviewer'
+        )
+    return "".join(f"{line}\n" for line in lines)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,22 @@
 """The frame around every page: banner, navigation and looks. Streamlit runs this file."""
 
+from html import escape
+
 import streamlit as st
 
 from algorithms.contracts.errors import DataError
-from clinical_ui import review_page, session, study_page, wording, worklist_page
+from clinical_ui import (
+    accounts_page,
+    annotation_page,
+    blinded_page,
+    review_page,
+    session,
+    sign_in,
+    study_page,
+    wording,
+    worklist_page,
+)
+from site_agent.accounts import Account
 
 STYLE = """
 <style>
@@ -12,6 +25,8 @@ STYLE = """
     gap: 1rem; border-left: 4px solid #b45309; background: #fff7ed; color: #7c2d12;
     padding: .35rem .8rem; border-radius: 4px; font-size: .9rem; }
   .fedgtv-banner b { font-weight: 600; }
+  .st-key-sign_out button { min-height: 0; padding: .3rem .8rem; }
+  .st-key-sign_in_cookie { display: none; }
   h1 { font-size: 1.5rem !important; padding: .3rem 0 0 !important; }
   h2, h3 { font-size: 1.1rem !important; padding: .3rem 0 .2rem !important; }
   :focus-visible { outline: 3px solid #1f6f8b !important; outline-offset: 1px; }
@@ -34,10 +49,39 @@ STYLE = """
 """
 
 
+# A page is named to those whose roles have work on it; None is everybody. The page itself asks
+# again, see `sign_in.require`.
+Roles = frozenset[str] | None
+DOCTORS = frozenset({"annotator", "reviewer"})
+
+
 def main() -> None:
     """Draw the frame and the page that was chosen."""
     st.set_page_config(page_title="fedgtv", page_icon="◎", layout="wide")
     st.html(STYLE)
+    try:
+        site = session.store().home.config
+    except DataError as error:
+        _frame("", None)
+        st.error(str(error))
+        st.stop()
+    place = f"{site.name}, study {site.study}"
+    account = sign_in.signed_in()
+    if account is None:
+        st.navigation(_pages(None), position="hidden")  # keeps the address for afterwards
+        _frame(place, None)
+        sign_in.current()  # shows the sign-in page and ends this run
+    else:
+        pages = _pages(account)
+        page = st.navigation(pages, position="top")
+        sign_in.touch()
+        _frame(place, account)
+        _take_confirmation(pages)
+        page.run()
+
+
+def _pages(account: Account | None) -> list[st.Page]:
+    """Return the pages for an account, the first of them to begin with; None returns all."""
     case = st.Page(review_page.show, title="Case", url_path="case")
 
     def worklist() -> None:
@@ -46,29 +90,46 @@ def main() -> None:
             open_review=lambda: st.switch_page(case),
         )
 
-    page = st.navigation(
-        [
-            st.Page(worklist, title="Worklist", url_path="worklist", default=True),
-            case,
-            st.Page(study_page.show, title="Study", url_path="study"),
-        ],
-        position="top",
-    )
+    pages: list[tuple[st.Page, Roles]] = [
+        (st.Page(worklist, title="Worklist", url_path="worklist"), DOCTORS),
+        (case, DOCTORS),
+        (st.Page(study_page.show, title="Study", url_path="study"), None),
+        (st.Page(accounts_page.show, title="Accounts", url_path="accounts"), frozenset({"it"})),
+    ]
+    return [
+        page for page, roles in pages if account is None or roles is None or account.roles & roles
+    ]
+
+
+def _take_confirmation(pages: list[st.Page]) -> None:
+    """Go back to the page that sent somebody to the OpenID provider to confirm a signature."""
     try:
-        site = session.store().home.config
+        came_from = sign_in.take_confirmation()
     except DataError as error:
-        st.html(_banner(""))
-        st.error(str(error))
-        st.stop()
-    st.html(_banner(f"{site.name}, study {site.study}"))
-    page.run()
+        st.error(wording.sentence(str(error)))
+        return
+    for page in pages:
+        if came_from is not None and page.url_path == came_from.url_path:
+            st.switch_page(page, query_params=came_from.query)
 
 
-def _banner(place: str) -> str:
+def _frame(place: str, account: Account | None) -> None:
+    """Show the banner: what this is, where it is, who is signed in, and the way out."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="frame"):
+        st.html(_banner(place, account), width="stretch")
+        if account is not None:
+            st.button("Sign out", key="sign_out", on_click=sign_in.leave)
+            sign_in.keep()
+
+
+def _banner(place: str, account: Account | None) -> str:
     """Return the banner; site and study names are checked words without markup."""
+    who = ""
+    if account is not None:
+        who = f"<span>{escape(account.display_name)} ({wording.role_names(account.roles)})</span>"
     return (
         f'<div class="fedgtv-banner" role="note"><b>⚠ {wording.RESEARCH_ONLY}</b>'
-        f"<span>{place}</span></div>"
+        f"<span>{place}</span>{who}</div>"
     )
 
 

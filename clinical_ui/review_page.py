@@ -1,38 +1,31 @@
-"""A case: its slices with the contours of the model, the reviewer and the reference."""
+"""A case: look at it, review the model's contour against the clock, and sign what came of it."""
 
-import base64
-import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import escape
 
+import numpy as np
 import streamlit as st
-from PIL import Image
 
-from algorithms.contracts.case import Case, Split
+from algorithms.contracts.case import Case
 from algorithms.contracts.contour import Contour, Provenance
+from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import MaskArray
-from clinical_ui import session, wording
-from clinical_ui.case_layers import (
-    SHOWN_AT_FIRST,
-    STYLES,
-    Layer,
-    LayerStyle,
-    first_slice,
-    most_changed_slice,
-    widest_slice,
-)
+from clinical_ui import launch, session, sign_in, signing_dialog, wording
+from clinical_ui.case_layers import SHOWN_AT_FIRST, STYLES, Layer, first_slice
+from clinical_ui.case_viewer import contour_layers, show_case
+from clinical_ui.desk import NO_EPOCH, Desk
 from clinical_ui.session import LoadedVolume
-from clinical_ui.slice_picture import Outline, RgbArray, View, radiological_view, render_slice
+from clinical_ui.viewer import ViewerData, VerdictForm
+from site_agent import claims
+from site_agent.accounts import Account
 from site_agent.case_store import CaseStore
-from site_agent.database import AnnotationTaskRow, ReviewRow
+from site_agent.claims import WorkKey
+from site_agent.click_store import mask_sha256
+from site_agent.database import AnnotationTaskRow, ClaimRow, ReviewRow
+from site_agent.signing import SignatureState, Standing, signature_state
 
-_SPLITS = {
-    Split.TRAINING: "training",
-    Split.VALIDATION: "validation",
-    Split.TEST: "test",
-    Split.UNASSIGNED: "not in the study yet",
-}
+ROLE = "reviewer"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,37 +33,38 @@ class OpenCase:
     """Everything the page shows of a case besides its image.
 
     Attributes:
+        round_id: of the latest round; "" where there is none.
         contours: of the whole case, by layer; those that exist and can be read.
         unreadable: layers whose file is missing or damaged.
         tasks: annotation tasks by slice.
         drawn: masks `[y, x]` of finished tasks by slice.
-        shown_at_first: layers that are switched on until somebody switches them off.
+        hidden: layers that are off until somebody switches them on.
     """
 
     case: Case
+    round_id: str
     contours: Mapping[Layer, Contour]
     unreadable: frozenset[Layer]
     tasks: Mapping[int, AnnotationTaskRow]
     drawn: Mapping[int, MaskArray]
     review: ReviewRow | None
-    shown_at_first: frozenset[Layer]
-
-    @property
-    def slices(self) -> int:
-        """Number of slices."""
-        return self.case.shape_zyx[0]
+    signature: SignatureState
+    hidden: frozenset[Layer]
 
     @property
     def masks(self) -> dict[Layer, MaskArray]:
-        """Masks `[z, y, x]` of the contours."""
-        return {layer: contour.mask.voxels for layer, contour in self.contours.items()}
-
-    def slice_masks(self, slice_z: int) -> dict[Layer, MaskArray]:
-        """Return the masks `[y, x]` of one slice, in order of drawing."""
-        found = {layer: mask[slice_z] for layer, mask in self.masks.items()}
-        if slice_z in self.drawn:
-            found[Layer.ANNOTATION] = self.drawn[slice_z]
+        """Masks `[z, y, x]` of the contours, in order of drawing."""
+        found = {layer: contour.mask.voxels for layer, contour in self.contours.items()}
+        if self.drawn:
+            found[Layer.ANNOTATION] = np.zeros(self.case.shape_zyx, bool)
+            for slice_z, mask in self.drawn.items():
+                found[Layer.ANNOTATION][slice_z] = mask
         return {layer: found[layer] for layer in STYLES if layer in found}
+
+    @property
+    def to_review(self) -> bool:
+        """Say whether the model has contoured it in this round."""
+        return Layer.ADAPTED in self.contours
 
     @property
     def simulated(self) -> bool:
@@ -82,31 +76,52 @@ class OpenCase:
 
 def show() -> None:
     """Show the page."""
+    account = sign_in.require("annotator", ROLE)
     store = session.store()
     cases = {case.case_id: case for case in store.cases()}
     if not cases:
-        st.title("Case")
+        st.title("Review")
         st.info(wording.NO_CASES)
         return
-    title, choice = st.columns([1, 11], vertical_alignment="top")
-    title.title("Case")
-    shown = cases[session.case_shown(list(cases))]
-    choice.selectbox(
+    head, chooser, state, buttons = st.columns([2, 5, 6, 6], vertical_alignment="center")
+    head.title("Review")
+    case = cases[session.case_shown(list(cases))]
+    chooser.selectbox(
         "Case",
         list(cases),
         key=session.CASE_CHOICE,
-        format_func=lambda case_id: f"{case_id}  ({_SPLITS[cases[case_id].split]})",
+        format_func=lambda case_id: f"{case_id}  ({wording.SPLITS[cases[case_id].split]})",
         on_change=session.case_chosen,
         label_visibility="collapsed",
     )
-    opened = read_case(store, shown)
+    opened = read_case(store, case)
+    key = WorkKey(opened.round_id, case.case_id, "review")
+    holder = claims.holders(store, opened.round_id).get((case.case_id, key.purpose))
+    start = opened.contours.get(Layer.REVIEWED) or opened.contours.get(Layer.ADAPTED)
+    desk = session.desk(
+        key, account.username, lambda: Desk(store, key, account.username, start=start)
+    )
+    state.markdown(state_line(opened, holder, account))
+    with buttons:
+        _buttons(store, opened, desk, holder, account)
+    if (notice := session.said()) is not None:
+        st.error(wording.sentence(notice), icon="⚠")
+    if opened.unreadable:
+        st.warning(wording.unreadable(STYLES[layer].name for layer in opened.unreadable), icon="⚠")
     try:
-        loaded = session.load_volume(shown.case_id)
+        loaded = session.load_volume(case.case_id)
     except (OSError, ValueError):
         st.warning(wording.NO_IMAGE, icon="⚠")
-        _facts(opened, None)
+        st.html(facts_html(opened, None))
         return
-    _viewer(opened, loaded)
+    revising = is_mine(holder, account) and desk.draft is not None and opened.to_review
+    show_case(
+        loaded,
+        desk,
+        viewer_data(opened, loaded, revising=revising),
+        role=ROLE,
+        key="review",
+    )
 
 
 def read_case(store: CaseStore, case: Case) -> OpenCase:
@@ -134,195 +149,153 @@ def read_case(store: CaseStore, case: Case) -> OpenCase:
     reviews = (r for r in store.reviews(round_id) if r.case_id == case.case_id)
     # A source hospital works with its reference contours; elsewhere they are held back.
     source = store.home.config.role == "source"
+    shown = SHOWN_AT_FIRST | ({Layer.REFERENCE} if source else set())
     return OpenCase(
         case=case,
+        round_id=round_id,
         contours=contours,
         unreadable=frozenset(unreadable),
         tasks=tasks,
         drawn=drawn,
         review=next(reviews, None),
-        shown_at_first=SHOWN_AT_FIRST | ({Layer.REFERENCE} if source else set()),
+        signature=signature_state(store, round_id, case.case_id),
+        hidden=frozenset(Layer) - shown,
     )
 
 
-@st.fragment
-def _viewer(opened: OpenCase, loaded: LoadedVolume) -> None:
-    """Show picture and controls; moving through slices redraws only this part."""
-    case_id = opened.case.case_id
-    view = radiological_view(loaded.volume.geometry)
-    slice_z = session.slice_shown(
-        case_id, opened.slices, lambda: first_slice(opened.masks, opened.slices)
-    )
-    at_hand = [*opened.contours, *([Layer.ANNOTATION] if slice_z in opened.drawn else [])]
-    switched_on = session.layers_shown(at_hand, opened.shown_at_first)
-    picture, side = st.columns([3, 2], gap="medium")
-    with side:
-        _slice_controls(opened, slice_z, switched_on)
-        if opened.simulated:
-            st.warning(wording.SIMULATED_NOTICE, icon="⚠")
-        _layer_controls(opened, slice_z, at_hand, switched_on)
-        _facts(opened, view)
-    masks = {k: v for k, v in opened.slice_masks(slice_z).items() if k in switched_on}
-    outlines = [
-        Outline(mask, STYLES[layer].colour, STYLES[layer].dash_px) for layer, mask in masks.items()
-    ]
-    pixels = render_slice(loaded.volume, slice_z, outlines, window=loaded.window)
-    drawn = [layer for layer, mask in masks.items() if mask.any()]
-    with picture:
-        st.html(picture_html(pixels, view, describe(opened, view, slice_z, drawn)))
-        low, high = loaded.window
-        st.caption(
-            f"Slice {wording.slice_number(slice_z, opened.slices)}, {view.plane}, "
-            f"{wording.spacing(opened.case.spacing_zyx_mm)}. Grey values {low:.0f} to {high:.0f} "
-            "(1st to 99th percentile)."
-        )
-
-
-def _slice_controls(opened: OpenCase, slice_z: int, switched_on: frozenset[Layer]) -> None:
-    case_id, slices = opened.case.case_id, opened.slices
-    if slices > 1:
-        st.slider(
-            f"Slice {wording.slice_number(slice_z, slices)}",
-            1,
-            slices,
-            key=session.SLICE_SLIDER,
-            on_change=session.slider_moved,
-            args=(case_id,),
-        )
+def viewer_data(opened: OpenCase, loaded: LoadedVolume, *, revising: bool) -> ViewerData:
+    """Return what the viewer shows of a case, apart from what the desk knows of the work."""
     masks = opened.masks
-    model, revised = masks.get(Layer.ADAPTED), masks.get(Layer.REVIEWED)
-    changed = (
-        most_changed_slice(model, revised) if model is not None and revised is not None else None
+    first = first_slice(masks, opened.case.shape_zyx[0])
+    if revising:  # it is what is being drawn
+        masks.pop(Layer.REVIEWED, None)
+    return ViewerData(
+        volume=loaded.token,
+        epoch=NO_EPOCH,
+        revision=0,
+        mode="contour" if revising else "view",
+        title=opened.case.case_id,
+        target=None,
+        slice=first,
+        window=loaded.window,
+        layers=contour_layers(masks, hidden=opened.hidden),
+        compare=Layer.ADAPTED.value if opened.to_review else None,
+        prompts="3d" if revising else None,
+        target_style=STYLES[Layer.REVIEWED],
+        verdict=VerdictForm(wording.REJECTIONS) if revising else None,
+        testing=launch.is_tested(),
     )
-    largest = widest_slice({layer: m for layer, m in masks.items() if layer in switched_on})
-    jumps = (
-        ("◀ Prev", slice_z - 1 if slice_z > 0 else None, "Previous slice"),
-        ("Next ▶", slice_z + 1 if slice_z + 1 < slices else None, "Next slice"),
-        ("Largest contour", largest, "The slice on which the shown contour is largest"),
-        ("Largest change", changed, "The slice on which the reviewer changed the model's most"),
-    )
-    for column, (label, target, hint) in zip(
-        st.columns([4, 4, 7, 7], gap="xsmall"), jumps, strict=True
-    ):
-        column.button(
-            label,
-            help=hint,
-            disabled=target is None,
-            on_click=session.open_case,
-            args=(case_id, target),
-            width="stretch",
-        )
-    _task_line(opened, slice_z)
 
 
-def _task_line(opened: OpenCase, slice_z: int) -> None:
-    task = opened.tasks.get(slice_z)
-    if task is None:
-        return
-    why = f"Selected slice, rank {task.rank + 1} ({wording.reason(task.role)})."
-    if task.state == "open":
-        st.info(f"{why} Still to annotate. {wording.NO_DRAWING_YET}")
-        return
-    by = wording.author(task.author, simulated=wording.is_simulated(task.provenance))
-    empty = slice_z in opened.drawn and not opened.drawn[slice_z].any()
-    st.info(f"{why} Contoured by {by}{': no tumour on this slice' if empty else ''}.")
+def is_mine(holder: ClaimRow | None, account: Account) -> bool:
+    """Say whether who is signed in holds the case."""
+    return holder is not None and holder.author == account.username
 
 
-def _layer_controls(
-    opened: OpenCase, slice_z: int, at_hand: list[Layer], switched_on: frozenset[Layer]
+def state_line(opened: OpenCase, holder: ClaimRow | None, account: Account) -> str:
+    """Say in one line how a case stands."""
+    if holder is not None:
+        if is_mine(holder, account):
+            return "● Yours: the clock runs while you work in the viewer."
+        return f"◆ {holder.author} works on it. You can look."
+    review = opened.review
+    if review is None:
+        return "○ To review." if opened.to_review else wording.NOT_SEGMENTED
+    by = wording.author(review.author, simulated=review.simulated)
+    said = f"✓ {review.verdict} by {by}, {wording.degree(review.revision_degree_percent)}"
+    if review.verdict == "rejected":
+        said = f"✕ rejected by {by}: {wording.REJECTIONS.get(review.reason, review.reason)}"
+    return f"{said}. {wording.signature(opened.signature)}"
+
+
+def _buttons(
+    store: CaseStore,
+    opened: OpenCase,
+    desk: Desk,
+    holder: ClaimRow | None,
+    account: Account,
 ) -> None:
-    """Show a checkbox, a line sample and the volume for every contour there can be."""
-    rows = st.container(gap=None)
-    for layer, style in STYLES.items():
-        name, sample, amount = rows.columns([6, 2, 4], vertical_alignment="center")
-        name.checkbox(
-            f"{style.symbol} {style.name}",
-            key=session.layer_key(layer),
-            on_change=session.layer_switched,
-            args=(layer,),
-            disabled=layer not in at_hand,
-            help=wording.REFERENCE_HINT if layer is Layer.REFERENCE else style.line,
-        )
-        sample.html(line_sample(style))
-        # A hidden reference does not tell its size either.
-        hidden = layer is Layer.REFERENCE and layer in at_hand and layer not in switched_on
-        text = "hidden" if hidden else _amount(opened, layer, slice_z)
-        amount.html(f'<span class="fedgtv-amount">{text}</span>')
+    mine, others = is_mine(holder, account), holder is not None and not is_mine(holder, account)
+    with st.container(horizontal=True, horizontal_alignment="right", gap="small"):
+        if ROLE in account.roles and opened.to_review:
+            if mine and desk.draft is not None:
+                st.button(
+                    "Begin anew",
+                    on_click=_try,
+                    args=(desk.discard,),
+                    help="Goes back to the contour that you started from; the clock goes on",
+                )
+                st.button(
+                    "Release",
+                    on_click=_try,
+                    args=(lambda: claims.release(store, desk.key, author=account.username),),
+                    help="Lets others take the case; what you drew stays as your draft",
+                )
+            else:
+                if _may_sign(opened, account) and holder is None:
+                    signed = opened.signature.standing is Standing.SIGNED
+                    if st.button("Signature" if signed else "Sign", type="primary", key="sign"):
+                        digest = mask_sha256(opened.contours[Layer.REVIEWED].mask.voxels)
+                        signing_dialog.show(store, opened.round_id, opened.case.case_id, digest)
+                st.button(
+                    "Start revision" if opened.review is None else "Revise again",
+                    type="primary" if opened.review is None else "secondary",
+                    disabled=others,
+                    on_click=_try,
+                    args=(desk.begin,),
+                    help="Claims the case, unlocks the tools and starts the clock",
+                )
+        with st.popover("About"):
+            st.html(facts_html(opened, session.plane(opened.case.case_id)))
+            if opened.simulated:
+                st.warning(wording.SIMULATED_NOTICE, icon="⚠")
 
 
-def _amount(opened: OpenCase, layer: Layer, slice_z: int) -> str:
-    if layer in opened.unreadable:
-        return "cannot be read: ask IT"
-    if layer is Layer.ANNOTATION:
-        return "on this slice" if slice_z in opened.drawn else "none"
-    contour = opened.contours.get(layer)
-    return wording.millilitres(contour.mask.volume_ml if contour is not None else None)
+def _may_sign(opened: OpenCase, account: Account) -> bool:
+    review = opened.review
+    return (
+        review is not None
+        and not review.simulated
+        and review.author == account.username
+        and Layer.REVIEWED in opened.contours
+    )
 
 
-def _facts(opened: OpenCase, view: View | None) -> None:
+def _try(act: Callable[[], None]) -> None:
+    """Do what a button says; what cannot be done is said on the page."""
+    try:
+        sign_in.actor(ROLE)
+        act()
+    except DataError as error:
+        session.say(str(error))
+
+
+def facts_html(opened: OpenCase, plane: str | None) -> str:
+    """Return what is known of a case as a table."""
     case, review = opened.case, opened.review
     scanner = " ".join(part for part in (case.manufacturer, case.scanner_model) if part)
     rows = {
         "Patient": case.patient_id,
-        "Image": ", ".join(p for p in (case.modality, view.plane if view else "") if p),
+        "Image": ", ".join(part for part in (case.modality, plane) if part),
         "Scanner": scanner or "not recorded",
         "Voxels": wording.spacing(case.spacing_zyx_mm),
-        "Used for": _SPLITS[case.split],
+        "Used for": wording.SPLITS[case.split],
+        **{
+            STYLES[layer].name: wording.millilitres(contour.mask.volume_ml)
+            for layer, contour in opened.contours.items()
+            if layer not in opened.hidden
+        },
         "Review": "not reviewed"
         if review is None
         else f"{review.verdict} by {wording.author(review.author, simulated=review.simulated)}",
         "Revision degree": "none yet"
         if review is None
         else wording.degree(review.revision_degree_percent),
+        "Active time": wording.duration(None if review is None else review.active_s),
+        "Signature": wording.signature(opened.signature),
     }
     cells = "".join(
         f"<tr><th scope='row'>{escape(name)}</th><td>{escape(text)}</td></tr>"
         for name, text in rows.items()
     )
-    st.html(f'<table class="fedgtv-facts">{cells}</table>')
-
-
-def describe(opened: OpenCase, view: View, slice_z: int, drawn: list[Layer]) -> str:
-    """Say what the picture shows, for those who do not see it."""
-    lines = ", ".join(f"{STYLES[layer].name} ({STYLES[layer].line})" for layer in drawn)
-    return (
-        f"{view.plane} slice {wording.slice_number(slice_z, opened.slices)} of "
-        f"{opened.case.case_id}; contours: {lines or 'none on this slice'}"
-    )
-
-
-def picture_html(pixels: RgbArray, view: View, text: str) -> str:
-    """Return the picture with patient directions at its edges.
-
-    The pixels are part of the page: they travel over the session's own connection, and nothing
-    about a patient lies under an address that somebody else could ask for.
-    """
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=3)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    left, right, top, bottom = view.edges
-    places = (
-        (left, "left:8px;top:50%"),
-        (right, "right:8px;top:50%"),
-        (top, "top:8px;left:50%"),
-        (bottom, "bottom:8px;left:50%"),
-    )
-    labels = "".join(f'<span style="{place}">{letters}</span>' for letters, place in places)
-    return (
-        f'<div class="fedgtv-picture"><img src="data:image/png;base64,{data}" '
-        f'alt="{escape(text)}">{labels}</div>'
-    )
-
-
-def line_sample(style: LayerStyle) -> str:
-    """Return a short piece of a contour's line on black, as the picture shows it."""
-    red, green, blue = style.colour
-    dashes = ",".join(str(length) for length in style.dash_px)
-    svg = (
-        '<svg xmlns="http://www.w3.org/2000/svg" width="72" height="14">'
-        '<rect width="72" height="14" rx="3" fill="#111"/>'
-        f'<line x1="5" y1="7" x2="67" y2="7" stroke="rgb({red},{green},{blue})" '
-        f'stroke-width="3" stroke-dasharray="{dashes}"/></svg>'
-    )
-    data = base64.b64encode(svg.encode()).decode()
-    return f'<img class="fedgtv-line" src="data:image/svg+xml;base64,{data}" alt="{style.line}">'
+    return f'<table class="fedgtv-facts">{cells}</table>'

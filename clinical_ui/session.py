@@ -5,7 +5,8 @@ it. The site's home comes from the environment variable that `launch` sets.
 """
 
 import os
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,14 @@ from site_agent.config import open_home
 
 CASE_CHOICE = "case_choice"
 SLICE_SLIDER = "slice_slider"
+READING_SLIDER = "reading_slider"
 _OPEN_CASE = "open_case"
 _OPEN_SLICES = "open_slices"
 _LAYERS = "layers"
+SIGN_IN_TOKEN = "sign_in_token"  # noqa: S105 - the name under which it is kept
+_PROVIDER_ANSWER = "provider_answer"
+_MESSAGE = "message"
+_READING_PLACE = "reading_place"
 _KEPT = "kept"
 _NOTICE = "notice"
 _DESTINATION = "destination"
@@ -37,6 +43,19 @@ class LoadedVolume:
     window: tuple[float, float]
 
 
+@dataclass(eq=False)
+class ReadingPlace:
+    """A contour of a blinded reading that is open: on which slice, and since when."""
+
+    key: str
+    slice_z: int
+    opened_at_s: float
+
+    def seconds(self) -> float:
+        """Return how long it has been open."""
+        return time.monotonic() - self.opened_at_s
+
+
 def store() -> CaseStore:
     """Return the case store of the site this process was started for.
 
@@ -44,6 +63,44 @@ def store() -> CaseStore:
         DataError: when its configuration is missing or wrong, or its database is missing.
     """
     return _store(os.environ.get(HOME_VARIABLE, ""))
+
+
+def token() -> str | None:
+    """Return the token of who signed in here; "" after signing out here, None when neither was."""
+    kept = st.session_state.get(SIGN_IN_TOKEN)
+    return None if kept is None else str(kept)
+
+
+def begin(token: str) -> None:
+    """Remember who signed in, and nothing of who was here before."""
+    forget()
+    st.session_state[SIGN_IN_TOKEN] = token
+
+
+def forget() -> None:
+    """Forget everything of who was here, whose cookie counts no more either."""
+    answer = st.session_state.get(_PROVIDER_ANSWER)
+    st.session_state.clear()
+    st.session_state[SIGN_IN_TOKEN] = ""
+    st.session_state[_PROVIDER_ANSWER] = answer
+
+
+def is_new_answer(claims: Mapping[str, Any]) -> bool:
+    """Say whether this answer of an OpenID provider is seen here for the first time; note it."""
+    answer = repr(sorted(claims.items(), key=str))
+    new = st.session_state.get(_PROVIDER_ANSWER) != answer
+    st.session_state[_PROVIDER_ANSWER] = answer
+    return new
+
+
+def leave_message(text: str) -> None:
+    """Keep what the page shall say once it is drawn anew."""
+    st.session_state[_MESSAGE] = text
+
+
+def take_message() -> str:
+    """Return what was to be said, once."""
+    return str(st.session_state.pop(_MESSAGE, ""))
 
 
 def load_volume(case_id: str) -> LoadedVolume:
@@ -87,6 +144,29 @@ def slice_shown(case_id: str, slices: int, default: Callable[[], int]) -> int:
     if st.query_params.to_dict() != wanted:
         st.query_params.from_dict(wanted)
     return shown
+
+
+def reading_place(key: str, first_slice: int) -> ReadingPlace:
+    """Return what is remembered of the contour that is read; another one is opened now.
+
+    The address does not name it, which would name the case.
+    """
+    place = st.session_state.get(_READING_PLACE)
+    if not isinstance(place, ReadingPlace) or place.key != key:
+        place = ReadingPlace(key, first_slice, time.monotonic())
+        st.session_state[_READING_PLACE] = place
+    st.session_state[READING_SLIDER] = place.slice_z + 1
+    return place
+
+
+def show_reading_slice(slice_z: int) -> None:
+    """Go to a slice of the contour that is read."""
+    st.session_state[_READING_PLACE].slice_z = slice_z
+
+
+def reading_slider_moved() -> None:
+    """Take over where the slider of the contour that is read was moved to."""
+    show_reading_slice(st.session_state[READING_SLIDER] - 1)
 
 
 def case_chosen() -> None:

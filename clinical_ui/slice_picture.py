@@ -39,6 +39,7 @@ class View:
 
     Attributes:
         plane: "axial", "coronal" or "sagittal": the nearest one.
+        axis: index axis that the slices are counted along: 0 for z, 1 for y, 2 for x.
         transposed: rows and columns change places, before anything is flipped.
         flipped_rows, flipped_columns: order reversed on the screen.
         edges: patient directions at the left, right, top and bottom edge, such as "R" or "AR".
@@ -46,11 +47,18 @@ class View:
     """
 
     plane: str
+    axis: int
     transposed: bool
     flipped_rows: bool
     flipped_columns: bool
     edges: tuple[str, str, str, str]
     pixel_yx_mm: tuple[float, float]
+
+    @property
+    def row_and_column_axes(self) -> tuple[int, int]:
+        """Return the index axes that the screen's rows and columns are counted along."""
+        first, second = (axis for axis in range(3) if axis != self.axis)
+        return (second, first) if self.transposed else (first, second)
 
     def turn(self, pixels: NDArray[np.generic]) -> NDArray[np.generic]:
         """Turn a slice `[y, x]` to screen rows and columns."""
@@ -75,24 +83,43 @@ class Outline:
     dash_px: tuple[int, ...] = ()
 
 
-def radiological_view(geometry: Geometry) -> View:
-    """Return how to turn the slices of a grid: patient right on the left of the screen."""
-    axes = np.asarray(geometry.axes_xyz, dtype=np.float64)
-    plane, (right_axis, right_sign), (down_axis, down_sign) = _PLANES[int(np.abs(axes[2]).argmax())]
-    transposed = bool(abs(axes[1, right_axis]) > abs(axes[0, right_axis]))
-    right, down = (axes[1], axes[0]) if transposed else (axes[0], axes[1])
+def radiological_view(geometry: Geometry, axis: int = 0) -> View:
+    """Return how to turn the slices along an index axis: patient right on the left of the screen.
+
+    The acquisition plane (axis 0) is named after the nearest patient plane; the other two share
+    the planes that are left, so that each of the three has a name of its own.
+    """
+    axes_zyx = np.asarray(geometry.axes_xyz, dtype=np.float64)[::-1]
+    plane, (right_axis, right_sign), (down_axis, down_sign) = _PLANES[_normals(axes_zyx)[axis]]
+    rows_axis, columns_axis = (other for other in range(3) if other != axis)
+    towards_right = np.abs(axes_zyx[:, right_axis])
+    transposed = bool(towards_right[rows_axis] > towards_right[columns_axis])
+    if transposed:
+        rows_axis, columns_axis = columns_axis, rows_axis
+    right, down = axes_zyx[columns_axis], axes_zyx[rows_axis]
     flipped_columns = bool(right[right_axis] * right_sign < 0)
     flipped_rows = bool(down[down_axis] * down_sign < 0)
     right, down = (-right if flipped_columns else right), (-down if flipped_rows else down)
-    _, y_mm, x_mm = geometry.spacing_zyx_mm
+    spacing = geometry.spacing_zyx_mm
     return View(
         plane=plane,
+        axis=axis,
         transposed=transposed,
         flipped_rows=flipped_rows,
         flipped_columns=flipped_columns,
         edges=(_letters(-right), _letters(right), _letters(-down), _letters(down)),
-        pixel_yx_mm=(x_mm, y_mm) if transposed else (y_mm, x_mm),
+        pixel_yx_mm=(spacing[rows_axis], spacing[columns_axis]),
     )
+
+
+def _normals(axes_zyx: FloatArray) -> tuple[int, int, int]:
+    """Return the patient axis (0 to the left, 1 back, 2 up) that each index axis stands for."""
+    along = np.abs(axes_zyx)
+    first = int(along[0].argmax())
+    second, third = (axis for axis in range(3) if axis != first)
+    if along[1, third] + along[2, second] > along[1, second] + along[2, third]:
+        second, third = third, second
+    return first, second, third
 
 
 def percentile_window(image: ImageArray) -> tuple[float, float]:

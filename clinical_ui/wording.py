@@ -1,6 +1,7 @@
 """Every word that a doctor reads: states, reasons, authors and numbers in plain language."""
 
 import math
+from collections.abc import Iterable
 from datetime import datetime
 
 from algorithms.contracts.contour import Provenance
@@ -31,10 +32,31 @@ NO_IMAGE = (
     "take the series in again; the contours are still in the database."
 )
 NO_DRAWING_YET = "This version shows slices and contours; it cannot draw yet."
+NO_ACCOUNTS = (
+    "Nobody may sign in here yet. Hospital IT adds people with `fedgtv-site account add`; "
+    "reload this page afterwards."
+)
+DEMO_SIGN_IN = (
+    "This is a demonstration. The password of its account stands in the terminal in which the "
+    "pages were started."
+)
 REFERENCE_HINT = (
     "The contour that came in with the images. It is held back from training and hidden at "
     "first, so that it does not lead your own judgement."
 )
+
+ROLES = {
+    "annotator": "annotator: contours slices",
+    "reviewer": "reviewer: reviews and signs contours",
+    "it": "hospital IT: accounts, models, ledger",
+    "lead": "study lead: sees the study and the ledger",
+}
+_WHOSE = {
+    "annotator": "annotators",
+    "reviewer": "reviewers",
+    "it": "hospital IT",
+    "lead": "study leads",
+}
 
 _ROUND_STATES = {
     RoundState.NONE: "No model of the study is in use here yet.",
@@ -95,6 +117,34 @@ def round_state(state: RoundState, *, waiting_for: int) -> str:
     if state in with_doctors and not waiting_for:
         return "Everything asked for is done; the computer goes on by itself."
     return _ROUND_STATES[state]
+
+
+def role_names(roles: Iterable[str]) -> str:
+    """List somebody's roles.
+
+    >>> role_names({"it", "annotator"})
+    'annotator, IT'
+    """
+    return ", ".join("IT" if role == "it" else role for role in ROLES if role in set(roles))
+
+
+def whose(roles: Iterable[str]) -> str:
+    """Say for whom something is.
+
+    >>> whose(["reviewer"]), whose(["it", "annotator", "lead"])
+    ('reviewers', 'annotators, hospital IT and study leads')
+    """
+    *others, last = (words for role, words in _WHOSE.items() if role in set(roles))
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def sentence(message: str) -> str:
+    """Write what went wrong as a sentence.
+
+    >>> sentence("the password is wrong")
+    'The password is wrong.'
+    """
+    return f"{message[:1].upper()}{message[1:].rstrip('.')}."
 
 
 def reason(role: str) -> str:

@@ -80,6 +80,7 @@ from site_agent.segmentation import segment
 log = logging.getLogger("fedgtv.adaptation")
 
 SHARE_FILE = "adapted_share.json"
+SEGMENTING = "segmenting test patients"
 
 
 def advance(current: Round) -> RoundState:
@@ -293,7 +294,7 @@ def _stage(
         except DataError:
             log.warning("%s: damaged: this stage is trained again", finished)
     checkpoint = current.folder / f"{name}.checkpoint.safetensors"
-    with progress_bar(f"{current.store.home.config.name}: {name}") as progress:
+    with progress_bar(name, current.store.home) as progress:
         finetune(
             network,
             slices,
@@ -324,19 +325,26 @@ def segment_test_patients(current: Round) -> RoundState:
     }
     cases = current.store.cases(Split.TEST)
     network = build_network(current.manifest.network)
-    for arm, file in weights.items():
-        if not file.is_file():
-            continue
-        network.load_state_dict(load_weights(file))
-        for case in cases:
-            key = {"purpose": arm, "round_id": current.round_id}
-            if current.store.contour(case.case_id, **key) is None:
-                mask = segment(current.store, case.case_id, network, current.manifest.preprocessing)
-                contour = Contour(current.manifest.roi_name, mask, Provenance.AUTOMATIC)
-                current.store.save_contour(case.case_id, contour, author=f"model {arm}", **key)
+    arms = [arm for arm, file in weights.items() if file.is_file()]
+    with progress_bar(SEGMENTING, current.store.home) as progress:
+        for number, arm in enumerate(arms):
+            network.load_state_dict(load_weights(weights[arm]))
+            for place, case in enumerate(cases, start=number * len(cases) + 1):
+                _segment_once(current, case.case_id, arm, network)
+                progress(place, len(arms) * len(cases), -1.0)
     return current.store.advance(
         current.round_id, RoundEvent.PREDICTIONS_READY, actor=ACTOR, detail={"cases": len(cases)}
     )
+
+
+def _segment_once(current: Round, case_id: str, arm: str, network: UNet2d) -> None:
+    store, round_id = current.store, current.round_id
+    if store.contour(case_id, purpose=arm, round_id=round_id) is not None:
+        return
+    mask = segment(store, case_id, network, current.manifest.preprocessing)
+    contour = Contour(current.manifest.roi_name, mask, Provenance.AUTOMATIC)
+    author = f"model {arm}"
+    store.save_contour(case_id, contour, purpose=arm, round_id=round_id, author=author)
 
 
 # -- steps 12 and 13 ------------------------------------------------------------------------
@@ -346,7 +354,9 @@ def measure_and_report(current: Round) -> RoundState:
     """Measure every arm against the reference, or the reviewed contour where there is none.
 
     The reviewed contour was edited from the adapted model's and favours it: the report says how
-    many patients were measured against either.
+    many patients were measured against either. A case that was rejected, and came in without a
+    reference, has no yardstick: no arm is measured on it, its revision degree of 100 % is in the
+    report, and the audit log says how many there are.
 
     Every case is measured; the report is about patients. Someone with several cases is one row per
     arm, the average of the figures of their cases (NaN left out), and a failure only when every
@@ -355,6 +365,7 @@ def measure_and_report(current: Round) -> RoundState:
     measured: defaultdict[tuple[str, str], list[CaseMetrics]] = defaultdict(list)
     measurements = []
     against_reviewed = set()  # patients
+    without_yardstick = 0
     for case in current.store.cases(Split.TEST):
         reference = current.store.contour(case.case_id, purpose=REFERENCE)
         if reference is None:
@@ -362,6 +373,7 @@ def measure_and_report(current: Round) -> RoundState:
                 case.case_id, purpose=REVIEWED, round_id=current.round_id
             )
             if reference is None:
+                without_yardstick += 1
                 continue
             against_reviewed.add(case.patient_id)
         for arm in (DIRECT, ADAPTED, TARGET_TRAINED):
@@ -393,7 +405,11 @@ def measure_and_report(current: Round) -> RoundState:
         row.report = report.model_dump(mode="json")
 
     return current.store.advance(
-        current.round_id, RoundEvent.REVIEW_COMPLETE, actor=ACTOR, also=store_report
+        current.round_id,
+        RoundEvent.REVIEW_COMPLETE,
+        actor=ACTOR,
+        detail={"cases_without_yardstick": without_yardstick},
+        also=store_report,
     )
 
 

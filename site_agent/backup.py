@@ -40,7 +40,7 @@ from site_agent.working_folder import put_in_place, remove_left, working_folder
 MANIFEST, DATABASE, FILES = "backup.json", "database", "home"
 CROSSWALK_KEY = "secrets/crosswalk.key"
 # Made anew, not a site's own, or holding what no backup may: who waits is not pseudonymous yet.
-_LEFT_OUT = ("database-copies", "spool")
+_LEFT_OUT = ("database-copies", "spool", "progress.json", "logs")
 _BESIDE_SQLITE = ("", "-wal", "-shm", "-journal")
 _COMES_AND_GOES = ("rounds", "source-training")  # checkpoints; the steps do without them
 _BLOCK = 1 << 20

@@ -10,15 +10,15 @@ import json
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Column, ColumnElement, Engine, and_, func, select
 from sqlalchemy.orm import Session
 
 from algorithms.contracts.canonical_json import canonical_json, sha256_hex
@@ -32,6 +32,7 @@ from site_agent.case_workflow import RoundEvent, next_state
 from site_agent.config import SiteHome
 from site_agent.database import (
     AnnotationTaskRow,
+    Base,
     CaseRow,
     ContourRow,
     MeasurementRow,
@@ -41,9 +42,11 @@ from site_agent.database import (
     transaction,
     utc_now,
 )
+from site_agent.site_lock import SiteBusyError, superseded_masks_may_go
 
 REFERENCE = "reference"
 REVIEWED = "reviewed"
+REJECTED: Final = "rejected"  # of a review: nothing of the model's contour is kept
 RETURNED = "returned"  # from a planning system
 
 TaskKind = Literal["contour", "scribble"]
@@ -265,7 +268,20 @@ class CaseStore:
         author: str,
     ) -> None:
         """Keep a contour inside `session`, as `save_contour` does."""
-        session.add(self._contour_row(case_id, contour, purpose, round_id, author))
+        self._add_contour(session, case_id, contour, purpose, round_id, author)
+
+    def _add_contour(
+        self,
+        session: Session,
+        case_id: str,
+        contour: Contour,
+        purpose: str,
+        round_id: str,
+        author: str,
+    ) -> ContourRow:
+        row = self._contour_row(case_id, contour, purpose, round_id, author)
+        session.add(row)
+        return row
 
     def _contour_row(
         self, case_id: str, contour: Contour, purpose: str, round_id: str, author: str
@@ -278,34 +294,43 @@ class CaseStore:
             roi_name=contour.roi_name,
             provenance=contour.provenance.value,
             author=author,
-            file=self._write_mask(case_id, contour.mask.voxels),
+            file=self.write_mask(case_id, contour.mask.voxels),
             saved_at=utc_now(),
         )
 
     def contour(self, case_id: str, *, purpose: str, round_id: str = "") -> Contour | None:
-        """Return the newest contour of a purpose ("reference", "adapted", ...) or None."""
+        """Return the newest contour of a purpose ("reference", "adapted", ...) or None.
+
+        A case that a reviewer rejected has no reviewed one, whatever an earlier review left.
+        """
         with Session(self.engine) as session:
             row = _newest_contour(session, case_id, purpose, round_id)
-        return None if row is None else self._read_contour(row)
+        return None if row is None else self.contour_of(row)
 
-    def _read_contour(self, row: ContourRow) -> Contour:
+    def contour_row(self, case_id: str, *, purpose: str, round_id: str = "") -> ContourRow | None:
+        """Return the row of the contour that `contour` reads: who made it, and its file."""
+        with Session(self.engine) as session:
+            return _newest_contour(session, case_id, purpose, round_id)
+
+    def contour_of(self, row: ContourRow) -> Contour:
+        """Read the contour that a row is about."""
         geometry = self.geometry(row.case_id)
-        voxels = _read_mask(self.home.folder / row.file, geometry.shape_zyx)
+        voxels = self.read_mask(row.file, geometry.shape_zyx)
         return Contour(row.roi_name, Mask(voxels, geometry), Provenance(row.provenance))
 
     def contour_author(self, case_id: str, *, purpose: str, round_id: str) -> str | None:
         """Return who made the newest contour of a purpose, or None where there is none."""
-        with Session(self.engine) as session:
-            row = _newest_contour(session, case_id, purpose, round_id)
-            return None if row is None else row.author
+        row = self.contour_row(case_id, purpose=purpose, round_id=round_id)
+        return None if row is None else row.author
 
     def last_correction(
         self, case_id: str, roi_name: str | None = None, *, before: datetime
     ) -> Correction | None:
         """Return what a doctor left last before some moment, in any round, or None.
 
-        A contour that came back from a planning system counts as one that was reviewed here.
-        `roi_name` asks for one region; None takes any.
+        A contour that came back from a planning system counts as one that was reviewed here; one
+        whose case was rejected later does not count. `roi_name` asks for one region; None takes
+        any.
         """
         statement = (
             select(ContourRow)
@@ -314,13 +339,14 @@ class CaseStore:
                 ContourRow.purpose.in_((REVIEWED, RETURNED)),
                 *([] if roi_name is None else [ContourRow.roi_name == roi_name]),
                 ContourRow.saved_at < before,
+                ~_rejected(ReviewRow.reviewed_at < before),
             )
             .order_by(ContourRow.id.desc())
             .limit(1)
         )
         with Session(self.engine) as session:
             row = session.scalars(statement).first()
-        return None if row is None else Correction(self._read_contour(row), row.round_id)
+        return None if row is None else Correction(self.contour_of(row), row.round_id)
 
     # -- rounds -----------------------------------------------------------------------------
 
@@ -518,35 +544,61 @@ class CaseStore:
         with transaction(self.engine) as session:
             if also is not None:
                 also(session)
-            task = session.get_one(AnnotationTaskRow, task_id)
-            shape = _geometry(_existing(session, task.case_id).series).shape_zyx
-            if target.shape != shape[1:]:
-                raise ValueError(f"mask {target.shape} for a slice of {shape[1:]}")
-            if drawn is not None and task.kind != "scribble":
-                raise DataError(
-                    f"{task.case_id}, slice {task.slice_z}: this package asks for contours: draw "
-                    "the contour of the target instead of a scribble"
-                )
-            # A contour, where a scribble was asked for, is one that was drawn everywhere.
-            said = [target]
-            if task.kind == "scribble":
-                said.append(np.ones_like(target) if drawn is None else drawn)
-            task.file = self._write_mask(task.case_id, np.stack(said))
-            task.state = "done"
-            task.author, task.provenance = author, provenance.value
-            task.active_s, task.done_at = active_s, utc_now()
-            audit_log.append(
+            self.answer_task(
                 session,
-                actor=author,
-                event="slice_annotated",
-                subject=task.case_id,
-                detail={
-                    "slice_z": task.slice_z,
-                    "kind": "contour" if drawn is None else "scribble",
-                    "provenance": provenance.value,
-                },
-                at=utc_now(),
+                task_id,
+                target,
+                drawn,
+                author=author,
+                provenance=provenance,
+                active_s=active_s,
             )
+
+    def answer_task(
+        self,
+        session: Session,
+        task_id: int,
+        target: MaskArray,
+        drawn: MaskArray | None,
+        *,
+        author: str,
+        provenance: Provenance,
+        active_s: float | None,
+    ) -> AnnotationTaskRow:
+        """Store what was drawn on an asked-for slice inside `session`, as `complete_task` does.
+
+        `drawn` marks where a scribble says something; None for a contour.
+        """
+        task = session.get_one(AnnotationTaskRow, task_id)
+        shape = _geometry(_existing(session, task.case_id).series).shape_zyx
+        if target.shape != shape[1:]:
+            raise ValueError(f"mask {target.shape} for a slice of {shape[1:]}")
+        if drawn is not None and task.kind != "scribble":
+            raise DataError(
+                f"{task.case_id}, slice {task.slice_z}: this package asks for contours: draw "
+                "the contour of the target instead of a scribble"
+            )
+        # A contour, where a scribble was asked for, is one that was drawn everywhere.
+        said = [target]
+        if task.kind == "scribble":
+            said.append(np.ones_like(target) if drawn is None else drawn)
+        task.file = self.write_mask(task.case_id, np.stack(said))
+        task.state = "done"
+        task.author, task.provenance = author, provenance.value
+        task.active_s, task.done_at = active_s, utc_now()
+        audit_log.append(
+            session,
+            actor=author,
+            event="slice_annotated",
+            subject=task.case_id,
+            detail={
+                "slice_z": task.slice_z,
+                "kind": "contour" if drawn is None else "scribble",
+                "provenance": provenance.value,
+            },
+            at=utc_now(),
+        )
+        return task
 
     def task_label(self, task: AnnotationTaskRow) -> NDArray[np.uint8]:
         """Read what a doctor said about a slice: uint8 `[y, x]`, 1 target, 0 not.
@@ -557,7 +609,7 @@ class CaseStore:
             raise ValueError("the task is still open")
         masks = 2 if task.kind == "scribble" else 1
         shape = (masks, *self.geometry(task.case_id).shape_zyx[1:])
-        target, *drawn = _read_mask(self.home.folder / task.file, shape)
+        target, *drawn = self.read_mask(task.file, shape)
         label = target.astype(np.uint8)
         return np.where(drawn[0], label, np.uint8(NOT_ANNOTATED)) if drawn else label
 
@@ -568,29 +620,41 @@ class CaseStore:
 
     # -- review and measurement -------------------------------------------------------------
 
-    def add_review(self, review: ReviewRow, revised: Contour) -> None:
-        """Store an oncologist's verdict with the contour it ends in, as one."""
+    def add_review(self, review: ReviewRow, revised: Contour | None) -> None:
+        """Store an oncologist's verdict with the contour it ends in, as one.
+
+        A rejected case ends in none.
+        """
         with transaction(self.engine) as session:
-            known = session.scalars(
-                select(ReviewRow).where(
-                    ReviewRow.round_id == review.round_id, ReviewRow.case_id == review.case_id
-                )
-            ).first()
-            if known is not None:
-                session.delete(known)
-                session.flush()
-            session.add(review)
-            self.add_contour(
+            self.put_review(session, review, revised)
+
+    def put_review(
+        self, session: Session, review: ReviewRow, revised: Contour | None
+    ) -> ContourRow | None:
+        """Store a review inside `session`, in place of an earlier one, as `add_review` does."""
+        known = session.scalars(
+            select(ReviewRow).where(
+                ReviewRow.round_id == review.round_id, ReviewRow.case_id == review.case_id
+            )
+        ).first()
+        if known is not None:
+            session.delete(known)
+            session.flush()
+        session.add(review)
+        row = None
+        if revised is not None:
+            row = self._add_contour(
                 session, review.case_id, revised, REVIEWED, review.round_id, review.author
             )
-            audit_log.append(
-                session,
-                actor=review.author,
-                event="case_reviewed",
-                subject=review.case_id,
-                detail={"verdict": review.verdict, "simulated": review.simulated},
-                at=utc_now(),
-            )
+        audit_log.append(
+            session,
+            actor=review.author,
+            event="case_reviewed",
+            subject=review.case_id,
+            detail={"verdict": review.verdict, "simulated": review.simulated},
+            at=utc_now(),
+        )
+        return row
 
     def reviews(self, round_id: str) -> list[ReviewRow]:
         """Return the reviews of a round."""
@@ -636,7 +700,12 @@ class CaseStore:
         fits = np.array_equal(whole, image)
         _replace(folder / "image.npy", whole if fits else image)
 
-    def _write_mask(self, case_id: str, voxels: MaskArray) -> str:
+    def write_mask(self, case_id: str, voxels: MaskArray) -> str:
+        """Keep a mask and return its file, relative to the home.
+
+        Until a row names it, it is nobody's: write it inside the transaction that adds the row, or
+        somebody who removes such files takes it away.
+        """
         packed = np.packbits(voxels)
         # Named by content: writing the same mask again is the same file.
         buffer = io.BytesIO()
@@ -649,6 +718,28 @@ class CaseStore:
             _replace(file, packed)
         return relative.as_posix()
 
+    def read_mask(self, file: str, shape: tuple[int, ...]) -> MaskArray:
+        """Read a mask of that shape from a file as rows name it."""
+        packed = np.load(self.home.folder / file, allow_pickle=False)
+        return np.unpackbits(packed, count=int(np.prod(shape))).reshape(shape).view(bool)
+
+    def remove_superseded(self, files: Collection[str]) -> None:
+        """Remove those of these masks that no row names any more.
+
+        While a backup is made they stay, until the next erasure or compacting.
+        """
+        if not files:
+            return
+        # Whoever writes a mask and then its row is kept out meanwhile.
+        with (
+            suppress(SiteBusyError),
+            transaction(self.engine) as session,
+            superseded_masks_may_go(self.home),
+        ):
+            for file in files:
+                if not any(_names(session, column, file) for column in _file_columns()):
+                    (self.home.folder / file).unlink(missing_ok=True)
+
 
 def _replace(file: Path, array: NDArray[Any]) -> None:
     temporary = file.with_name(file.name + ".part")
@@ -657,9 +748,18 @@ def _replace(file: Path, array: NDArray[Any]) -> None:
     temporary.replace(file)
 
 
-def _read_mask(file: Path, shape: tuple[int, ...]) -> MaskArray:
-    packed = np.load(file, allow_pickle=False)
-    return np.unpackbits(packed, count=int(np.prod(shape))).reshape(shape).astype(bool)
+def _file_columns() -> list[Column[Any]]:
+    """Return all columns that name masks, whatever tables are added."""
+    return [
+        column
+        for table in Base.metadata.sorted_tables
+        for column in table.columns
+        if column.name.endswith("file")
+    ]
+
+
+def _names(session: Session, column: Column[Any], file: str) -> bool:
+    return session.execute(select(column).where(column == file).limit(1)).first() is not None
 
 
 def case_set_sha256(session: Session) -> str:
@@ -691,11 +791,23 @@ def _newest_contour(
             ContourRow.case_id == case_id,
             ContourRow.purpose == purpose,
             ContourRow.round_id == round_id,
+            ~_rejected(),
         )
         .order_by(ContourRow.id.desc())
         .limit(1)
     )
     return session.scalars(statement).first()
+
+
+def _rejected(*when: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Say that a contour is what a review left before the case was rejected."""
+    verdict = select(ReviewRow.id).where(
+        ReviewRow.round_id == ContourRow.round_id,
+        ReviewRow.case_id == ContourRow.case_id,
+        ReviewRow.verdict == REJECTED,
+        *when,
+    )
+    return and_(ContourRow.purpose == REVIEWED, verdict.exists())
 
 
 def _existing(session: Session, case_id: str) -> CaseRow:

@@ -1,7 +1,7 @@
-"""Stand-in until the real claims are merged: same names, no more than the worklist needs."""
+"""Who works on what: one doctor at a time for a case and a purpose, so that nobody overwrites."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -9,70 +9,104 @@ from sqlalchemy.orm import Session
 from algorithms.contracts.errors import DataError
 from site_agent import audit_log
 from site_agent.case_store import CaseStore
-from site_agent.database import ClaimRow, transaction, utc_now
+from site_agent.database import CaseRow, ClaimRow, RoundRow, transaction, utc_now
+
+Purpose = Literal["annotation", "review"]
 
 
 @dataclass(frozen=True)
 class WorkKey:
-    """What one doctor works on: a case of a round, for a purpose ("annotation" or "review")."""
+    """What one doctor does on one case in a round, and for what."""
 
     round_id: str
     case_id: str
-    purpose: str
+    purpose: Purpose
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Return it as the columns that every table of work has."""
+        return {"round_id": self.round_id, "case_id": self.case_id, "purpose": self.purpose}
 
 
 def claim(store: CaseStore, key: WorkKey, *, author: str) -> None:
-    """Claim the work; claiming again what one holds changes nothing.
+    """Take a case; who has it already keeps it.
 
     Raises:
-        DataError: somebody else holds it.
+        DataError: somebody else has it, or round or case is unknown.
     """
     with transaction(store.engine) as session:
-        row = session.get(ClaimRow, (key.round_id, key.case_id, key.purpose))
-        if row is not None and row.author != author:
-            raise DataError(f"{key.case_id}: {row.author} works on it: choose another case")
-        if row is None:
-            session.add(
-                ClaimRow(
-                    round_id=key.round_id,
-                    case_id=key.case_id,
-                    purpose=key.purpose,
-                    author=author,
-                    claimed_at=utc_now(),
-                )
-            )
-            _log(session, key, author, "work_claimed")
+        if session.get(RoundRow, key.round_id) is None or session.get(CaseRow, key.case_id) is None:
+            raise DataError(f"{key.case_id}: is not in this round: take one from the worklist")
+        held = _row(session, key)
+        if held is not None:
+            _refuse_others(held, author)
+            return
+        session.add(ClaimRow(**key.columns, author=author, claimed_at=utc_now()))
+        _log(session, "work_claimed", key, author)
 
 
 def release(store: CaseStore, key: WorkKey, *, author: str, force: bool = False) -> None:
-    """Give the work back; `force` takes it from somebody else.
+    """Let a case go, so that others can take it; one that nobody has stays as it is.
+
+    `force` is for who may take it from somebody else; the audit log says from whom.
 
     Raises:
-        DataError: somebody else holds it.
+        DataError: somebody else has it.
     """
     with transaction(store.engine) as session:
-        row = session.get(ClaimRow, (key.round_id, key.case_id, key.purpose))
-        if row is None:
+        held = _row(session, key)
+        if held is None:
             return
-        if row.author != author and not force:
-            raise DataError(f"{key.case_id}: {row.author} works on it: ask for its release")
-        session.delete(row)
-        _log(session, key, author, "work_released")
+        if not force:
+            _refuse_others(held, author)
+        session.delete(held)
+        _log(session, "work_released", key, author, holder=held.author)
 
 
-def holders(store: CaseStore, round_id: str) -> Mapping[tuple[str, str], ClaimRow]:
-    """Return who holds what in a round, by case and purpose."""
+def holders(store: CaseStore, round_id: str) -> dict[tuple[str, str], ClaimRow]:
+    """Return who has what in a round, by case and purpose."""
+    statement = select(ClaimRow).where(ClaimRow.round_id == round_id)
     with Session(store.engine) as session:
-        rows = session.scalars(select(ClaimRow).where(ClaimRow.round_id == round_id))
-        return {(row.case_id, row.purpose): row for row in rows}
+        return {(row.case_id, row.purpose): row for row in session.scalars(statement)}
 
 
-def _log(session: Session, key: WorkKey, author: str, event: str) -> None:
+def hold(session: Session, key: WorkKey, author: str) -> None:
+    """Make sure, inside the transaction that writes, that the author has the case.
+
+    Raises:
+        DataError: somebody else has it, or nobody.
+    """
+    held = _row(session, key)
+    if held is None:
+        raise DataError(f"{key.case_id}: was released: claim it again in the worklist")
+    _refuse_others(held, author)
+
+
+def let_go(session: Session, key: WorkKey, author: str) -> None:
+    """Release a case inside the transaction that finishes the work on it."""
+    held = _row(session, key)
+    if held is not None:
+        session.delete(held)
+        _log(session, "work_released", key, author, holder=held.author)
+
+
+def _row(session: Session, key: WorkKey) -> ClaimRow | None:
+    return session.get(ClaimRow, tuple(key.columns.values()))
+
+
+def _refuse_others(held: ClaimRow, author: str) -> None:
+    if held.author != author:
+        raise DataError(
+            f"{held.case_id}: {held.author} works on it: take another case, or ask for its release"
+        )
+
+
+def _log(session: Session, event: str, key: WorkKey, actor: str, **detail: str) -> None:
     audit_log.append(
         session,
-        actor=author,
+        actor=actor,
         event=event,
         subject=key.case_id,
-        detail={"purpose": key.purpose},
+        detail={"round": key.round_id, "purpose": key.purpose, **detail},
         at=utc_now(),
     )

@@ -12,8 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from algorithms.contracts.errors import DataError, failure_line
+from site_agent.account_cli import account_app
+from site_agent.blinded_cli import blinded_app
 from site_agent.config import SiteHome, open_home
 from site_agent.pacs_cli import listen, pacs_app
+from site_agent.signature_cli import add_signature_commands
 from site_agent.storage_commands import add_commands
 
 if TYPE_CHECKING:
@@ -44,6 +47,8 @@ app.add_typer(package_app, name="package")
 app.add_typer(model_app, name="model")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(pacs_app, name="pacs")
+app.add_typer(account_app, name="account")
+app.add_typer(blinded_app, name="blinded")
 
 LONG_COMMANDS = {"work", "train-source"}
 _PROCESS_SETTINGS = {
@@ -554,6 +559,7 @@ def ledger_verify(home: Home) -> None:
 
 app.command()(listen)
 add_commands(app)
+add_signature_commands(app)
 
 
 def _open(home: Path) -> tuple[SiteHome, "CaseStore"]:

@@ -27,6 +27,7 @@ from site_agent.database import (
 )
 
 FINISHED = "finished"
+PAINTED, UNDO, REPLAYED = "painted", "undo", "replayed"  # steps that no network answered
 _OPEN = "open"
 
 
@@ -119,15 +120,35 @@ def steps(store: CaseStore, session_id: str) -> list[ClickStepRow]:
         return list(session.scalars(statement))
 
 
-def add_step(store: CaseStore, step: ClickStepRow) -> None:
+def add_step(store: CaseStore, step: ClickStepRow, painted: MaskArray | None = None) -> None:
     """Write a step; its sequence number is how many came before it.
+
+    `painted` is the contour as a hand left it, of such a step.
 
     Raises:
         DataError: the session was accepted, or went on in another window.
     """
     with transaction(store.engine) as session:
         _hold(session, step.session_id, step.sequence, {"state": _OPEN})
+        if painted is not None:
+            case_id = session.get_one(ClickSessionRow, step.session_id).case_id
+            step.file = store.write_mask(case_id, painted)
         session.add(step)
+
+
+def painted(
+    store: CaseStore, row: ClickSessionRow, step: ClickStepRow, shape: tuple[int, ...]
+) -> MaskArray:
+    """Return the contour that a hand left in a step.
+
+    Raises:
+        DataError: its file is missing.
+    """
+    if step.file is None or not (store.home.folder / step.file).is_file():
+        raise DataError(
+            f"{row.case_id}: a contour drawn by hand is missing: restore it from a backup"
+        )
+    return store.read_mask(step.file, shape)
 
 
 def finish(

@@ -13,6 +13,7 @@ from algorithms.contracts.configuration import parse_configuration
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.messages import SITE_NAME_PATTERN
 from site_agent.network_config import ListenerConfig, PacsConfig
+from site_agent.sign_in_config import SignInConfig
 
 CONFIG_FILE = "site.toml"
 ENVIRONMENT_PREFIX = "FEDGTV_SITE_"
@@ -44,6 +45,7 @@ class SiteConfig(BaseModel):
             For demonstrations; a hospital leaves it off and approves by command.
         pacs: how the hospital's PACS is reached, as the table `[pacs]`.
         listener: who may send images here, as the table `[listener]`.
+        sign_in: how people sign in to the pages, as the table `[sign_in]`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +65,7 @@ class SiteConfig(BaseModel):
     auto_approve: bool = False
     pacs: PacsConfig | None = None
     listener: ListenerConfig | None = None
+    sign_in: SignInConfig = SignInConfig()
 
     @field_validator("database_url")
     @classmethod

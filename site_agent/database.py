@@ -277,9 +277,10 @@ class DraftRow(Base):
     epoch: Mapped[str]  # names what was begun from, and when
     sitting: Mapped[str]  # the browser page that drew last: an older one may not go on
     revision: Mapped[int]  # of the draft, counted up by every message that is taken
-    file: Mapped[str | None]  # the contour; None before the first stroke
+    start_file: Mapped[str | None]  # what it began from; None: nothing
+    file: Mapped[str | None]  # the contour; None: nothing is drawn
     outside_file: Mapped[str | None]  # of scribbles: what was drawn as not the target
-    sittings: Mapped[dict[str, Any]]  # by name: times and actions, see `revision_clock`
+    sittings: Mapped[dict[str, Any]]  # by name: times and actions, see `drafts`
     begun_at: Mapped[datetime]
     saved_at: Mapped[datetime]
 

@@ -5,6 +5,7 @@ crosswalk. The bytes are kept by their hash alone: whoever sends an object asks 
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ from site_agent.database import ExportRow, transaction, utc_now
 
 EXPORTED = "exported"
 ExportKind = Literal["rtstruct", "seg"]
+Also = Callable[[Session, ExportRow, Contour, bytes], None]
 
 
 @dataclass(frozen=True)
@@ -48,23 +50,27 @@ def record_export(
     content: bytes,
     approved: bool,
     actor: str,
+    also: Also | None = None,
 ) -> None:
-    """Keep the contour and the sealed UIDs of an object that passed the gate, as one."""
+    """Keep the contour and the sealed UIDs of an object that passed the gate, as one.
+
+    `also` comes last in the same transaction, with the row, the contour and the content; it may
+    refuse.
+    """
     sealed = _fernet(store).encrypt(canonical_json(vars(uids)))
     digest = sha256_hex(content)
     with transaction(store.engine) as session:
         store.add_contour(session, case_id, contour, EXPORTED, round_id, actor)
-        session.add(
-            ExportRow(
-                case_id=case_id,
-                kind=kind,
-                round_id=round_id,
-                uids_sealed=sealed,
-                content_sha256=digest,
-                author=actor,
-                exported_at=utc_now(),
-            )
+        row = ExportRow(
+            case_id=case_id,
+            kind=kind,
+            round_id=round_id,
+            uids_sealed=sealed,
+            content_sha256=digest,
+            author=actor,
+            exported_at=utc_now(),
         )
+        session.add(row)
         audit_log.append(
             session,
             actor=actor,
@@ -73,6 +79,9 @@ def record_export(
             detail={"kind": kind, "approved": approved, "content_sha256": digest},
             at=utc_now(),
         )
+        if also is not None:
+            session.flush()
+            also(session, row, contour, content)
 
 
 def newest_export(

@@ -82,7 +82,7 @@ def _from_dicom(home: SiteHome, folder: Path) -> Iterator[NewCase]:
         )
     pseudonym_key, crosswalk_key = home.secret("pseudonym.key"), home.secret("crosswalk.key")
     structure_sets = _assign(wanted, found)
-    with progress_bar("reading series") as progress:
+    with progress_bar("reading series", home) as progress:
         for done, series in enumerate(wanted, start=1):
             volume, headers = read_series_and_headers(series.files)
             with _named(series.files[0]):

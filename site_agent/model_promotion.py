@@ -22,6 +22,7 @@ from site_agent.adaptation_round import (
 )
 from site_agent.checkpoints import load_weights
 from site_agent.model_store import Comparison, active_model, offer, read_model
+from site_agent.progress import progress_bar
 from site_agent.segmentation import segment
 
 log = logging.getLogger("fedgtv.adaptation")
@@ -106,8 +107,11 @@ def segment_new_patients(current: Round) -> int:
         return 0
     network = build_network(serving.manifest.network)
     network.load_state_dict(load_weights(file))
-    for case in waiting:
-        mask = segment(store, case.case_id, network, serving.manifest.preprocessing)
-        contour = Contour(serving.manifest.roi_name, mask, Provenance.AUTOMATIC)
-        store.save_contour(case.case_id, contour, purpose=ADAPTED, round_id=round_id, author=author)
+    key = {"purpose": ADAPTED, "round_id": round_id, "author": author}
+    with progress_bar("segmenting new patients", store.home) as progress:
+        for done, case in enumerate(waiting, start=1):
+            mask = segment(store, case.case_id, network, serving.manifest.preprocessing)
+            contour = Contour(serving.manifest.roi_name, mask, Provenance.AUTOMATIC)
+            store.save_contour(case.case_id, contour, **key)
+            progress(done, len(waiting), -1.0)
     return len(waiting)

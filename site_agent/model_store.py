@@ -17,7 +17,13 @@ from algorithms.contracts.canonical_json import sha256_hex
 from algorithms.contracts.errors import DataError
 from site_agent import audit_log
 from site_agent.config import SiteHome
-from site_agent.database import ModelActivationRow, SiteModelRow, transaction, utc_now
+from site_agent.database import (
+    AuditRow,
+    ModelActivationRow,
+    SiteModelRow,
+    transaction,
+    utc_now,
+)
 
 OWN = "package"  # what the audit log calls the package's own model
 
@@ -134,6 +140,25 @@ def roll_back(home: SiteHome, engine: Engine, *, actor: str) -> SiteModelRow | N
         to = OWN if before is None else before.sha256[:16]
         _log(session, "model_rolled_back", left, actor, to=to)
         return before
+
+
+def model_before(home: SiteHome, engine: Engine) -> SiteModelRow | None:
+    """Return the model that `roll_back` would go to; None is the package's own."""
+    newest_first = select(ModelActivationRow).order_by(ModelActivationRow.id.desc()).offset(1)
+    with Session(engine) as session:
+        for activation in session.scalars(newest_first):
+            before = session.get_one(SiteModelRow, activation.sha256)
+            if is_whole(home, before):
+                return before
+    return None
+
+
+def history(engine: Engine) -> list[AuditRow]:
+    """Return what was done with models, and by whom; the newest first."""
+    done = AuditRow.event.in_(("model_offered", "model_activated", "model_rolled_back"))
+    with Session(engine) as session:
+        order = AuditRow.sequence.desc()
+        return list(session.scalars(select(AuditRow).where(done).order_by(order)))
 
 
 def active_model(engine: Engine) -> SiteModelRow | None:

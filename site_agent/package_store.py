@@ -175,19 +175,46 @@ def load_package(home: SiteHome, package_id: str) -> tuple[Manifest, Path]:
         DataError: when there is no such package.
         PackageRefused: when a file was changed since.
     """
-    folder = home.packages / package_id
-    if not (folder / MANIFEST_FILE).is_file():
-        raise DataError(f"package {package_id} is not stored here: see 'fedgtv-site package list'")
-    content = (folder / MANIFEST_FILE).read_bytes()
-    if sha256_hex(content) != package_id:
-        raise PackageRefused(
-            "wrong_hash", f"{MANIFEST_FILE}: was changed since it was stored: {SEND_AGAIN}"
-        )
-    manifest = _parse_manifest(content)
+    manifest, folder = read_manifest(home, package_id), home.packages / package_id
     files = {n: (folder / n).read_bytes() for n in manifest.files if (folder / n).is_file()}
     _verify_names(manifest, files)
     _verify_contents(manifest, files)
     return manifest, folder
+
+
+def read_manifest(home: SiteHome, package_id: str) -> Manifest:
+    """Return what a stored package says about itself; its other files are not looked at.
+
+    Raises:
+        DataError: when there is no such package.
+        PackageRefused: when the manifest was changed since.
+    """
+    file = home.packages / package_id / MANIFEST_FILE
+    if not file.is_file():
+        raise DataError(f"package {package_id} is not stored here: see 'fedgtv-site package list'")
+    content = file.read_bytes()
+    if sha256_hex(content) != package_id:
+        raise PackageRefused(
+            "wrong_hash", f"{MANIFEST_FILE}: was changed since it was stored: {SEND_AGAIN}"
+        )
+    return _parse_manifest(content)
+
+
+def verify_stored(home: SiteHome, package_id: str) -> Manifest:
+    """Verify a stored package once more, in all ten steps, before a person lets it in.
+
+    Raises:
+        DataError: when there is no such package.
+        PackageRefused: at the first rule that is broken, or when it was changed since.
+    """
+    manifest = read_manifest(home, package_id)
+    folder, trusted, study = home.packages / package_id, home.config.trusted_keys, home.config.study
+    content, *_ = verify_folder(folder, trusted, study=study)
+    if sha256_hex(content) != package_id:
+        raise PackageRefused(
+            "wrong_hash", f"{MANIFEST_FILE}: was changed since it was stored: {SEND_AGAIN}"
+        )
+    return manifest
 
 
 def approve(engine: Engine, package_id: str, *, actor: str) -> None:

@@ -20,6 +20,7 @@ from site_agent.dicom_seg import write_segmentation
 from site_agent.export_gate import check_export
 from site_agent.export_rules import Expected
 from site_agent.export_store import (
+    Also,
     ExportKind,
     ExportUids,
     newest_export,
@@ -41,12 +42,14 @@ def export_rtstruct(
     *,
     signature: ReviewSignature | None = None,
     actor: str,
+    also: Also | None = None,
 ) -> str:
     """Write the newest contour of a case as RTSTRUCT under its original identity.
 
     What a doctor left last, in any round, goes before the model's own, which is named `GTVp^AI` and
     is that of the latest round. Each save has a UID of its own and names the one before as its
-    predecessor. Without a signature it is UNAPPROVED.
+    predecessor. Without a signature it is UNAPPROVED. `also` is part of the transaction that puts
+    it on record, and may refuse.
 
     Returns:
         The name of the region that was written.
@@ -70,7 +73,9 @@ def export_rtstruct(
             predecessor=predecessor,
         )
 
-    return _export(home, store, case_id, output, "rtstruct", write, signature, predecessor, actor)
+    return _export(
+        home, store, case_id, output, "rtstruct", write, signature, predecessor, actor, also
+    )
 
 
 def export_segmentation(
@@ -85,7 +90,7 @@ def export_segmentation(
     def write(volume: Volume, contour: Contour, identity: OriginalIdentity) -> Dataset:
         return write_segmentation(volume, [contour], identity=identity, now=datetime.now(UTC))
 
-    return _export(home, store, case_id, output, "seg", write, None, None, actor)
+    return _export(home, store, case_id, output, "seg", write, None, None, actor, None)
 
 
 def _export(
@@ -98,6 +103,7 @@ def _export(
     signature: ReviewSignature | None,
     predecessor: str | None,
     actor: str,
+    also: Also | None,
 ) -> str:
     _refuse_place(home, output)
     volume = store.volume(case_id)
@@ -126,6 +132,7 @@ def _export(
             content=content,
             approved=signature is not None,
             actor=actor,
+            also=also,
         )
         put_in_place(part, output)
     finally:

@@ -1,19 +1,21 @@
 """Segment a case on its original grid: by a package's network, or by a doctor's clicks.
 
 A doctor contours an asked-for slice by clicks (`open_task`), or corrects the contour of a whole
-case, whatever made it (`open_case`). Every step is in the database before its contour is shown, and
-opening the same again goes on from there: a browser or process that is killed loses nothing.
+case, whatever made it (`open_case`); what a hand draws in between is a step too. Every step is in
+the database before its contour is shown, and opening the same again goes on from there: a browser
+or process that is killed loses nothing.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import cache, partial
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from sqlalchemy.orm import Session
 
 from algorithms.click_simulation import Points
 from algorithms.contracts.canonical_json import sha256_hex
@@ -28,6 +30,7 @@ from algorithms.networks import UNet2d
 from algorithms.training import device
 from site_agent import click_store
 from site_agent.case_store import CaseStore
+from site_agent.click_store import PAINTED, REPLAYED, UNDO
 from site_agent.database import ClickSessionRow, ClickStepRow, transaction, utc_now
 
 CORRECTED = "corrected"
@@ -69,7 +72,9 @@ class ClickSession:
         self._row = row
         self._segmenter = segmenter
         self._start = start
+        self._first = segmenter.mask if start is not None else None
         self._written = 0
+        self._standing: list[ClickStepRow] = []
         # Of the contour before the first step, and after every step that stands.
         self._results = [click_store.mask_sha256(segmenter.mask)]
         self._replay()
@@ -81,7 +86,7 @@ class ClickSession:
 
     @property
     def clicks(self) -> tuple[Points, Points]:
-        """The clicks that stand, inside the target and outside of it, to be drawn."""
+        """The clicks that stand since a hand drew last, inside the target and outside of it."""
         none = np.empty((0, self._segmenter.mask.ndim), dtype=np.int64)
         steps = self._segmenter.steps
         return (
@@ -99,58 +104,90 @@ class ClickSession:
         self._segmenter.refine(np.asarray(foreground), np.asarray(background))
         return self._keep()
 
-    def undo(self) -> MaskArray:
-        """Take the last step back, which stays on record; without one, nothing happens."""
-        if len(self._results) > 1:
-            self._write("undo", self._results[-2])
-            self._results.pop()
-            self._segmenter.undo()
+    def take(self, mask: MaskArray) -> MaskArray:
+        """Go on from the contour as a hand left it; return it.
+
+        The contour that is there anyway is no step. One that was there before takes the steps since
+        then back; any other is a step of its own, which the network's next answers start from.
+
+        Raises:
+            ValueError: another shape than that of the slice or case.
+        """
+        if mask.shape != self._segmenter.mask.shape or mask.dtype != bool:
+            raise ValueError(f"{mask.dtype} {mask.shape} in place of {self._segmenter.mask.shape}")
+        result = click_store.mask_sha256(mask)
+        if result in self._results:
+            newest = len(self._results) - 1 - self._results[::-1].index(result)
+            self._take_back(len(self._results) - 1 - newest)
+        else:
+            self._write("painted", result, painted=mask)
+            self._segmenter.set_contour(mask)
+            self._results.append(result)
         return self.mask
 
-    def accept(self, *, active_s: float | None = None) -> None:
+    def undo(self) -> MaskArray:
+        """Take the last step back, which stays on record; without one, nothing happens."""
+        self._take_back(min(len(self._standing), 1))
+        return self.mask
+
+    def accept(
+        self,
+        *,
+        active_s: float | None = None,
+        also: Callable[[Session], None] | None = None,
+    ) -> None:
         """Store the contour as the author's, and close the session, as one.
 
         On a slice an empty contour says that there is no target. A contour that nobody changed
-        keeps the provenance of what made it, as in a review.
+        keeps the provenance of what made it, as in a review; one that only hands drew is manual.
 
         Args:
             active_s: how long the author was busy with it; None when nobody measured it.
+            also: comes last in the same transaction, and may refuse.
 
         Raises:
             DataError: accepted before, went on in another window, another author was faster with
                 this slice, or nothing was marked on a case.
         """
-        row, mask, start = self._row, self.mask, self._start
-        result = click_store.mask_sha256(mask)
-        provenance = Provenance.SEMIAUTOMATIC
-        if start is not None and result == self._results[0]:
-            provenance = start.provenance
-        finish = partial(
-            click_store.finish,
+        with transaction(self._store.engine) as session:
+            self.accept_within(session, active_s=active_s)
+            if also is not None:
+                also(session)
+
+    def accept_within(self, session: Session, *, active_s: float | None = None) -> None:
+        """Do what `accept` does, inside a transaction of the caller."""
+        row, mask = self._row, self.mask
+        click_store.finish(
+            session,
             session_id=row.session_id,
             steps_seen=self._written,
             active_s=active_s,
-            result=result,
+            result=click_store.mask_sha256(mask),
         )
         if row.task_id is not None:
-            self._store.complete_task(
+            self._store.answer_task(
+                session,
                 row.task_id,
                 mask,
+                None,
                 author=row.author,
-                provenance=provenance,
+                provenance=self._provenance(),
                 active_s=active_s,
-                also=finish,
             )
             return
         if not self._written and not mask.any():
             raise DataError(f"{row.case_id}: nothing is marked yet: click the target first")
-        roi_name = TARGET_ROI if start is None else start.roi_name
-        contour = Contour(roi_name, Mask(mask, self._store.geometry(row.case_id)), provenance)
-        with transaction(self._store.engine) as session:
-            finish(session)
-            self._store.add_contour(
-                session, row.case_id, contour, CORRECTED, row.round_id, row.author
-            )
+        roi_name = TARGET_ROI if self._start is None else self._start.roi_name
+        geometry = self._store.geometry(row.case_id)
+        contour = Contour(roi_name, Mask(mask, geometry), self._provenance())
+        self._store.add_contour(session, row.case_id, contour, CORRECTED, row.round_id, row.author)
+
+    def _provenance(self) -> Provenance:
+        if self._start is not None:
+            untouched = click_store.mask_sha256(self.mask) == self._results[0]
+            return self._start.provenance if untouched else Provenance.SEMIAUTOMATIC
+        by_hand = self._standing and all(step.kind == PAINTED for step in self._standing)
+        return Provenance.MANUAL if by_hand else Provenance.SEMIAUTOMATIC
 
     # -- the record -------------------------------------------------------------------------
 
@@ -176,6 +213,7 @@ class ClickSession:
         foreground: Points | None = None,
         background: Points | None = None,
         seconds: float = 0.0,
+        painted: MaskArray | None = None,
     ) -> None:
         step = ClickStepRow(
             session_id=self.session_id,
@@ -188,28 +226,67 @@ class ClickSession:
             author=self._row.author,
             at=utc_now(),
         )
-        click_store.add_step(self._store, step)
+        click_store.add_step(self._store, step, painted)
         self._written += 1
+        if kind == UNDO:
+            self._standing.pop()
+        elif kind != REPLAYED:
+            self._standing.append(step)
+
+    def _take_back(self, count: int) -> None:
+        """Take some steps back: all that could be written of it."""
+        taken: list[str] = []
+        try:
+            for _ in range(count):
+                kind = self._standing[-1].kind
+                self._write(UNDO, self._results[-2])
+                self._results.pop()
+                taken.append(kind)
+        finally:
+            if PAINTED in taken:  # before which the segmenter remembers nothing
+                self._begin_again(self._results[-1])
+            else:
+                for _ in taken:
+                    self._segmenter.undo()
 
     def _replay(self) -> None:
         """Make the steps on record again, but for those that were taken back."""
         written = click_store.steps(self._store, self.session_id)
-        standing: list[ClickStepRow] = []
         for step in written:
-            if step.kind == "undo":
-                standing.pop()
-            elif step.kind != "replayed":
-                standing.append(step)
-        for step in standing:
+            if step.kind == UNDO:
+                self._standing.pop()
+            elif step.kind != REPLAYED:
+                self._standing.append(step)
+        self._results += [step.mask_sha256 for step in self._standing]
+        self._written = len(written)
+        if self._standing:
+            self._begin_again(written[-1].mask_sha256)
+
+    def _begin_again(self, recorded: str) -> None:
+        """Bring the segmenter to where the standing steps lead.
+
+        Another processor may round otherwise; then the record says what the author goes on from.
+        """
+        kinds = [step.kind for step in self._standing]
+        painted = len(kinds) - 1 - kinds[::-1].index(PAINTED) if PAINTED in kinds else -1
+        if painted >= 0:
+            self._segmenter.set_contour(
+                click_store.painted(
+                    self._store, self._row, self._standing[painted], self.mask.shape
+                )
+            )
+        elif self._first is not None:
+            self._segmenter.set_contour(self._first)
+        else:
+            self._segmenter.clear()
+        for number, step in enumerate(self._standing[painted + 1 :], start=painted + 1):
             if step.kind == "segment":
                 self._segmenter.segment(np.array(step.foreground))
             else:
                 self._segmenter.refine(np.array(step.foreground), np.array(step.background))
-            self._results.append(click_store.mask_sha256(self._segmenter.mask))
-        self._written = len(written)
-        # Another processor may round otherwise; then the record says what the author goes on from.
-        if written and written[-1].mask_sha256 != self._results[-1]:
-            self._write("replayed", self._results[-1])
+            self._results[number + 1] = click_store.mask_sha256(self._segmenter.mask)
+        if self._results[-1] != recorded:
+            self._write(REPLAYED, self._results[-1])
 
 
 def open_task(

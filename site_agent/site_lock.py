@@ -1,11 +1,15 @@
 """One process at a time changes what a site holds."""
 
 import fcntl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from algorithms.contracts.errors import DataError
 from site_agent.config import SiteHome
+
+# A page that looks whether a worker runs holds the lock for an instant.
+_ATTEMPTS, _PAUSE_S = 5, 0.02
 
 
 class SiteBusyError(DataError):
@@ -22,6 +26,18 @@ def only_worker(home: SiteHome) -> Iterator[None]:
     busy = "another worker of this site is running: wait until it ends"
     with _hold(home, "worker.lock", fcntl.LOCK_EX, busy):
         yield
+
+
+def is_working(home: SiteHome) -> bool:
+    """Say whether a worker runs, or somebody else who keeps workers out."""
+    try:
+        with (home.folder / "worker.lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # nobody ever worked here
+        return False
+    return False
 
 
 @contextmanager
@@ -44,7 +60,22 @@ def nothing_erased(home: SiteHome) -> Iterator[None]:
         SiteBusyError: when an erasure is under way.
     """
     busy = "a patient is being erased: wait until it ends"
-    with _hold(home, "erasure.lock", fcntl.LOCK_SH, busy):
+    with (
+        _hold(home, "erasure.lock", fcntl.LOCK_SH, busy),
+        (home.folder / "masks.lock").open("w") as file,
+    ):
+        fcntl.flock(file, fcntl.LOCK_SH)  # waits for a removal of superseded masks: milliseconds
+        yield
+
+
+@contextmanager
+def superseded_masks_may_go(home: SiteHome) -> Iterator[None]:
+    """Keep backups from beginning while masks are removed that no row names any more.
+
+    Raises:
+        SiteBusyError: a backup is being made.
+    """
+    with _hold(home, "masks.lock", fcntl.LOCK_EX, "a backup of this site is being made"):
         yield
 
 
@@ -75,8 +106,12 @@ def spool_alone(home: SiteHome) -> Iterator[None]:
 @contextmanager
 def _hold(home: SiteHome, name: str, kind: int, busy: str) -> Iterator[None]:
     with (home.folder / name).open("w") as file:
-        try:
-            fcntl.flock(file, kind | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SiteBusyError(busy) from error
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if attempt == _ATTEMPTS:
+                    raise SiteBusyError(busy) from error
+                time.sleep(_PAUSE_S)
         yield

@@ -105,7 +105,7 @@ def _make_package(home: SiteHome, store: CaseStore, plan: StudyPlan, work: Path)
     validation = fully_known(store, prepare(store, held_out, recipe), recipe)
     network = build_network(plan.network, seed=seed)
     checkpoint = work / "checkpoint.safetensors"
-    with progress_bar("training the source model") as progress:
+    with progress_bar("training the source model", home) as progress:
         state = finetune(
             network,
             slices,

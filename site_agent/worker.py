@@ -8,6 +8,8 @@ from site_agent.adaptation_round import ACTOR, Round, open_round
 from site_agent.case_store import CaseStore
 from site_agent.case_workflow import TRANSITIONS, RoundEvent
 from site_agent.config import SiteHome
+from site_agent.drift import measure_distances
+from site_agent.live_progress import clear_progress
 from site_agent.model_promotion import segment_new_patients
 from site_agent.package_store import active_package, load_package
 from site_agent.patient_split import assign_patients
@@ -29,6 +31,7 @@ def work(home: SiteHome, store: CaseStore) -> RoundState:
     """
     use_threads(home.config.threads)
     with only_worker(home):
+        clear_progress(home)  # of one that was killed
         package = active_package(store.engine)
         if package is None:
             return RoundState.NONE
@@ -40,6 +43,7 @@ def work(home: SiteHome, store: CaseStore) -> RoundState:
             state = advance(current)
             if state in (RoundState.AWAITING_REVIEW, RoundState.REPORTED):
                 segment_new_patients(current)
+            measure_distances(current)
         except Exception as error:
             _mark_failed(current, type(error).__name__)
             raise

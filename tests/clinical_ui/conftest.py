@@ -8,11 +8,18 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from clinical_ui.launch import HOME_VARIABLE
+from clinical_ui.launch import APP_FILE, HOME_VARIABLE
+from clinical_ui.session import SIGN_IN_TOKEN
 from site_agent.case_store import CaseStore
+from tests.clinical_ui.people import EVERYTHING, add_people, sign_in_token
 from tests.clinical_ui.synthetic_site import make_site
 
-PAGES = {"worklist": "worklist_page", "case": "review_page", "study": "study_page"}
+PAGES = {
+    "worklist": "worklist_page",
+    "case": "review_page",
+    "study": "study_page",
+    "accounts": "accounts_page",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -31,16 +38,38 @@ def site(tmp_path: Path) -> CaseStore:
 
 
 @pytest.fixture
-def run_page(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[CaseStore, str], AppTest]]:
-    """Return a function that runs one page on a site."""
+def run_page(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., AppTest]]:
+    """Return a function that runs one page on a site, by default for somebody with all roles."""
 
-    def run(store: CaseStore, page: str, **query: str) -> AppTest:
+    def run(
+        store: CaseStore, page: str, *, username: str | None = EVERYTHING, **query: str
+    ) -> AppTest:
         monkeypatch.setenv(HOME_VARIABLE, str(store.home.folder))
         arguments = "lambda: None, lambda: None" if page == "worklist" else ""
         script = f"from clinical_ui import {PAGES[page]}\n{PAGES[page]}.show({arguments})\n"
         test = AppTest.from_string(script, default_timeout=30)
+        add_people(store.engine)
+        if username is not None:
+            test.session_state[SIGN_IN_TOKEN] = sign_in_token(store.engine, username)
         for name, value in query.items():
             test.query_params[name] = value
+        return test.run()
+
+    st.cache_resource.clear()
+    yield run
+    st.cache_resource.clear()
+
+
+@pytest.fixture
+def run_app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., AppTest]]:
+    """Return a function that runs the whole frame on a site; None is nobody signed in."""
+
+    def run(store: CaseStore, username: str | None = EVERYTHING) -> AppTest:
+        monkeypatch.setenv(HOME_VARIABLE, str(store.home.folder))
+        test = AppTest.from_file(str(APP_FILE), default_timeout=30)
+        if username is not None:
+            add_people(store.engine)
+            test.session_state[SIGN_IN_TOKEN] = sign_in_token(store.engine, username)
         return test.run()
 
     st.cache_resource.clear()

@@ -10,9 +10,8 @@ def banner(page: AppTest) -> str:
     return "".join(element.proto.body for element in page.get("html"))
 
 
-def test_the_banner_names_research_use_site_and_study(site, run_page, monkeypatch):
-    monkeypatch.setenv(HOME_VARIABLE, str(site.home.folder))
-    page = AppTest.from_file(str(APP_FILE), default_timeout=30).run()
+def test_the_banner_names_research_use_site_and_study(site, run_app):
+    page = run_app(site)
     assert not page.exception
     assert wording.RESEARCH_ONLY in banner(page)
     assert "hospital-b, study npc-demo" in banner(page)

@@ -74,6 +74,44 @@ def test_an_oblique_slice_names_two_directions():
     assert (set(left), set(right)) == ({"R", "A"}, {"L", "P"})
 
 
+@pytest.mark.parametrize("axes", ORIENTATIONS)
+def test_the_three_index_axes_give_the_three_planes_the_right_way_round(axes):
+    geometry = Geometry((4, 6, 10), (3.0, 0.5, 0.75), (0.0, 0.0, 0.0), axes)
+    views = [radiological_view(geometry, axis) for axis in range(3)]
+    assert {view.plane for view in views} == set(EXPECTED)
+    for axis, view in enumerate(views):
+        assert view.edges == EXPECTED[view.plane]
+        rows, columns = view.row_and_column_axes
+        assert {axis, rows, columns} == {0, 1, 2}
+        assert view.pixel_yx_mm == (geometry.spacing_zyx_mm[rows], geometry.spacing_zyx_mm[columns])
+        # One step to the right or down on the screen goes where the edge's letter says.
+        for index_axis, flipped, edge in (
+            (columns, view.flipped_columns, view.edges[1]),
+            (rows, view.flipped_rows, view.edges[3]),
+        ):
+            step = np.zeros((1, 3))
+            step[0, index_axis] = -1.0 if flipped else 1.0
+            moved = geometry.points_from_index(step)[0] - geometry.points_from_index(0 * step)[0]
+            expected = np.array(DIRECTION[edge]) * geometry.spacing_zyx_mm[index_axis]
+            np.testing.assert_allclose(moved, expected)
+
+
+@given(st.integers(0, 10**6))
+def test_tilted_slices_have_three_planes_too_and_the_first_is_the_nearest(seed):
+    # A random rotation: the first two columns of a Gaussian matrix, made orthonormal.
+    turned, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
+    geometry = Geometry((2, 2, 2), (1.0,) * 3, (0.0,) * 3, tuple(map(tuple, turned.tolist())))
+    views = [radiological_view(geometry, axis) for axis in range(3)]
+    assert {view.plane for view in views} == {"axial", "coronal", "sagittal"}
+    nearest = ("sagittal", "coronal", "axial")[int(np.abs(turned[2]).argmax())]
+    assert views[0].plane == nearest
+    for view in views:
+        directions = [np.array(turned[2 - axis]) for axis in view.row_and_column_axes]
+        right = directions[1] * (-1 if view.flipped_columns else 1)
+        towards = {"axial": right[0], "coronal": right[0], "sagittal": right[1]}[view.plane]
+        assert towards >= 0
+
+
 def test_pixels_that_are_not_square_are_drawn_in_true_proportion():
     picture = render_slice(volume(np.zeros((1, 10, 20)), (1.0, 3.0, 1.0)), 0, longest_side_px=300)
     assert picture.shape == (300, 200, 3)

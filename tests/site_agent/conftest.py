@@ -1,9 +1,13 @@
 """Every database a site may have: a module that says so runs its tests on each."""
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 
+from site_agent.database import create_database, open_database
 from tests.debian_packages import absent
 from tests.postgresql import Cluster, binaries, running_cluster
 
@@ -18,7 +22,8 @@ def postgresql() -> Iterator[Cluster]:
         yield cluster
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+# The server is a real component, and costs more time than all else: with the journeys.
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.journey)])
 def each_database(request, monkeypatch) -> Iterator[str]:
     """Give the next home a database of this kind; with PostgreSQL, an empty one of the server."""
     if request.param == "sqlite":
@@ -29,3 +34,21 @@ def each_database(request, monkeypatch) -> Iterator[str]:
     monkeypatch.setenv("FEDGTV_SITE_DATABASE_URL", url)
     yield request.param
     cluster.give_back(url)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the file of a site's database without rows; to be copied, which is quicker."""
+    file = tmp_path_factory.mktemp("empty") / "site.db"
+    create_database(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def empty_engine(empty_database: Path, tmp_path: Path) -> Iterator[Engine]:
+    """Open a database of a site without rows."""
+    file = tmp_path / "site.db"
+    shutil.copy(empty_database, file)
+    engine = open_database(f"sqlite:///{file}")
+    yield engine
+    engine.dispose()

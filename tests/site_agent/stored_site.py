@@ -20,11 +20,20 @@ from site_agent import click_store, egress
 from site_agent.case_store import CaseStore, SliceChoice
 from site_agent.config import SiteHome
 from site_agent.database import (
+    AccountRow,
     AuditRow,
     Base,
+    BlindedReadingRow,
+    ClaimRow,
     ClickStepRow,
+    ContourRow,
+    ContourSaveRow,
+    DraftRow,
+    ExportRow,
     MeasurementRow,
     PackageRow,
+    SignatureRow,
+    SignInRow,
     transaction,
     utc_now,
 )
@@ -68,6 +77,8 @@ def fill(home: SiteHome, exports: Path, patients: tuple[int, ...] = (1, 2, 3)) -
         segment_and_review(store, case.case_id, round_id)
         output = exports.parent / "out" / f"{case.case_id}.dcm"
         export_rtstruct(home, store, case.case_id, output, actor="dr")
+        use_pages(store, case.case_id, round_id)
+    sign_in(store)
     better = Comparison(patients=3, candidate_dsc=0.8, incumbent_dsc=0.7, margin=0.0)
     offer(home, store.engine, b"weights", round_id, better, actor="worker")
     for folder in (home.rounds / round_id, home.packages / PACKAGE_ID, home.source_package):
@@ -119,6 +130,84 @@ def segment_and_review(store: CaseStore, case_id: str, round_id: str) -> None:
             round_id=round_id, case_id=case_id, arm="adapted", metrics={"dsc": 0.75, "hd95": None}
         )
         store.replace_measurements(session, [row])
+
+
+def use_pages(store: CaseStore, case_id: str, round_id: str) -> None:
+    """Leave what a doctor leaves on the pages: a claim, a draft, evidence, a signature, a reading.
+
+    They name the contour that was reviewed, so that there is no file more.
+    """
+    key = {"round_id": round_id, "case_id": case_id}
+    work = {**key, "purpose": "review", "author": "dr"}
+    with transaction(store.engine) as session:
+        reviewed = session.scalars(
+            select(ContourRow).filter_by(case_id=case_id, purpose="reviewed")
+        ).one()
+        export = session.scalars(select(ExportRow).filter_by(case_id=case_id)).one()
+        session.add_all(
+            [
+                ClaimRow(**work, claimed_at=AT),
+                DraftRow(
+                    **work,
+                    epoch="0" * 16,
+                    sitting="1" * 16,
+                    revision=3,
+                    file=reviewed.file,
+                    sittings={},
+                    begun_at=AT,
+                    saved_at=AT,
+                ),
+                ContourSaveRow(
+                    **work,
+                    file=reviewed.file,
+                    mask_sha256="2" * 64,
+                    sittings={},
+                    active_s=12.5,
+                    model_wait_s=0.5,
+                    wall_s=20.0,
+                    slice_degrees_percent={"1": 100.0},
+                    saved_at=AT,
+                ),
+                SignatureRow(
+                    **key,
+                    username="dr",
+                    person_name="Example^Dr",
+                    meaning="I approve this contour",
+                    method="password",
+                    mask_sha256="2" * 64,
+                    signed_at=AT,
+                    export_id=export.id,
+                ),
+                BlindedReadingRow(
+                    reading="first",
+                    place=export.id,
+                    case_id=case_id,
+                    reader="dr",
+                    seed=0,
+                    allocation_sealed=b"sealed",
+                ),
+            ]
+        )
+
+
+def sign_in(store: CaseStore) -> None:
+    """Leave an account that is signed in; it is no patient's."""
+    with transaction(store.engine) as session:
+        session.add(
+            AccountRow(
+                username="dr",
+                display_name="Dr Example",
+                person_name="Example^Dr",
+                roles=["reviewer"],
+                disabled=False,
+                failures=0,
+                created_at=AT,
+            )
+        )
+        session.flush()
+        session.add(
+            SignInRow(token_sha256="3" * 64, username="dr", signed_in_at=AT, last_seen_at=AT)
+        )
 
 
 def release(home: SiteHome, store: CaseStore, number: int) -> None:

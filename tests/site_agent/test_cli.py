@@ -115,7 +115,7 @@ def one_line(errors: str) -> str:
     """Return the line of an error; before it there is nothing but progress."""
     assert errors.endswith("\n")
     *progress, line = errors.splitlines()
-    assert all(re.fullmatch(r"reading series: \d+/\d+", said) for said in progress)
+    assert all(re.fullmatch(r"\S+: reading series: \d+/\d+", said) for said in progress)
     assert line.startswith("error: ")
     return line
 

@@ -49,6 +49,11 @@ ABOUT_PATIENTS = {
     "reviews",
     "measurements",
     "exports",
+    "claims",
+    "drafts",
+    "contour_saves",
+    "signatures",
+    "blinded_readings",
 }
 
 
@@ -491,11 +496,11 @@ def test_erasing_asks_first_and_tells_counts(site, run, capsys, monkeypatch) -> 
     monkeypatch.setattr("sys.stdin", open("/dev/null"))  # noqa: SIM115, PTH123
     code, said, _ = run("erase", "--home", site.folder, one)
     assert code == 1  # nobody said yes
-    assert f"{one}: erase 2 annotation tasks, 1 cases" in said
+    assert f"{one}: erase 2 annotation tasks, 1 blinded readings, 1 cases" in said
     assert len(CaseStore(site).cases()) == 3
     code, said, warned = run("erase", "--home", site.folder, tags(1).patient_id, "--yes")
     assert (code, warned) == (0, "")
-    assert "2 annotation tasks, 1 cases" in said
+    assert "2 annotation tasks, 1 blinded readings, 1 cases" in said
     assert "4 contours" in said
     assert "5 files" in said
     assert tags(1).patient_id not in said

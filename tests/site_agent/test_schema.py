@@ -231,7 +231,7 @@ NEXT = '''"""A revision of the future."""
 import sqlalchemy as sa
 from alembic import op
 revision = "0003"
-down_revision = "0001"
+down_revision = "0002"
 def upgrade():
     with op.batch_alter_table("cases") as table:
         table.alter_column("modality", new_column_name="kind_of_image")
@@ -243,7 +243,7 @@ def upgrade():
 def with_next(folder: Path, failure: str = "") -> Path:
     """Copy the revisions and add one that makes anew a table which others name."""
     shutil.copytree(MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "v0002_next.py").write_text(NEXT.replace("FAILURE", failure), "utf-8")
+    (folder / "versions" / "v0003_next.py").write_text(NEXT.replace("FAILURE", failure), "utf-8")
     return folder
 
 

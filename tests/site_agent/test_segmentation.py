@@ -469,7 +469,7 @@ def test_a_failure_while_accepting_leaves_all_as_it_was(store, monkeypatch, whol
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(CaseStore, "_write_mask", full)
+        patched.setattr(CaseStore, "write_mask", full)
         with pytest.raises(OSError, match="full"):
             clicks.accept()
     assert [row.state for row in sessions(store)] == ["open"]

@@ -59,6 +59,7 @@ def _tables() -> dict[str, list[Any]]:
             sa.Column("epoch", TEXT, nullable=False),
             sa.Column("sitting", TEXT, nullable=False),
             sa.Column("revision", WHOLE, nullable=False),
+            sa.Column("start_file", TEXT),
             sa.Column("file", TEXT),
             sa.Column("outside_file", TEXT),
             sa.Column("sittings", sa.JSON(), nullable=False),

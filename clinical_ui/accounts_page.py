@@ -1,0 +1,130 @@
+"""Accounts, for hospital IT: who may use the pages, and as what."""
+
+from typing import Any
+
+import streamlit as st
+
+from algorithms.contracts.errors import DataError
+from clinical_ui import session, sign_in, wording
+from site_agent import accounts
+from site_agent.accounts import ROLES, Account
+from site_agent.database import utc_now
+
+
+def show() -> None:
+    """Show the page."""
+    me = sign_in.require("it")
+    st.title("Accounts")
+    known = accounts.listed(session.store().engine)
+    st.dataframe(account_rows(known), hide_index=True, key="accounts")
+    if said := session.take_message():
+        st.success(said)
+    change, add = st.columns(2, gap="large")
+    with change:
+        st.subheader("Change an account")
+        _change(me, [account for account in known if account.username != me.username])
+    with add:
+        st.subheader("Add an account")
+        _add(me)
+
+
+def account_rows(known: list[Account]) -> list[dict[str, Any]]:
+    """Return the accounts as a table."""
+    now = utc_now()
+    rows = []
+    for account in known:
+        waits = account.locked_until is not None and account.locked_until > now
+        state = "✓ active"
+        if account.disabled:
+            state = "✕ disabled"
+        elif waits:
+            state = "◷ waits after wrong passwords"
+        rows.append(
+            {
+                "User name": account.username,
+                "Name": account.display_name,
+                "Roles": wording.role_names(account.roles),
+                "Signs in with": "password" if account.oidc_subject is None else "hospital's own",
+                "State": state,
+            }
+        )
+    return rows
+
+
+def _change(me: Account, others: list[Account]) -> None:
+    """Change another account; one's own is changed by a colleague, or by command."""
+    if not others:
+        st.info("There is no other account. Your own is changed by command: fedgtv-site account.")
+        return
+    by_name = {account.username: account for account in others}
+    chosen = by_name[st.selectbox("Account", list(by_name))]
+    with st.form(f"change_{chosen.username}"):
+        roles = _roles(sorted(chosen.roles, key=ROLES.index), key=f"roles_{chosen.username}")
+        open_ = st.checkbox("May sign in", value=not chosen.disabled)
+        password = None
+        if chosen.oidc_subject is None:
+            password = st.text_input(
+                "New password (empty keeps the old one)",
+                type="password",
+                autocomplete="new-password",
+            )
+        if st.form_submit_button("Save", type="primary"):
+            _apply(me, chosen, roles, disabled=not open_, password=password or None)
+
+
+def _apply(
+    me: Account, chosen: Account, roles: list[str], *, disabled: bool, password: str | None
+) -> None:
+    engine, now = session.store().engine, utc_now()
+    sign_in.touch()
+    try:
+        if password is not None:
+            accounts.set_password(engine, chosen.username, password, actor=me.username, now=now)
+        accounts.set_roles(engine, chosen.username, roles, actor=me.username, now=now)
+        accounts.set_disabled(engine, chosen.username, disabled, actor=me.username, now=now)
+    except DataError as error:
+        st.error(wording.sentence(str(error)))
+    else:
+        session.leave_message(f"{chosen.username}: saved.")
+        st.rerun()
+
+
+def _add(me: Account) -> None:
+    with_provider = sign_in.uses_provider()
+    with st.form("add", clear_on_submit=False):
+        username = st.text_input("User name", max_chars=64, autocomplete="off")
+        name = st.text_input("Name, as colleagues know it", max_chars=accounts.NAME_LENGTH)
+        person = st.text_input(
+            "Name, as DICOM writes it (Family^Given)", max_chars=accounts.NAME_LENGTH
+        )
+        roles = _roles([], key="roles_new")
+        if with_provider:
+            secret = st.text_input("Identity at the provider (ISSUER|SUBJECT)")
+        else:
+            secret = st.text_input("Password", type="password", autocomplete="new-password")
+        if not st.form_submit_button("Add", type="primary"):
+            return
+    sign_in.touch()
+    try:
+        added = accounts.create(
+            session.store().engine,
+            username,
+            display_name=name,
+            person_name=person,
+            roles=roles,
+            password=None if with_provider else secret,
+            oidc_subject=secret if with_provider else None,
+            actor=me.username,
+            now=utc_now(),
+        )
+    except DataError as error:
+        st.error(wording.sentence(str(error)))
+    else:
+        session.leave_message(f"{added.username}: added.")
+        st.rerun()
+
+
+def _roles(chosen: list[str], *, key: str) -> list[str]:
+    return st.multiselect(
+        "Roles", ROLES, default=chosen, format_func=wording.ROLES.__getitem__, key=key
+    )

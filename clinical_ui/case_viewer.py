@@ -1,0 +1,74 @@
+"""A case in the viewer: what the pages that look, annotate and review have in common."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import streamlit as st
+
+from algorithms.contracts.errors import DataError
+from algorithms.contracts.volume import MaskArray
+from clinical_ui import sign_in
+from clinical_ui.case_layers import Layer
+from clinical_ui.desk import Desk
+from clinical_ui.session import LoadedVolume
+from clinical_ui.viewer import ViewerData, ViewerLayer, mount_viewer, mount_volume
+from site_agent import run_lengths
+
+Take = Callable[[dict[str, object]], None]
+
+
+def show_case(
+    loaded: LoadedVolume, desk: Desk, data: ViewerData, *, role: str, key: str
+) -> None:
+    """Show a case in the viewer and let the desk take what comes back.
+
+    Args:
+        loaded: the image.
+        desk: takes drafts, clicks and saves.
+        data: what to show; the desk fills in what it knows of the work.
+        role: who may draw.
+        key: of the viewer, one per page: slice, zoom and window stay from case to case.
+    """
+    mount_volume(loaded.packed, key=f"{key}-image")
+    _viewer(desk, data, role, key)
+
+
+def contour_layers(
+    masks: Mapping[Layer, MaskArray], *, hidden: frozenset[Layer] = frozenset()
+) -> tuple[ViewerLayer, ...]:
+    """Return contours to look at, bool `[z, y, x]`, from below to above."""
+    return tuple(
+        ViewerLayer.of(layer, run_lengths.encode(mask), shown=layer not in hidden)
+        for layer, mask in masks.items()
+    )
+
+
+@st.fragment
+def _viewer(desk: Desk, data: ViewerData, role: str, key: str) -> None:
+    """Mount the viewer; what it sends runs only this part of the page."""
+    mount_viewer(
+        replace(data, **desk.state()),
+        key,
+        on_draft=_checked(desk, role, desk.take),
+        on_prompt=_checked(desk, role, desk.prompt),
+        on_save=_checked(desk, role, desk.save),
+    )
+    if desk.page_is_behind:
+        desk.page_is_behind = False
+        st.rerun()  # the whole page: what is asked for, and who holds it, has changed
+
+
+def _checked(desk: Desk, role: str, take: Take) -> Take:
+    """Let only who is signed in, and may draw, do so: a page may be older than its sign-in."""
+
+    def answer(message: dict[str, object]) -> None:
+        try:
+            if sign_in.actor(role).username != desk.author:
+                raise DataError("somebody else signed in here: reload the page")
+        except DataError as error:
+            desk.turn_away(message, error)
+            return
+        sign_in.touch()
+        take(message)
+
+    return answer

@@ -1,0 +1,260 @@
+"""What a doctor has open on a case: takes what the viewer sends, answers clicks, saves.
+
+The browser draws and keeps time. Each message is checked, kept as a draft, and answered here; what
+does not fit is refused, told to the doctor and noted in the audit log. A desk lives as long as the
+browser's session; all it knows lies in the database too, so another one goes on from there.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from algorithms.contracts.contour import Contour
+from algorithms.contracts.errors import DataError
+from algorithms.contracts.volume import MaskArray
+from site_agent import claims, contour_evidence, drafts, run_lengths
+from site_agent.case_store import CaseStore
+from site_agent.claims import WorkKey
+from site_agent.click_store import mask_sha256
+from site_agent.drafts import Draft
+from site_agent.work_message import Kind, Prompt, WorkMessage, read_message
+
+if TYPE_CHECKING:  # with torch, whose import takes seconds; looking and drawing do without
+    from site_agent.segmentation import ClickSession
+
+WHOLE_CASE = -1
+NO_EPOCH = "0" * 16  # of a case that is only looked at
+
+
+class Desk:
+    """One author's work on one case.
+
+    Args:
+        store: of the site.
+        key: what is worked on.
+        author: who is signed in.
+        start: the contour that a review begins from; None where nothing is there yet.
+        tasks: ids of the annotation tasks by slice; empty in a review.
+    """
+
+    def __init__(
+        self,
+        store: CaseStore,
+        key: WorkKey,
+        author: str,
+        *,
+        start: Contour | None = None,
+        tasks: Mapping[int, int] | None = None,
+    ) -> None:
+        self.store, self.key, self.author = store, key, author
+        self.start = start
+        self.tasks = dict(tasks or {})
+        self.shape_zyx = store.geometry(key.case_id).shape_zyx
+        self.fresh = False
+        self.answer: dict[str, Any] | None = None
+        self.stored: dict[str, Any] | None = None
+        self.refused: dict[str, Any] | None = None
+        self.page_is_behind = False  # something was saved that the page does not show yet
+        self._clicks: dict[int, ClickSession] = {}  # by slice
+        self._take_up(drafts.restore(store, key, author=author))
+
+    @property
+    def is_open(self) -> bool:
+        """Say whether work has begun and is not saved yet."""
+        return self.draft is not None
+
+    def begin(self) -> None:
+        """Claim the case and begin, which starts the clock; or go on with what was begun.
+
+        Raises:
+            DataError: somebody else has it.
+        """
+        claims.claim(self.store, self.key, author=self.author)
+        start = None if self.start is None else self.start.mask.voxels
+        self._take_up(drafts.begin(self.store, self.key, author=self.author, start=start))
+
+    def discard(self) -> None:
+        """Throw away what was drawn; the clock goes on.
+
+        Raises:
+            DataError: somebody else has the case, or nobody.
+        """
+        self._take_up(drafts.discard(self.store, self.key, author=self.author))
+        self._clicks.clear()
+        self.fresh = True
+
+    def take(self, value: object) -> None:
+        """Keep a draft."""
+        message = self._read(value, "draft")
+        if message is not None:
+            self._keep(message)
+
+    def prompt(self, value: object) -> None:
+        """Keep the draft that came with the clicks, and answer them."""
+        message = self._read(value, "prompt")
+        if message is None or message.prompt is None or not self._keep(message):
+            return
+        answer: dict[str, Any] = {**_name(message), "target": None, "message": None}
+        try:
+            mask = self._segment(message.target, message.prompt)
+        except DataError as error:  # clicks that make no sense; nothing was changed
+            answer["message"] = str(error)
+        else:
+            answer["target"] = run_lengths.encode(mask)
+        self.answer = answer
+
+    def save(self, value: object) -> None:
+        """Store what was drawn, with its evidence; a review ends with it."""
+        message = self._read(value, "save")
+        if message is None:
+            return
+        try:
+            if self.key.purpose == "annotation":
+                self._save_slices(message)
+            else:
+                contour_evidence.save_review(
+                    self.store, self.key, author=self.author, message=message
+                )
+        except DataError as error:
+            self._refuse(_name(message), error, log=False)
+            return
+        self.page_is_behind = True
+        self._clicks.clear()
+        self._take_up(drafts.restore(self.store, self.key, author=self.author))
+        self._stored(message, "save")
+
+    def turn_away(self, value: object, why: DataError) -> None:
+        """Take nothing, and say why, as to somebody who was signed out."""
+        self.answer = self.stored = None
+        self._refuse(_named(value), why, log=False)
+
+    def state(self) -> dict[str, Any]:
+        """Return what the viewer is told about the work: fields of `ViewerData`."""
+        draft = self.draft
+        return {
+            "epoch": NO_EPOCH if draft is None else draft.epoch,
+            "revision": self.revision,
+            "target": self._runs(self.target),
+            "outside": self._runs(self.outside),
+            "fresh": self.fresh,
+            "answer": self.answer,
+            "stored": self.stored,
+            "refused": self.refused,
+            "earlier_active_s": 0.0 if draft is None else draft.active_s,
+        }
+
+    def _runs(self, mask: MaskArray | None) -> str | None:
+        return None if mask is None else run_lengths.encode(mask)
+
+    # -- steps ------------------------------------------------------------------------------
+
+    def _segment(self, target: MaskArray, prompt: Prompt) -> MaskArray:
+        """Answer clicks; the contour that was sent with them is what they change."""
+        foreground, background = prompt.foreground, prompt.background
+        if self.key.purpose == "review":
+            session, mask = self._session(WHOLE_CASE), target
+        else:
+            slices = {int(z) for z in np.concatenate([foreground[:, 0], background[:, 0]])}
+            if len(slices) != 1:
+                raise DataError("clicks of one step lie on one slice: click again")
+            (z,) = slices
+            session, mask = self._session(z), target[z]
+            foreground, background = foreground[:, 1:], background[:, 1:]
+        session.take(mask)
+        if prompt.kind == "segment":
+            answered = session.segment(foreground)
+        else:
+            answered = session.refine(foreground, background)
+        if self.key.purpose == "review":
+            return answered
+        whole = target.copy()
+        whole[z] = answered
+        return whole
+
+    def _session(self, z: int) -> "ClickSession":
+        """Return the clicks on a slice or on the whole case, those of earlier runs included."""
+        from site_agent.segmentation import open_case, open_task
+
+        if z not in self._clicks:
+            if z == WHOLE_CASE:
+                self._clicks[z] = open_case(
+                    self.store,
+                    self.key.case_id,
+                    author=self.author,
+                    start=self.start,
+                    round_id=self.key.round_id,
+                )
+            else:
+                self._clicks[z] = open_task(self.store, self.tasks[z], author=self.author)
+        return self._clicks[z]
+
+    def _save_slices(self, message: WorkMessage) -> None:
+        contour_evidence.save_annotation(
+            self.store,
+            self.key,
+            author=self.author,
+            message=message,
+            slices=message.slices,
+            click_sessions={z: self._clicks[z] for z in message.slices if z in self._clicks},
+        )
+
+    # -- messages ---------------------------------------------------------------------------
+
+    def _read(self, value: object, kind: Kind) -> WorkMessage | None:
+        """Read what the browser sent; what is no message of a viewer is refused."""
+        self.answer = self.stored = self.refused = None
+        self.fresh = False
+        try:
+            return read_message(
+                value, kind, shape_zyx=self.shape_zyx, editable_z=self.editable_z
+            )
+        except DataError as error:
+            self._refuse(_named(value), error)
+            return None
+
+    def _keep(self, message: WorkMessage) -> bool:
+        """Store a message as the draft; say whether it was taken."""
+        try:
+            revision = drafts.take(self.store, self.key, author=self.author, message=message)
+        except DataError as error:
+            self._refuse(_name(message), error)
+            return False
+        self.target, self.outside, self.revision = message.target, message.outside, revision
+        self._stored(message, "draft")
+        return True
+
+    def _stored(self, message: WorkMessage, kind: Kind) -> None:
+        self.stored = {
+            **_name(message),
+            "revision": self.revision,
+            "sha256": mask_sha256(message.target),
+            "kind": kind,
+        }
+
+    def _refuse(self, name: dict[str, Any], error: DataError, *, log: bool = True) -> None:
+        self.refused = {**name, "message": str(error)}
+        if log:
+            drafts.log_refused(self.store, self.key, self.author, error)
+
+    def _take_up(self, draft: Draft | None) -> None:
+        self.draft = draft
+        self.revision = 0 if draft is None else draft.revision
+        start = None if self.start is None else self.start.mask.voxels
+        self.target = start if draft is None else draft.target
+        self.outside = None if draft is None else draft.outside
+        self.editable_z: Collection[int] | None = drafts.editable_slices(self.store, self.key)
+
+
+def _name(message: WorkMessage) -> dict[str, Any]:
+    return {"sitting": message.sitting, "sequence": message.sequence}
+
+
+def _named(value: object) -> dict[str, Any]:
+    """Return how something that may be no message calls itself, so that its sender is answered."""
+    sent: Mapping[str, Any] = value if isinstance(value, dict) else {}
+    sitting, sequence = sent.get("sitting"), sent.get("sequence")
+    return {
+        "sitting": sitting[:16] if isinstance(sitting, str) else "",
+        "sequence": sequence if isinstance(sequence, int) else 0,
+    }

@@ -1,0 +1,113 @@
+"""The signature of a review: who signs proves again who it is, and what was signed goes out."""
+
+import streamlit as st
+
+from algorithms.contracts.errors import DataError
+from clinical_ui import session, sign_in, wording
+from site_agent.accounts import Account
+from site_agent.case_store import CaseStore
+from site_agent.database import SignatureRow, utc_now
+from site_agent.signature_delivery import send_signed, signed_rtstruct
+from site_agent.signing import MEANINGS, Standing, sign, signature_state
+
+ROLE = "reviewer"
+
+
+@st.dialog("Signature", width="medium")
+def show(store: CaseStore, round_id: str, case_id: str, shown_sha256: str) -> None:
+    """Ask for the signature of a reviewed case, or show it with what became of it.
+
+    Args:
+        store: of the site.
+        round_id: of the review.
+        case_id: of the review.
+        shown_sha256: of the contour on the page, which is what is signed.
+    """
+    account = sign_in.require(ROLE)
+    state = signature_state(store, round_id, case_id)
+    st.caption(f"{case_id}. {wording.RESEARCH_ONLY}.")
+    if state.standing is Standing.SIGNED and state.signature is not None:
+        _signed(store, state.signature, account)
+        return
+    if state.standing is Standing.OUTDATED:
+        st.info("This case was changed after it was signed: sign it again.")
+    _ask(store, round_id, case_id, shown_sha256, account)
+
+
+def _ask(
+    store: CaseStore, round_id: str, case_id: str, shown_sha256: str, account: Account
+) -> None:
+    with st.form("signature", border=False):
+        meaning = st.radio("You sign that", MEANINGS)
+        name = account.person_name.replace("^", ", ")
+        st.markdown(f"As **{name}** ({account.username}).")
+        password = ""
+        if sign_in.uses_provider():
+            confirmed = sign_in.is_confirmed()
+            st.info("Confirmed just now." if confirmed else "Confirm first who you are.")
+        else:
+            password = st.text_input("Your password, once more", type="password")
+        goes = "and send to the PACS" if store.home.config.pacs is not None else ""
+        pressed = st.form_submit_button(f"Sign {goes}".strip(), type="primary")
+    if sign_in.uses_provider() and not sign_in.is_confirmed():
+        st.button("Confirm at the hospital's sign-in", on_click=sign_in.ask_provider, args=("review",))
+    if not pressed:
+        return
+    try:
+        sign_in.reauthenticate(password)
+        signature = sign(
+            store,
+            round_id=round_id,
+            case_id=case_id,
+            username=account.username,
+            person_name=account.person_name,
+            meaning=str(meaning),
+            method="oidc" if sign_in.uses_provider() else "password",
+            now=utc_now(),
+            shown_sha256=shown_sha256,
+        )
+    except DataError as error:
+        st.error(wording.sentence(str(error)))
+        return
+    if store.home.config.pacs is not None:
+        _send(store, signature, account)
+    st.rerun()
+
+
+def _signed(store: CaseStore, signature: SignatureRow, account: Account) -> None:
+    name = signature.person_name.replace("^", ", ")
+    st.markdown(f"✓ Signed by **{name}**, {wording.moment(signature.signed_at)}.")
+    st.markdown(f"> {signature.meaning}")
+    if signature.sent_at is not None:
+        st.success(f"In the PACS since {wording.moment(signature.sent_at)}, APPROVED.")
+    elif store.home.config.pacs is not None:
+        st.warning("Signed, but not in the PACS yet; `fedgtv-site send-signed` tries again too.")
+        if st.button("Send now", type="primary"):
+            _send(store, signature, account)
+            st.rerun(scope="fragment")
+    if (notice := session.said()) is not None:
+        st.error(wording.sentence(notice), icon="⚠")
+    _download(store, signature, account)
+
+
+def _send(store: CaseStore, signature: SignatureRow, account: Account) -> None:
+    try:
+        with st.spinner("Sending to the PACS"):
+            send_signed(store.home, store, signature.id, actor=account.username)
+    except DataError as error:  # the signature is kept, and waits
+        session.say(str(error))
+
+
+def _download(store: CaseStore, signature: SignatureRow, account: Account) -> None:
+    """Offer the structure set itself; it names the patient, so it is made only when asked for."""
+
+    def content() -> bytes:
+        return signed_rtstruct(store.home, store, signature.id, actor=account.username)[0]
+
+    st.download_button(
+        "Download the RTSTRUCT",
+        content,
+        file_name=f"{signature.case_id}-signed-{signature.id}.dcm",
+        mime="application/dicom",
+        help="The file names the patient: treat it as you treat the images",
+    )

@@ -1,0 +1,553 @@
+/**
+ * The viewer of one mount: what is open, what is drawn on it, and who is told.
+ *
+ * It knows no buttons: `interface.js` builds the page around it and is told by `refresh`.
+ */
+
+import { ActiveClock } from "./clock.js";
+import { PathCache } from "./contour_lines.js";
+import { Courier, keptWorks } from "./courier.js";
+import { Edit, History, Mask, maskSha256 } from "./mask.js";
+import { decodeRuns, fromText, unpackRuns } from "./run_lengths.js";
+import { toolsOf } from "./tools.js";
+import { lightTable } from "./volume.js";
+
+const SMALLEST_RADIUS_MM = 0.5;
+const LARGEST_RADIUS_MM = 50;
+const OUTSIDE_COLOUR = [90, 169, 255];
+const PLAIN = { colour: [255, 92, 80], dash: [14, 10] };
+
+/** Holds the state of one viewer and every way to change it. */
+export class Viewer {
+  /** @param refresh () => void: called after every change; @param say (text) => void: a hint */
+  constructor({ refresh, say }) {
+    this.refresh = refresh;
+    this.hint = say;
+    this.send = () => {};
+    this.data = null;
+    this.volume = null;
+    this.masks = null;
+    this.history = null;
+    this.courier = null;
+    this.clock = null;
+    this.layers = [];
+    this.shown = new Map(); // layer key -> bool, as the doctor switched it
+    this.cursor = [0, 0, 0];
+    this.window = [0, 1];
+    this.points = [];
+    this.done = new Set(); // asked-for slices that the doctor has declared done
+    this.actions = [];
+    this.mode = "view";
+    this.prompts = null;
+    this.editable = null;
+    this.tool = "navigate";
+    this.radiusMm = 5;
+    this.paused = false;
+    this.crosshairShown = true;
+    this.differenceShown = false;
+    this.hover = null;
+    this.lasso = null;
+    this.drawing = false; // a stroke is under way
+    this.largeView = null;
+    this.paths = new PathCache();
+    this._generation = 0;
+    this._ticket = 0;
+    this._opened = "";
+  }
+
+  // -- what is open -----------------------------------------------------------------------------
+
+  /** Say whether an update of the server is about work that is not open here yet. */
+  isNews(data) {
+    const known = this.data?.epoch === data.epoch && this.data?.volume === data.volume;
+    return !known || (data.fresh && openingOf(data) !== this._opened);
+  }
+
+  /** Open a case; work that this tab kept for its epoch goes before the server's. */
+  async open(data, volume) {
+    this._ticket += 1;
+    const ticket = this._ticket;
+    const total = volume.voxels.length;
+    if (data.fresh) sessionStorage.removeItem(`fedgtv:${data.epoch}`);
+    const kept = keptWorks(data.epoch).at(-1);
+    const [target, outside, layers] = await Promise.all([
+      kept ? decodeKept(kept.target, total) : unpack(data.target, total),
+      kept ? decodeKept(kept.outside, total) : unpack(data.outside, total),
+      Promise.all(data.layers.map((layer) => this._readLayer(layer, volume))),
+    ]);
+    if (ticket !== this._ticket) return false;
+    const sameImage = this.volume?.header.token === volume.header.token;
+    this.leave();
+    this.volume = volume;
+    this.masks = { target: new Mask(volume.shape, target), outside: new Mask(volume.shape, outside) };
+    this.history = new History(this.masks);
+    this.layers = layers;
+    this.points = [];
+    this.actions = [];
+    this.paused = false;
+    this._generation += 1;
+    if (!sameImage) {
+      this.window = [...data.window];
+      this.cursor = volume.shape.map((n) => Math.floor(n / 2));
+      this.cursor[0] = Math.min(Math.max(data.slice, 0), volume.shape[0] - 1);
+      this.radiusMm = data.mode === "scribble" ? 1 : 5;
+    }
+    this._opened = openingOf(data);
+    this.done = new Set(readDone(data.epoch));
+    this._begin(data);
+    this._take(data);
+    return true;
+  }
+
+  /** Take in what the server says about the work that is open. */
+  async update(data) {
+    const layers = JSON.stringify(data.layers.map(({ shown: _, ...layer }) => layer));
+    if (layers !== this._layersText) {
+      this.layers = await Promise.all(data.layers.map((one) => this._readLayer(one, this.volume)));
+      this._generation += 1;
+    }
+    const news = this.courier.receive(data);
+    this._take(data);
+    if (news) await this._answered(news, data);
+    this.refresh();
+  }
+
+  /** Write everything down and stop, as when the page is left. */
+  leave() {
+    if (!this.courier) return;
+    this.keepAll();
+    this.courier.close();
+    this.courier = null;
+  }
+
+  /** Keep work and time in this tab, for a page that may not come back. */
+  keepAll() {
+    if (this.mode === "view" || !this.courier) return;
+    this.clock.settle();
+    this.courier.keep();
+  }
+
+  _begin(data) {
+    this.clock = new ActiveClock(() => performance.now(), data.idle_limit_s * 1000);
+    this.clock.block("view");
+    if (document.hidden) this.clock.block("hidden");
+    if (!document.hasFocus()) this.clock.block("blurred");
+    this.mode = "view";
+    this.courier = new Courier({
+      epoch: data.epoch,
+      revision: data.revision,
+      send: (kind, message) => this.send(kind, message),
+      snapshot: () => this._snapshot(),
+      mayDraft: () => !this.drawing && this.mode !== "view",
+      isActive: () => this.clock.isActive,
+      changed: () => this.refresh(),
+    });
+    this.act("open", this.cursor[0]);
+  }
+
+  _take(data) {
+    const started = this.mode === "view" && data.mode !== "view";
+    this.data = data;
+    this._layersText = JSON.stringify(data.layers.map(({ shown: _, ...layer }) => layer));
+    this.mode = data.mode;
+    this.prompts = data.prompts;
+    this.editable = data.editable_z ? new Set(data.editable_z) : null;
+    for (const { key, shown } of data.layers) {
+      if (!this.shown.has(key)) this.shown.set(key, shown);
+    }
+    for (const { z, done } of data.selected) if (done) this.done.delete(z);
+    this._workOn(this.cursor[0]);
+    if (this.mode === "view") this.clock.block("view");
+    if (started) {
+      this.act("start", this.cursor[0]);
+      this.clock.unblock("view");
+    }
+    const tools = toolsOf(this.mode, this.prompts).map((tool) => tool.key);
+    if (started || !tools.includes(this.tool)) this.tool = tools[1] ?? tools[0];
+  }
+
+  async _answered(news, data) {
+    if (news.state === "refused") {
+      if (news.kind === "prompt") this._endPrompt(null);
+      if (news.recovered) await this._takeServers(data);
+      this.hint(news.message);
+      return;
+    }
+    if (news.kind === "save") {
+      const drawn = await this._sentSha256;
+      if (drawn && news.sha256 && drawn !== news.sha256) {
+        this.courier.trouble = "What was stored differs from what is drawn here: save again.";
+      }
+    }
+    if (news.kind === "prompt") {
+      const voxels = news.target && (await unpack(news.target, this.volume.voxels.length));
+      this._endPrompt(voxels);
+      if (news.message) this.hint(news.message);
+    }
+  }
+
+  // What this tab had kept is no longer wanted: another window has gone on since.
+  async _takeServers(data) {
+    const { length } = this.volume.voxels;
+    const [target, outside] = await Promise.all([
+      unpack(data.target, length),
+      unpack(data.outside, length),
+    ]);
+    this.masks = {
+      target: new Mask(this.volume.shape, target),
+      outside: new Mask(this.volume.shape, outside),
+    };
+    this.history = new History(this.masks);
+    this._generation += 1;
+    this.courier.forget();
+  }
+
+  async _readLayer(layer, volume) {
+    const voxels = await unpack(layer.mask, volume.voxels.length);
+    return { ...layer, mask: new Mask(volume.shape, voxels) };
+  }
+
+  _snapshot() {
+    return {
+      work: {
+        began_at: this.clock.beganAt,
+        elapsed_ms: this.clock.elapsedMs,
+        active: this.clock.intervals(),
+        waiting: this.clock.waits(),
+        actions: this.actions.map((action) => [...action]),
+      },
+      target: this.masks.target.runs(),
+      outside: this.mode === "scribble" ? this.masks.outside.runs() : null,
+    };
+  }
+
+  // -- drawing ----------------------------------------------------------------------------------
+
+  /** Say why nothing can be drawn just now, or "". */
+  get lock() {
+    if (!this.masks) return "The case is still being read.";
+    if (this.mode === "view") return "Read-only: start the revision to draw.";
+    if (this.paused) return "Paused: press Continue to draw.";
+    if (this.courier.isPrompting || this._applying) return "The model is at work.";
+    if (this.courier.isBusy) return "The contour is being saved.";
+    return "";
+  }
+
+  /** Begin an edit at a voxel [z, y, x] or near the slice shown; `finish` ends it. */
+  edit(name, voxel) {
+    const z = voxel?.[0] ?? this.cursor[0];
+    const mayChange = this.editable && ((slice) => this.editable.has(slice));
+    return new Edit(this.masks, name, z, mayChange);
+  }
+
+  /** Keep an edit for undoing and tell the server about it soon. */
+  finish(edit, detail = {}) {
+    if (edit.refused && edit.size === 0) this.hint("This slice was not asked for: it stays as it is.");
+    if (edit.points) this.points = edit.points.after;
+    if (!this.history.record(edit)) return;
+    this.act(edit.name, edit.z, { voxels: edit.size, ...detail });
+    this.courier.edited();
+    this.refresh();
+  }
+
+  /** Say whether a plane can be drawn on, with a hint where it cannot. */
+  mayEditPlane(plane) {
+    if (plane.axis === 0) return this.mayEditSlice(plane.slice);
+    if (!this.editable) return true;
+    this.hint("Only the slices asked for can be drawn on: use the plane they lie in.");
+    return false;
+  }
+
+  /** Say whether a slice can be drawn on, with a hint where it cannot. */
+  mayEditSlice(z) {
+    if (!this.editable || this.editable.has(z)) return true;
+    this.hint("This slice was not asked for. N goes to the next one that was.");
+    return false;
+  }
+
+  /** Take the last edit back, whatever made it. */
+  undo() {
+    this._step("undo");
+  }
+
+  /** Make the last edit again that was taken back. */
+  redo() {
+    this._step("redo");
+  }
+
+  _step(way) {
+    if (this.lock) {
+      this.hint(this.lock);
+      return;
+    }
+    const entry = this.history[way]();
+    if (!entry) return;
+    if (entry.points) this.points = way === "undo" ? entry.points.before : entry.points.after;
+    this.act(way, entry.z, { of: entry.name });
+    this.courier.edited();
+    this.refresh();
+  }
+
+  // -- the model and the server -----------------------------------------------------------------
+
+  /** Send points {kind, voxel, sent: true} to the model; drawing waits for the answer. */
+  prompt(kind, points) {
+    const before = this.points;
+    const of = (wanted) => points.filter((one) => one.kind === wanted).map((one) => one.voxel);
+    const sent = [...(kind === "segment" ? before.filter((one) => one.sent) : before), ...points];
+    const prompt = { kind, foreground: of("foreground"), background: of("background") };
+    this.clock.block("waiting");
+    if (!this.courier.request("prompt", { prompt })) return;
+    this._promptPoints = { before, after: sent };
+    this.points = sent;
+    this.refresh();
+  }
+
+  _endPrompt(voxels) {
+    const { before, after } = this._promptPoints ?? { before: this.points, after: this.points };
+    this._promptPoints = null;
+    this.clock.unblock("waiting");
+    if (!voxels) {
+      this.points = before;
+      return;
+    }
+    const edit = new Edit(this.masks, "model", after.at(-1)?.voxel[0] ?? this.cursor[0]);
+    const now = this.masks.target.voxels;
+    for (let i = 0; i < voxels.length; i += 1) {
+      if (voxels[i] !== now[i]) edit.put("target", i, voxels[i]);
+    }
+    edit.movePoints(before, after);
+    this.finish(edit);
+  }
+
+  /** Save: the slices declared done, or in a review everything. */
+  save() {
+    if (this.lock) {
+      this.hint(this.lock);
+      return;
+    }
+    const slices = [...this.done].sort((a, b) => a - b);
+    if (this.data.selected.length && !slices.length) {
+      this.hint("Mark the slices that are done first (key D).");
+      return;
+    }
+    this.act("save", this.cursor[0], { slices: slices.length });
+    this.clock.activity();
+    this._sentSha256 = maskSha256(this.masks.target);
+    this.courier.request("save", { slices });
+  }
+
+  /** Declare the asked-for slice on screen done, or not. */
+  toggleDone(z = this.cursor[0]) {
+    const slice = this.data.selected.find((one) => one.z === z);
+    if (!slice || this.mode === "view") return;
+    if (!this.done.delete(z)) this.done.add(z);
+    sessionStorage.setItem(doneKey(this.data.epoch), JSON.stringify([...this.done]));
+    this.refresh();
+  }
+
+  /** Stop the clock, or go on. */
+  togglePause() {
+    if (this.mode === "view" || !this.clock) return;
+    this.paused = !this.paused;
+    if (this.paused) this.clock.block("paused");
+    else this.clock.unblock("paused");
+    this.act(this.paused ? "pause" : "resume", this.cursor[0]);
+    if (this.paused) this.courier.draftNow();
+    this.refresh();
+  }
+
+  /** Note that the page is hidden or another window has the focus ("hidden", "blurred"). */
+  away(reason, isAway) {
+    if (!this.clock) return;
+    const names = { hidden: ["hide", "focus"], blurred: ["blur", "focus"] };
+    if (isAway) this.clock.block(reason);
+    else this.clock.unblock(reason);
+    if (this.mode === "view") return;
+    this.act(names[reason][isAway ? 0 : 1], this.cursor[0]);
+    if (!isAway) return;
+    this.keepAll();
+    if (this.courier.isUnsent) this.courier.draftNow();
+  }
+
+  /** Let the clock see that time has passed. */
+  tick() {
+    if (this.clock?.endIfIdle()) this.act("idle", this.cursor[0]);
+  }
+
+  /** Add to the action log of the sitting. */
+  act(name, z, detail = {}) {
+    this.actions.push([this.clock.elapsedMs, name, z, detail]);
+  }
+
+  // -- looking ----------------------------------------------------------------------------------
+
+  /** Go to a slice along an axis. */
+  setSlice(axis, slice) {
+    const wanted = Math.min(Math.max(slice, 0), this.volume.shape[axis] - 1);
+    if (wanted === this.cursor[axis]) return;
+    this.cursor[axis] = wanted;
+    if (axis === 0) this._workOn(wanted);
+    this.refresh();
+  }
+
+  /** Put the crosshair on a voxel; the other planes follow. */
+  moveCursor(voxel) {
+    this.cursor = [...voxel];
+    this._workOn(voxel[0]);
+    this.refresh();
+  }
+
+  /** Go to the next (1) or previous (-1) slice that was asked for. */
+  nextAsked(step) {
+    const slices = this.data.selected.map((one) => one.z).sort((a, b) => a - b);
+    const ahead = slices.filter((z) => (step > 0 ? z > this.cursor[0] : z < this.cursor[0]));
+    const wanted = step > 0 ? (ahead[0] ?? slices[0]) : (ahead.at(-1) ?? slices.at(-1));
+    if (wanted !== undefined) this.jump(wanted);
+  }
+
+  /** Go to a slice of the acquisition plane at once, and log it. */
+  jump(z) {
+    this.setSlice(0, z);
+    this.act("jump", z);
+  }
+
+  /** Go to the slice that differs most from the model's contour. */
+  jumpToChange() {
+    const pair = this._comparePair();
+    if (!pair) return;
+    const [now, before] = pair;
+    let most = 0;
+    let found = -1;
+    for (let z = 0; z < this.volume.shape[0]; z += 1) {
+      if (!now.counts[z] && !before.counts[z]) continue;
+      let changed = 0;
+      const end = (z + 1) * now.sliceSize;
+      for (let at = z * now.sliceSize; at < end; at += 1) {
+        changed += now.voxels[at] ^ before.voxels[at];
+      }
+      if (changed > most) [most, found] = [changed, z];
+    }
+    if (found < 0) this.hint("Nothing was changed so far.");
+    else this.jump(found);
+  }
+
+  /** Set the grey values shown black and white. */
+  setWindow(low, high) {
+    const least = Math.abs(this.volume.header.slope) || 1e-6;
+    this.window = [low, Math.max(high, low + least)];
+    this.refresh();
+  }
+
+  get windowKey() {
+    return `${this.window[0]}|${this.window[1]}`;
+  }
+
+  /** Return the light of each stored grey value. */
+  get table() {
+    const key = `${this.volume.header.token}|${this.windowKey}`;
+    if (key !== this._tableKey) {
+      this._table = lightTable(this.volume.header, this.window);
+      this._tableKey = key;
+    }
+    return this._table;
+  }
+
+  /** Set the size of the brush. */
+  setRadius(mm) {
+    const bounded = Math.min(Math.max(mm, SMALLEST_RADIUS_MM), LARGEST_RADIUS_MM);
+    this.radiusMm = Math.round(bounded * 10) / 10;
+    this.refresh();
+  }
+
+  /** Choose a tool of the mode. */
+  setTool(key) {
+    if (!toolsOf(this.mode, this.prompts).some((tool) => tool.key === key)) return;
+    this.tool = key;
+    this.refresh();
+  }
+
+  /** Return the brush under the pointer {radiusMm, erase}, or null. */
+  get brush() {
+    const tool = toolsOf(this.mode, this.prompts).find((one) => one.key === this.tool);
+    if (!tool?.brush || this.lock) return null;
+    return { radiusMm: this.radiusMm, erase: this.tool === "eraser" || this.hover?.erase };
+  }
+
+  /** Show a layer or hide it. */
+  toggleLayer(key) {
+    this.shown.set(key, !this.isShown(key));
+    this.refresh();
+  }
+
+  /** Say whether a layer is shown. */
+  isShown(key) {
+    return this.shown.get(key) ?? true;
+  }
+
+  /** Return the name, colour and line of what is being drawn. */
+  get targetStyle() {
+    return { ...(this.data?.target_style ?? PLAIN), name: "Your contour" };
+  }
+
+  /** Say whether what is being drawn is shown beside the layers: not before a revision starts. */
+  get hasTarget() {
+    return this.mode !== "view" || !this.data?.compare;
+  }
+
+  /** Return what to draw, from below to above. */
+  shownLayers() {
+    if (!this.masks) return [];
+    const generation = this._generation;
+    const layers = this.layers.filter((layer) => this.isShown(layer.key));
+    const all = layers.map((layer) => ({ ...layer, generation }));
+    if (!this.hasTarget || !this.isShown("target")) return all;
+    const scribble = this.mode === "scribble";
+    const own = { ...this.targetStyle, key: "target", mask: this.masks.target, generation };
+    if (scribble) {
+      const { outside } = this.masks;
+      const line = { key: "outside", colour: OUTSIDE_COLOUR, dash: [], fill: 0.35 };
+      all.push({ ...line, mask: outside, generation });
+    }
+    all.push({ ...own, fill: scribble ? 0.35 : 0.1 });
+    return all;
+  }
+
+  /** Return [what is drawn, the model's] where their difference is to be shown, else null. */
+  difference() {
+    return this.differenceShown ? this._comparePair() : null;
+  }
+
+  _comparePair() {
+    const layer = this.layers.find((one) => one.key === this.data?.compare);
+    return layer && this.masks ? [this.masks.target, layer.mask] : null;
+  }
+
+  _workOn(z) {
+    if (this.data?.selected.some((one) => one.z === z)) this.clock?.workOn(z);
+  }
+}
+
+async function unpack(text, total) {
+  return text ? decodeRuns(await unpackRuns(text), total) : new Uint8Array(total);
+}
+
+function decodeKept(text, total) {
+  return text ? decodeRuns(fromText(text), total) : new Uint8Array(total);
+}
+
+function openingOf({ epoch, volume, revision, target }) {
+  return JSON.stringify([epoch, volume, revision, target]);
+}
+
+function doneKey(epoch) {
+  return `fedgtv:${epoch}:done`;
+}
+
+function readDone(epoch) {
+  try {
+    return JSON.parse(sessionStorage.getItem(doneKey(epoch)) ?? "[]");
+  } catch {
+    return [];
+  }
+}

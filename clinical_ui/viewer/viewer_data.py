@@ -1,0 +1,104 @@
+"""What a page tells the viewer: plain JSON values, masks as run lengths in text."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from clinical_ui.case_layers import STYLES, Layer, LayerStyle
+
+Mode = Literal["view", "contour", "scribble"]
+IDLE_LIMIT_S = 30.0
+
+
+@dataclass(frozen=True)
+class ViewerLayer:
+    """A contour shown beside the one that is drawn.
+
+    Attributes:
+        key: names the layer to the browser, which remembers whether it is switched on.
+        colour: RGB, 0 to 255.
+        dash: lengths in px drawn and left out, by turns; empty for a solid line.
+        mask: run lengths of the whole volume, as `site_agent.run_lengths` writes them.
+    """
+
+    key: str
+    name: str
+    colour: tuple[int, int, int]
+    dash: tuple[int, ...]
+    shown: bool
+    mask: str
+
+    @classmethod
+    def of(cls, layer: Layer, mask: str, *, shown: bool = True) -> "ViewerLayer":
+        """Return a layer in the style that it has on every page."""
+        style = STYLES[layer]
+        return cls(layer.value, style.name, style.colour, style.dash_px, shown, mask)
+
+
+@dataclass(frozen=True)
+class SelectedSlice:
+    """A slice that was asked for: its index, whether it is saved, and why in a few words."""
+
+    z: int
+    done: bool = False
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class ViewerData:
+    """What the viewer shows and may do.
+
+    Attributes:
+        volume: token of the image, as it was mounted.
+        epoch: 16 hex digits of the draft; the browser keeps what it drew while it stays the same.
+        revision: of the draft, counted up by the server.
+        mode: "view" can change nothing.
+        title: a few words above the tools; no name of a patient.
+        target, outside: run lengths to start from; None for empty masks.
+        slice: index of the slice to open at.
+        window: grey values shown black and white at first.
+        editable_z: only these slices may be drawn on; None for all.
+        selected: the slices asked for.
+        layers: contours to show beside it, from below to above.
+        compare: key of the layer that changes are measured against.
+        prompts: "2d" or "3d": which clicks the model answers; None for no clicks.
+        answer: of the model, to the message with this sitting and sequence.
+        stored, refused: what became of the last message.
+        fresh: take `target` even though the epoch is known, as after discarding a draft.
+        idle_limit_s: gaps between signs of life that are longer are not active time.
+        earlier_active_s: active time of earlier sittings, for the display.
+        target_style: how the drawn contour looks; the annotation's or the review's.
+        save_label: words on the button that saves; None for the usual ones.
+        testing: let browser tests look at the state.
+    """
+
+    volume: str
+    epoch: str
+    revision: int
+    mode: Mode
+    title: str
+    target: str | None
+    slice: int
+    window: tuple[float, float]
+    outside: str | None = None
+    editable_z: Sequence[int] | None = None
+    selected: Sequence[SelectedSlice] = ()
+    layers: Sequence[ViewerLayer] = ()
+    compare: str | None = None
+    prompts: Literal["2d", "3d"] | None = None
+    answer: Mapping[str, Any] | None = None
+    stored: Mapping[str, Any] | None = None
+    refused: Mapping[str, Any] | None = None
+    fresh: bool = False
+    idle_limit_s: float = IDLE_LIMIT_S
+    earlier_active_s: float = 0.0
+    target_style: LayerStyle = field(default_factory=lambda: STYLES[Layer.REVIEWED])
+    save_label: str | None = None
+    testing: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON values under the names that the browser knows."""
+        values = asdict(self)
+        style = self.target_style
+        values["target_style"] = {"name": style.name, "colour": style.colour, "dash": style.dash_px}
+        return values
