@@ -275,9 +275,9 @@ def _answered(window: Window, event: str, act: Callable[[], Any]) -> float:
         f"""(type) => {{
           const answers = () => {MODELS_ANSWER};
           const before = answers();
-          window.answered = new Promise((resolve) => {{
+          window.answered = new Promise((resolve, reject) => {{
             window.addEventListener(type, (event) => {{
-              frameProbe.until(() => answers() > before, event.timeStamp).then(resolve);
+              frameProbe.until(() => answers() > before, event.timeStamp).then(resolve, reject);
             }}, {{ once: true, capture: true }});
           }});
         }}""",
