@@ -1,6 +1,7 @@
 """The road of one package through one hospital, in one process, with a tiny network."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from algorithms.adapted_share import SHARES, choose_share
-from algorithms.contracts.case import Split
+from algorithms.contracts.case import Case, Split
 from algorithms.contracts.contour import Provenance
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.messages import RoundState
@@ -28,11 +29,11 @@ from site_agent.case_store import REFERENCE, REVIEWED, CaseStore
 from site_agent.case_workflow import RoundEvent
 from site_agent.checkpoints import file_sha256, load_weights, save_state, save_weights
 from site_agent.config import open_home
-from site_agent.database import MeasurementRow, RoundRow
+from site_agent.database import AuditRow, MeasurementRow, RoundRow, transaction
 from site_agent.model_promotion import offer_for_use, segment_new_patients
 from site_agent.model_store import activate, active_model, models, read_model, roll_back
 from site_agent.patient_split import assign_patients
-from site_agent.review import record_review
+from site_agent.review import put_review, record_review
 from site_agent.simulated_annotator import annotate_open_tasks, review_cases
 from site_agent.worker import work
 from tests.phantoms import tiny_case, tiny_plan
@@ -462,6 +463,26 @@ def test_without_reference_contours_the_reviewed_contour_is_the_yardstick(packag
     assert report.revision is not None
     assert not report.revision.simulated
     assert report.revision.active_s.mean == pytest.approx(30.0)
+    for rejected in (1, 3):  # one patient, then all: there is no contour to measure them against
+        reject(store, store.cases(Split.TEST)[:rejected])
+        assert work(home, store) is RoundState.REPORTED
+        report = report_of(store)
+        assert {arm.patients for arm in report.arms} == ({2} if rejected == 1 else set())
+        assert report.revision is not None
+        assert report.revision.patients == 3
+        with Session(store.engine) as session:
+            newest = session.scalars(select(AuditRow).order_by(AuditRow.sequence.desc())).first()
+        assert newest is not None
+        assert newest.detail == {"cases_without_yardstick": rejected}
+
+
+def reject(store: CaseStore, cases: Sequence[Case]) -> None:
+    """Reject the model's contours, and have the round measured again."""
+    round_id = round_of(store).round_id
+    with transaction(store.engine) as session:
+        for case in cases:
+            put_review(session, store, round_id, case.case_id, None, author="dr", reason="other")
+        session.get_one(RoundRow, round_id).state = RoundState.AWAITING_REVIEW.value
 
 
 @pytest.mark.parametrize(("share_folds", "folds"), [(2, 2), (9, 2)])  # two patients are learnt from

@@ -15,9 +15,9 @@ from site_agent import audit_log
 from site_agent.adaptation_round import annotated_slices, known_labels, open_round, prepared
 from site_agent.case_store import CaseStore
 from site_agent.client_app import reported_round, site_status
-from site_agent.database import AuditRow
+from site_agent.database import AuditRow, transaction
 from site_agent.next_round import Joined, begin_next_round
-from site_agent.review import record_review
+from site_agent.review import put_review, record_review
 from site_agent.simulated_annotator import annotate_open_tasks, review_cases
 from site_agent.worker import work
 from tests.phantoms import tiny_case, tiny_plan
@@ -58,8 +58,11 @@ def two_rounds(tmp_path_factory):
     work(home, store)
     with pytest.raises(DataError, match="2 patients came after the study's, and none has been"):
         begin_next_round(store, actor="test")
-    corrected = store.cases(Split.UNASSIGNED)[0]
+    corrected, other = store.cases(Split.UNASSIGNED)
     drawn = review_new_patient(store, corrected.case_id)
+    review_new_patient(store, other.case_id)
+    with transaction(store.engine) as session:  # on second thoughts
+        put_review(session, store, first.round_id, other.case_id, None, author="dr", reason="other")
     tested = {case.case_id for case in store.cases(Split.TEST)}
     joined = begin_next_round(store, actor="test")
     finish(home, store)

@@ -244,12 +244,14 @@ def test_a_case_of_one_slice_works(store, start) -> None:
 # -- killed and opened again ------------------------------------------------------------------
 
 
+PAINTED = [np.zeros(SHAPE_ZYX[1:], bool), *(REFERENCE[z] for z in (3, SLICE_Z, 6))]
 POINTS = st.lists(st.tuples(st.integers(0, 31), st.integers(0, 31)), max_size=3)
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("segment"), POINTS),
         st.tuples(st.just("refine"), POINTS, POINTS),
         st.tuples(st.just("undo")),
+        st.tuples(st.just("take"), st.integers(0, 3).map(lambda n: PAINTED[n])),
     ),
     max_size=6,
 )
@@ -367,6 +369,144 @@ def test_a_replay_with_another_result_is_recorded(store) -> None:
     reopened(store)  # which is no news any more
     assert len(recorded(store)) == 2
     assert not again.undo().any()
+
+
+# -- what a hand drew in between ------------------------------------------------------------------
+
+
+def by_hand(mask: MaskArray) -> MaskArray:
+    """Draw on a contour, far from the ball and from the corner."""
+    drawn = mask.copy()
+    drawn[..., 26:31, 1:6] = True
+    return drawn
+
+
+IN_DRAWN = (28, 3)
+
+
+def test_a_contour_drawn_by_hand_is_a_step_that_the_network_goes_on_from(store) -> None:
+    clicks = open_task(store, task_id(store), author="dr a")
+    answer = clicks.segment(margin_points(REFERENCE[SLICE_Z]))
+    np.testing.assert_array_equal(clicks.take(answer), answer)  # nothing new
+    drawn = by_hand(answer)
+    np.testing.assert_array_equal(clicks.take(drawn), drawn)
+    mask = clicks.refine(background=[IN_DRAWN])
+    assert not mask[IN_DRAWN]
+    assert (mask & answer).sum() == answer.sum()  # the rest of what was drawn stays
+    assert [kind for kind, *_ in recorded(store)] == ["segment", "painted", "refine"]
+    step = click_store.steps(store, clicks.session_id)[1]
+    assert step.mask_sha256 == click_store.mask_sha256(drawn)
+    np.testing.assert_array_equal(store.read_mask(step.file, drawn.shape), drawn)
+
+    alone = InteractiveSegmenter(default_network(2), Fusion())
+    alone.set_image(CASE.volume.image[SLICE_Z], (1.0, 1.0))
+    alone.set_contour(drawn)
+    np.testing.assert_array_equal(mask, alone.refine(background=np.array([IN_DRAWN])))
+
+
+def test_undo_across_a_drawn_contour_is_as_if_it_had_never_been(store) -> None:
+    """For what comes after it, too: the network still knows the clicks from before."""
+    clicks = open_task(store, task_id(store), author="dr a")
+    points = margin_points(REFERENCE[SLICE_Z])
+    masks = [clicks.mask, clicks.segment(points), clicks.refine(foreground=[CORNER])]
+    masks.append(clicks.take(by_hand(masks[-1])))
+    masks.append(clicks.refine(foreground=[(20, 28)]))
+    masks.append(clicks.take(by_hand(REFERENCE[SLICE_Z])))
+    for expected in masks[4:1:-1]:
+        np.testing.assert_array_equal(clicks.undo(), expected)
+        np.testing.assert_array_equal(reopened(store).mask, expected)
+    alone = open_task(store, task_id(store), author="dr b")
+    alone.segment(points)
+    alone.refine(foreground=[CORNER])
+    for one, other in zip(clicks.clicks, alone.clicks, strict=True):
+        np.testing.assert_array_equal(one, other)
+    inside = tuple(np.argwhere(masks[2])[len(np.argwhere(masks[2])) // 2])
+    expected = alone.refine(background=[inside], foreground=[(28, 28)])
+    again = reopened(store)
+    np.testing.assert_array_equal(
+        clicks.refine(background=[inside], foreground=[(28, 28)]), expected
+    )
+    np.testing.assert_array_equal(reopened(store).mask, expected)
+    for left in masks[2::-1]:
+        np.testing.assert_array_equal(clicks.undo(), left)
+    with pytest.raises(DataError, match="another window"):
+        again.undo()
+
+
+def test_a_contour_that_was_there_before_takes_steps_back(store) -> None:
+    clicks = open_task(store, task_id(store), author="dr a")
+    first = clicks.segment(margin_points(REFERENCE[SLICE_Z]))
+    clicks.take(by_hand(first))
+    clicks.refine(foreground=[CORNER])
+    np.testing.assert_array_equal(clicks.take(first), first)
+    kinds = [kind for kind, *_ in recorded(store)]
+    assert kinds == ["segment", "painted", "refine", "undo", "undo"]
+    np.testing.assert_array_equal(clicks.undo(), np.zeros_like(first))
+    np.testing.assert_array_equal(reopened(store).mask, clicks.mask)
+
+
+@pytest.mark.parametrize("start", [None, model_contour()], ids=["nothing", "contour"])
+def test_a_case_is_drawn_on_by_hand_between_clicks(store, start) -> None:
+    clicks = open_case(store, CASE_ID, author="dr a", start=start)
+    first = clicks.mask
+    drawn = clicks.take(by_hand(first))
+    clicks.refine(background=[(6, *CORNER)])
+    again = open_case(CaseStore(store.home), CASE_ID, author="dr a", start=start)
+    np.testing.assert_array_equal(again.mask, clicks.mask)
+    np.testing.assert_array_equal(again.undo(), drawn)
+    np.testing.assert_array_equal(again.undo(), first)
+    assert again.undo() is not None
+    np.testing.assert_array_equal(again.mask, first)
+
+
+@pytest.mark.parametrize(
+    ("start", "clicked", "expected"),
+    [
+        (None, False, "manual"),
+        (None, True, "semiautomatic"),
+        (model_contour(), False, "semiautomatic"),
+    ],
+)
+def test_what_only_hands_drew_is_manual(store, start, clicked, expected) -> None:
+    clicks = open_task(store, task_id(store), author="dr a", start=start)
+    if clicked:
+        clicks.segment(margin_points(REFERENCE[SLICE_Z]))
+    clicks.take(by_hand(clicks.mask))
+    clicks.accept()
+    (task,) = store.tasks(round_of(store), state="done")
+    assert task.provenance == expected
+
+
+def test_what_comes_with_accepting_may_refuse_it(store) -> None:
+    clicks = open_task(store, task_id(store), author="dr a")
+    clicks.take(REFERENCE[SLICE_Z])
+
+    def refuse(session: Session) -> None:
+        assert session.scalar(select(func.count()).select_from(AuditRow))
+        raise DataError("not yours")
+
+    with pytest.raises(DataError, match="not yours"):
+        clicks.accept(also=refuse)
+    assert store.tasks(round_of(store), state="done") == []
+    assert [row.state for row in sessions(store)] == ["open"]
+    clicks.accept()
+
+
+def test_a_drawn_contour_of_another_shape_is_a_mistake_of_the_caller(store) -> None:
+    clicks = open_task(store, task_id(store), author="dr a")
+    for mask in (REFERENCE, REFERENCE[SLICE_Z].astype(np.uint8)):
+        with pytest.raises(ValueError, match="in place of"):
+            clicks.take(mask)
+    assert recorded(store) == []
+
+
+def test_a_drawn_contour_that_went_missing_is_told(store) -> None:
+    clicks = open_task(store, task_id(store), author="dr a")
+    clicks.take(by_hand(REFERENCE[SLICE_Z]))
+    (step,) = click_store.steps(store, clicks.session_id)
+    (store.home.folder / step.file).unlink()
+    with pytest.raises(DataError, match=f"{CASE_ID}: a contour drawn by hand is missing: restore"):
+        reopened(store)
 
 
 # -- several at once --------------------------------------------------------------------------
