@@ -81,7 +81,8 @@ def test_a_mask_travels_both_ways_and_has_the_servers_hash(js, shape, share):
 @pytest.mark.parametrize("runs", [[], [5], [3, 2, 2], [4, 4, 1]])
 def test_run_lengths_that_do_not_fill_the_volume_are_refused(js, runs):
     body = """
-      try { m.run_lengths.decodeRuns(Uint32Array.from(runs), 8); } catch (e) { return e.message; }"""
+      try { m.run_lengths.decodeRuns(Uint32Array.from(runs), 8); }
+      catch (error) { return error.message; }"""
     assert "run lengths" in js(body, runs=runs)
 
 

@@ -203,4 +203,5 @@ def main() -> None:
     viewer()
 
 
-main()
+if __name__ == "__main__":  # as which Streamlit runs it
+    main()
