@@ -30,7 +30,7 @@ _SETTINGS: dict[str, Any] = {
     "server.fileWatcherType": "none",
     "server.showEmailPrompt": False,
     "server.baseUrlPath": "",
-    "server.trustedUserHeaders": "{}",  # who somebody is, is never a header's word
+    "server.trustedUserHeaders": {},  # who somebody is, is never a header's word
     "browser.gatherUsageStats": False,
     "browser.serverAddress": ADDRESS,
     "client.disableDataExport": True,
