@@ -77,6 +77,7 @@ export class Viewer {
     ]);
     if (ticket !== this._ticket) return false;
     const sameImage = this.volume?.header.token === volume.header.token;
+    if (isSaved(data.stored, this.courier)) this._forget();
     this.leave();
     this.volume = volume;
     this.masks = { target: new Mask(volume.shape, target), outside: new Mask(volume.shape, outside) };
@@ -117,6 +118,14 @@ export class Viewer {
     if (!this.courier) return;
     this.keepAll();
     this.courier.close();
+    this.courier = null;
+  }
+
+  // What was saved is on the server: nothing of it stays in the browser.
+  _forget() {
+    this.courier.close();
+    this.courier.forget();
+    sessionStorage.removeItem(doneKey(this.data.epoch));
     this.courier = null;
   }
 
@@ -208,12 +217,13 @@ export class Viewer {
   }
 
   _snapshot() {
+    const waiting = this.clock.waits(); // what goes on ends now: before the time is taken
     return {
       work: {
         began_at: this.clock.beganAt,
         elapsed_ms: this.clock.elapsedMs,
         active: this.clock.intervals(),
-        waiting: this.clock.waits(),
+        waiting,
         actions: this.actions.map((action) => [...action]),
       },
       target: this.masks.target.runs(),
@@ -552,6 +562,10 @@ async function unpack(text, total) {
 
 function decodeKept(text, total) {
   return text ? decodeRuns(fromText(text), total) : new Uint8Array(total);
+}
+
+function isSaved(stored, courier) {
+  return Boolean(courier) && stored?.kind === "save" && stored.sitting === courier.sitting;
 }
 
 function openingOf({ epoch, volume, revision, target }) {

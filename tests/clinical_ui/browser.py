@@ -78,7 +78,11 @@ class Server:
             self.process = subprocess.Popen(
                 command,
                 cwd=self.folder,
-                env={**launch.environment(self.home, os.environ), **calls_outside},
+                env={
+                    **launch.environment(self.home, os.environ),
+                    **calls_outside,
+                    launch.TEST_VARIABLE: "1",
+                },
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
