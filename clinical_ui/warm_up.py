@@ -1,4 +1,4 @@
-"""Make ready what answers clicks, while people sign in: the first answer is as quick as the rest."""
+"""Make ready what answers clicks, while people sign in: the first answer is as quick as others."""
 
 from threading import Thread
 
