@@ -266,6 +266,7 @@ def test_another_reader_s_reading_is_closed(store) -> None:
 # -- opening the seals --------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("each_database")
 def test_the_seals_stay_closed_until_all_is_judged(store) -> None:
     begin(store)
     for _ in range(CASES - 1):

@@ -218,6 +218,7 @@ def test_any_later_word_makes_the_signature_outdated(store, word) -> None:
     assert verify(store) == []  # what was signed then is as it was
 
 
+@pytest.mark.usefixtures("each_database")
 def test_signed_revised_and_signed_again(store) -> None:
     first = signed(store)
     review(store, shift=2)
