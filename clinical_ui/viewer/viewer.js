@@ -212,10 +212,10 @@ export class Viewer {
     return {
       work: {
         began_at: this.clock.beganAt,
-        elapsed_ms: this.clock.elapsedMs,
         active: this.clock.intervals(),
         waiting: this.clock.waits(),
         actions: this.actions.map((action) => [...action]),
+        elapsed_ms: this.clock.elapsedMs, // last: nothing above may end after it
       },
       target: this.masks.target.runs(),
       outside: this.mode === "scribble" ? this.masks.outside.runs() : null,
