@@ -14,7 +14,8 @@ import { lightTable } from "./volume.js";
 
 const SMALLEST_RADIUS_MM = 0.5;
 const LARGEST_RADIUS_MM = 50;
-const OUTSIDE_COLOUR = [90, 169, 255];
+const INSIDE = { name: "Scribble inside", colour: [46, 230, 138], dash: [] };
+const OUTSIDE = { name: "Scribble outside", colour: [90, 169, 255], dash: [] };
 const PLAIN = { colour: [255, 92, 80], dash: [14, 10] };
 
 /** Holds the state of one viewer and every way to change it. */
@@ -221,10 +222,10 @@ export class Viewer {
     return {
       work: {
         began_at: this.clock.beganAt,
-        elapsed_ms: this.clock.elapsedMs,
         active: this.clock.intervals(),
         waiting,
         actions: this.actions.map((action) => [...action]),
+        elapsed_ms: this.clock.elapsedMs, // last: nothing above may end after it
       },
       target: this.masks.target.runs(),
       outside: this.mode === "scribble" ? this.masks.outside.runs() : null,
@@ -515,6 +516,7 @@ export class Viewer {
 
   /** Return the name, colour and line of what is being drawn. */
   get targetStyle() {
+    if (this.mode === "scribble") return INSIDE;
     return { ...(this.data?.target_style ?? PLAIN), name: "Your contour" };
   }
 
@@ -531,13 +533,10 @@ export class Viewer {
     const all = layers.map((layer) => ({ ...layer, generation }));
     if (!this.hasTarget || !this.isShown("target")) return all;
     const scribble = this.mode === "scribble";
-    const own = { ...this.targetStyle, key: "target", mask: this.masks.target, generation };
-    if (scribble) {
-      const { outside } = this.masks;
-      const line = { key: "outside", colour: OUTSIDE_COLOUR, dash: [], fill: 0.35 };
-      all.push({ ...line, mask: outside, generation });
-    }
-    all.push({ ...own, fill: scribble ? 0.35 : 0.1 });
+    const { target, outside } = this.masks;
+    const fill = scribble ? 0.35 : 0.1;
+    if (scribble) all.push({ ...OUTSIDE, key: "outside", mask: outside, fill, generation });
+    all.push({ ...this.targetStyle, key: "target", mask: target, fill, generation });
     return all;
   }
 
