@@ -145,6 +145,11 @@ class Window:
             "?.getAttribute('data-test-script-state') !== 'running'"
         )
 
+    def wait_for_case(self) -> None:
+        """Wait until the viewer shows a case."""
+        self.page.wait_for_function("() => window.fedgtvViewer !== undefined")
+        self.settle()
+
     def stroke(self, points: Sequence[tuple[float, float]], *, button: str = "left") -> None:
         """Press the mouse at the first point, move it over the others, and let go at the last."""
         mouse = self.page.mouse
