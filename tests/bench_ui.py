@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import sys
 import tempfile
 import time
@@ -26,9 +27,9 @@ from site_agent.config import open_home
 from site_agent.database import PackageRow, transaction, utc_now
 from site_agent.site_setup import initialise
 from tests.clinical_ui.browser import Server, Window, open_window, serve
+from tests.clinical_ui.people import PASSWORD, add_people
 
 PROBE = Path(__file__).with_name("clinical_ui") / "frame_probe.js"
-PAGE = Path(__file__).with_name("clinical_ui") / "bench_page.py"
 MODELS_ANSWER = "fedgtvViewer.state().actions.filter((one) => one[1] === 'model').length"
 STEPS, MOVES, CLICKS = 40, 25, 10
 QUIET_MS = 3000  # a draft goes out two seconds after the last change
@@ -118,6 +119,7 @@ def make_site(folder: Path, kinds: Sequence[Kind]) -> CaseStore:
         for kind in kinds
     ]
     store.open_tasks(current.round_id, choices, actor="bench")
+    add_people(store.engine)
     return store
 
 
@@ -155,10 +157,18 @@ def measure(server: Server, kind: Kind, profile: Path) -> dict[str, float]:
 
 
 def _open(window: Window, kind: Kind) -> float:
+    """Sign in, and go from the list of work to the first case."""
+    page = window.page
+    page.goto(f"{window.url}/study")
+    window.sign_in("annotator", PASSWORD)
+    window.settle()
     began = time.perf_counter()
-    window.page.goto(f"{window.url}/?case={kind.case_id}")
-    window.page.evaluate("() => frameProbe.until(() => window.fedgtvViewer, 0)")
+    page.goto(f"{window.url}/annotate?case={kind.case_id}")
+    page.wait_for_function("() => window.fedgtvViewer !== undefined")
+    page.evaluate("() => frameProbe.until(() => true, 0)")
     ready = time.perf_counter() - began
+    page.get_by_role("button", name=re.compile("^(Start|Go on)$")).click()
+    page.wait_for_function("() => fedgtvViewer.state().mode === 'contour'")
     window.settle()
     return ready
 
@@ -347,7 +357,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         store = make_site(folder / "home", kinds)
-        with serve(store.home.folder, folder / "server", script=PAGE) as server:
+        with serve(store.home.folder, folder / "server") as server:
             for kind in kinds:
                 found = measure(server, kind, folder / kind.modality)
                 measured[kind.name] = figures(found, limited=kind.limited)

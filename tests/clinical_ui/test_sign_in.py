@@ -96,7 +96,7 @@ def test_a_change_of_roles_holds_from_the_next_run_on(site, run_page):
 @pytest.mark.parametrize(
     ("page_name", "let_in"),
     [
-        ("worklist", {"annotator", "reviewer"}),
+        ("worklist", {"annotator", "reviewer", "it", "lead"}),
         ("case", {"annotator", "reviewer"}),
         ("study", {"annotator", "reviewer", "it", "lead"}),
         ("accounts", {"it"}),
