@@ -27,6 +27,7 @@ _LAYERS = "layers"
 SIGN_IN_TOKEN = "sign_in_token"  # noqa: S105 - the name under which it is kept
 _PROVIDER_ANSWER = "provider_answer"
 _MESSAGE = "message"
+_FIELDS = "field_"
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +83,17 @@ def leave_message(text: str) -> None:
 def take_message() -> str:
     """Return what was to be said, once."""
     return str(st.session_state.pop(_MESSAGE, ""))
+
+
+def field_key(name: str) -> str:
+    """Return the widget key of a field that `empty_field` can empty."""
+    return f"{name}_{st.session_state.get(_FIELDS + name, 0)}"
+
+
+def empty_field(name: str) -> None:
+    """Forget what was typed into a field, such as a password, and show it empty next time."""
+    st.session_state.pop(field_key(name), None)
+    st.session_state[_FIELDS + name] = st.session_state.get(_FIELDS + name, 0) + 1
 
 
 def load_volume(case_id: str) -> LoadedVolume:
