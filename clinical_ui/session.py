@@ -34,6 +34,7 @@ _READING_PLACE = "reading_place"
 _KEPT = "kept"
 _NOTICE = "notice"
 _DESTINATION = "destination"
+_FIELDS = "field_"
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +111,17 @@ def leave_message(text: str) -> None:
 def take_message() -> str:
     """Return what was to be said, once."""
     return str(st.session_state.pop(_MESSAGE, ""))
+
+
+def field_key(name: str) -> str:
+    """Return the widget key of a field that `empty_field` can empty."""
+    return f"{name}_{st.session_state.get(_FIELDS + name, 0)}"
+
+
+def empty_field(name: str) -> None:
+    """Forget what was typed into a field, such as a password, and show it empty next time."""
+    st.session_state.pop(field_key(name), None)
+    st.session_state[_FIELDS + name] = st.session_state.get(_FIELDS + name, 0) + 1
 
 
 def load_volume(case_id: str) -> LoadedVolume:
