@@ -108,7 +108,7 @@ def test_a_page_left_alone_is_taken_away_when_the_time_is_up(tmp_path, opened) -
     store = make_site(tmp_path / "home", reviewed=False)
     add_people(store.engine)
     with (store.home.folder / "site.toml").open("a", encoding="utf-8") as file:
-        file.write("[sign_in]\nidle_timeout_min = 0.1\n")
+        file.write("[sign_in]\nidle_timeout_min = 0.2\n")
     page = opened.new_page()
     with serving(store) as server:
         page.goto(server.url)
