@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from algorithms.contracts.errors import DataError
-from clinical_ui import launch
+from clinical_ui import launch, warm_up
 from site_agent import accounts, demo_account
 from site_agent.config import SiteHome, open_home
 from site_agent.database import open_database, utc_now
@@ -29,6 +29,7 @@ def main() -> None:
         os.environ.update(wanted)
         sys.stdout.write(greeting(site, arguments.port))
         sys.stdout.flush()
+        warm_up.in_background()
         launch.serve(site, arguments.port)
     except DataError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -1,14 +1,17 @@
 """Annotate: the slices of a case that the model asks for, by clicks, scribbles and brush."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
+import numpy as np
 import streamlit as st
 
 from algorithms.contracts.errors import DataError
+from algorithms.contracts.volume import MaskArray
 from clinical_ui import launch, session, sign_in, wording
 from clinical_ui.case_layers import STYLES, Layer
-from clinical_ui.case_viewer import show_case
+from clinical_ui.case_viewer import contour_layers, show_case
 from clinical_ui.desk import NO_EPOCH, Desk
 from clinical_ui.session import LoadedVolume
 from clinical_ui.viewer import Mode, SelectedSlice, ViewerData
@@ -66,12 +69,29 @@ def show(open_worklist: Callable[[], None]) -> None:
     mode: Mode = "view"
     if working and any(task.state == "open" for task in tasks):
         mode = "scribble" if any(task.kind == "scribble" for task in tasks) else "contour"
-    data = viewer_data(loaded, tasks, mode, session.slice_to_open(case_id))
+    saved = saved_slices(store, tasks)
+    data = viewer_data(loaded, tasks, saved, mode, session.slice_to_open(case_id))
     show_case(loaded, desk, data, role=ROLE, key="annotation")
 
 
+def saved_slices(store: CaseStore, tasks: Sequence[AnnotationTaskRow]) -> dict[Layer, MaskArray]:
+    """Return what is saved of a case's slices, as a mask `[z, y, x]`; empty without any."""
+    done = [task for task in tasks if task.state == "done"]
+    if not done:
+        return {}
+    saved = np.zeros(store.geometry(done[0].case_id).shape_zyx, bool)
+    for task in done:
+        with suppress(OSError, ValueError):  # the review page says that it cannot be read
+            saved[task.slice_z] = store.task_mask(task)
+    return {Layer.ANNOTATION: saved}
+
+
 def viewer_data(
-    loaded: LoadedVolume, tasks: Sequence[AnnotationTaskRow], mode: Mode, first_z: int | None
+    loaded: LoadedVolume,
+    tasks: Sequence[AnnotationTaskRow],
+    saved: Mapping[Layer, MaskArray],
+    mode: Mode,
+    first_z: int | None,
 ) -> ViewerData:
     """Return what the viewer shows of a case, apart from what the desk knows of the work."""
     waiting = [task.slice_z for task in tasks if task.state == "open"]
@@ -88,6 +108,7 @@ def viewer_data(
         selected=[
             SelectedSlice(task.slice_z, task.state == "done", slice_label(task)) for task in tasks
         ],
+        layers=contour_layers(saved),
         prompts="2d" if mode == "contour" else None,
         target_style=STYLES[Layer.ANNOTATION],
         testing=launch.is_tested(),

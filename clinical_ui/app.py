@@ -20,14 +20,14 @@ from site_agent.accounts import Account
 
 STYLE = """
 <style>
-  .block-container { padding-top: 4.4rem; padding-bottom: 1rem; max-width: 1500px; }
+  .block-container { padding: 4.2rem 1.6rem .6rem; max-width: 1880px; }
   .fedgtv-banner { display: flex; justify-content: space-between; align-items: baseline;
     gap: 1rem; border-left: 4px solid #b45309; background: #fff7ed; color: #7c2d12;
     padding: .35rem .8rem; border-radius: 4px; font-size: .9rem; }
   .fedgtv-banner b { font-weight: 600; }
   .st-key-sign_out button { min-height: 0; padding: .3rem .8rem; }
   .st-key-sign_in_cookie { display: none; }
-  h1 { font-size: 1.5rem !important; padding: .3rem 0 0 !important; }
+  h1 { font-size: 1.5rem !important; padding: 0 !important; }
   h2, h3 { font-size: 1.1rem !important; padding: .3rem 0 .2rem !important; }
   :focus-visible { outline: 3px solid #1f6f8b !important; outline-offset: 1px; }
   [data-testid=stCaptionContainer] { opacity: 1 !important; }
@@ -119,7 +119,8 @@ def _frame(place: str, account: Account | None) -> None:
         st.html(_banner(place, account), width="stretch")
         if account is not None:
             st.button("Sign out", key="sign_out", on_click=sign_in.leave)
-            sign_in.keep()
+    if account is not None:
+        sign_in.keep()
 
 
 def _banner(place: str, account: Account | None) -> str:

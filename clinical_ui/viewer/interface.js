@@ -618,7 +618,7 @@ export class Interface {
     setText(caption, `${capital(spec.plane)} ${view.slice + 1} / ${view.slices}`);
     caption.classList.toggle("asked", Boolean(asked));
     const drawn = viewer.shownLayers().filter((one) => one.mask.isDrawn(spec.axis, view.slice));
-    const names = drawn.map((one) => one.name ?? "outside").join(", ");
+    const names = drawn.map((one) => one.name).join(", ");
     const label = `${place}; contours: ${names || "none on this slice"}`;
     if (view.canvas.getAttribute("aria-label") !== label) {
       view.canvas.setAttribute("aria-label", label);

@@ -7,7 +7,7 @@
  */
 
 import { Interface } from "./interface.js";
-import { exposeTestHook } from "./test_hook.js";
+import { exposeTestHook, removeTestHook } from "./test_hook.js";
 import { readVolume } from "./volume.js";
 
 const VOLUMES_KEPT = 2;
@@ -36,6 +36,7 @@ function mountViewer({ data, parentElement, setTriggerValue }) {
   return () => {
     pages.get(parentElement)?.remove();
     pages.delete(parentElement);
+    removeTestHook();
   };
 }
 

@@ -48,3 +48,8 @@ export function exposeTestHook(page) {
   };
   globalThis.fedgtvViewer = Object.freeze(hook);
 }
+
+/** Take it away with the viewer that it looks at. */
+export function removeTestHook() {
+  delete globalThis.fedgtvViewer;
+}

@@ -14,7 +14,8 @@ import { lightTable } from "./volume.js";
 
 const SMALLEST_RADIUS_MM = 0.5;
 const LARGEST_RADIUS_MM = 50;
-const OUTSIDE_COLOUR = [90, 169, 255];
+const INSIDE = { name: "Scribble inside", colour: [46, 230, 138], dash: [] };
+const OUTSIDE = { name: "Scribble outside", colour: [90, 169, 255], dash: [] };
 const PLAIN = { colour: [255, 92, 80], dash: [14, 10] };
 
 /** Holds the state of one viewer and every way to change it. */
@@ -77,6 +78,7 @@ export class Viewer {
     ]);
     if (ticket !== this._ticket) return false;
     const sameImage = this.volume?.header.token === volume.header.token;
+    if (isSaved(data.stored, this.courier)) this._forget();
     this.leave();
     this.volume = volume;
     this.masks = { target: new Mask(volume.shape, target), outside: new Mask(volume.shape, outside) };
@@ -117,6 +119,14 @@ export class Viewer {
     if (!this.courier) return;
     this.keepAll();
     this.courier.close();
+    this.courier = null;
+  }
+
+  // What was saved is on the server: nothing of it stays in the browser.
+  _forget() {
+    this.courier.close();
+    this.courier.forget();
+    sessionStorage.removeItem(doneKey(this.data.epoch));
     this.courier = null;
   }
 
@@ -208,13 +218,14 @@ export class Viewer {
   }
 
   _snapshot() {
+    const waiting = this.clock.waits(); // what goes on ends now: before the time is taken
     return {
       work: {
         began_at: this.clock.beganAt,
-        elapsed_ms: this.clock.elapsedMs,
         active: this.clock.intervals(),
-        waiting: this.clock.waits(),
+        waiting,
         actions: this.actions.map((action) => [...action]),
+        elapsed_ms: this.clock.elapsedMs, // last: nothing above may end after it
       },
       target: this.masks.target.runs(),
       outside: this.mode === "scribble" ? this.masks.outside.runs() : null,
@@ -505,6 +516,7 @@ export class Viewer {
 
   /** Return the name, colour and line of what is being drawn. */
   get targetStyle() {
+    if (this.mode === "scribble") return INSIDE;
     return { ...(this.data?.target_style ?? PLAIN), name: "Your contour" };
   }
 
@@ -521,13 +533,10 @@ export class Viewer {
     const all = layers.map((layer) => ({ ...layer, generation }));
     if (!this.hasTarget || !this.isShown("target")) return all;
     const scribble = this.mode === "scribble";
-    const own = { ...this.targetStyle, key: "target", mask: this.masks.target, generation };
-    if (scribble) {
-      const { outside } = this.masks;
-      const line = { key: "outside", colour: OUTSIDE_COLOUR, dash: [], fill: 0.35 };
-      all.push({ ...line, mask: outside, generation });
-    }
-    all.push({ ...own, fill: scribble ? 0.35 : 0.1 });
+    const { target, outside } = this.masks;
+    const fill = scribble ? 0.35 : 0.1;
+    if (scribble) all.push({ ...OUTSIDE, key: "outside", mask: outside, fill, generation });
+    all.push({ ...this.targetStyle, key: "target", mask: target, fill, generation });
     return all;
   }
 
@@ -552,6 +561,10 @@ async function unpack(text, total) {
 
 function decodeKept(text, total) {
   return text ? decodeRuns(fromText(text), total) : new Uint8Array(total);
+}
+
+function isSaved(stored, courier) {
+  return Boolean(courier) && stored?.kind === "save" && stored.sitting === courier.sitting;
 }
 
 function openingOf({ epoch, volume, revision, target }) {
