@@ -107,7 +107,7 @@ class Drawing:
     """
 
     def __init__(self, name: str, width: float, height: float) -> None:
-        self._name, self.width, self.height = name, width, height
+        self.name, self.width, self.height = name, width, height
         self._parts: list[str] = []
         self.hatched = False
 
@@ -158,7 +158,7 @@ class Drawing:
         """Draw a rectangle; a hatched one is a figure that was suppressed or merged."""
         if hatched:
             self.hatched = True
-            fill, colour = f"url(#{self._name}-hatch)", GREY
+            fill, colour = f"url(#{self.name}-hatch)", GREY
         self._parts.append(
             f'<rect x="{_px(left)}" y="{_px(top)}" width="{_px(max(width, 0))}" '
             f'height="{_px(max(height, 0))}" fill="{fill}" stroke="{colour}"/>'
@@ -205,7 +205,7 @@ class Drawing:
     def svg(self, description: str) -> Markup:
         """Return the element; `description` is what is read aloud in its place."""
         hatch = (
-            f'<defs><pattern id="{self._name}-hatch" width="6" height="6" '
+            f'<defs><pattern id="{self.name}-hatch" width="6" height="6" '
             'patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
             f'<rect width="6" height="6" fill="{PAPER}"/>'
             f'<line x1="0" y1="0" x2="0" y2="6" stroke="{GREY}" stroke-width="2"/></pattern></defs>'
