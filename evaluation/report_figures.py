@@ -7,6 +7,7 @@ says so. Every drawing has its numbers in a table of the report, too.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from markupsafe import Markup
 
@@ -20,7 +21,13 @@ from evaluation.aggregate_report import (
     StudyReport,
 )
 from evaluation.cross_site_tests import paired_t_test
-from evaluation.pooled_sketch import QUARTILES, BoundedFigure, bounded_quantile, spread
+from evaluation.pooled_sketch import (
+    QUARTILES,
+    BoundedFigure,
+    bounded_quantile,
+    merge,
+    spread,
+)
 from evaluation.revision import REVISION_BIN_LABELS
 from evaluation.site_summary import ARMS, PAIRS
 from evaluation.svg_drawing import (
@@ -52,7 +59,7 @@ _SHAPES: dict[str, Shape] = {"direct": "circle", "adapted": "square", "target_tr
 _SITE_SHAPES: tuple[Shape, ...] = ("circle", "square", "diamond")
 _SITE_COLOURS = (BLUE, ORANGE, GREEN, "#cc79a7", "#e69f00", "#56b4e9", INK)
 _ROW, _TOP, _FOOT = 44.0, 34.0, 46.0
-_HATCHED = "Hatched: not given, or merged until every bin was a group of patients. "
+_HATCHED = "Hatched: suppressed, or not told, since too few patients stand behind it. "
 
 _Summary = Distribution | PooledDistribution
 _ArmFigures = ArmSummary | PooledArm
@@ -215,10 +222,13 @@ def _arms(
         axis = Axis(0.0, axis.high, axis.start, axis.end)
     rows.frame(axis, title, digits=0 if axis.high - axis.low >= 5 else 1)
     rows.legend(arms)
+    silent = _silent_rows([list(summaries) for summaries in found.values()], _has_mean)
+    for row, patients in silent.items():
+        rows.hatch(rows.middle(row), _too_few(patients), height=30)
     for arm, offset in zip(arms, _SPREAD[len(arms)], strict=True):
         for row, summary in enumerate(found[arm]):
             y = rows.middle(row) + offset
-            if summary is None:
+            if summary is None or row in silent:
                 continue
             if summary.mean is None:
                 rows.hatch(y, f"{ARM_LABELS[arm]}: {why_not(summary)}", height=11)
@@ -231,6 +241,35 @@ def _arms(
                 rows.drawing.line((end, y - 3), (end, y + 3), colour=colour, width=1.6)
             rows.drawing.mark(_SHAPES[arm], axis.at(mean), y, colour=colour)
     return _figure(rows.drawing, caption, wide=wide)
+
+
+def _has_mean(summary: _Summary) -> bool:
+    return summary.mean is not None or (isinstance(summary, Distribution) and summary.n == 0)
+
+
+def _tells_failures(arm: _ArmFigures) -> bool:
+    return arm.failures is not None
+
+
+_Any = TypeVar("_Any", _Summary, _ArmFigures)
+
+
+def _silent_rows(
+    columns: Sequence[Sequence[_Any | None]], tells: Callable[[_Any], bool]
+) -> dict[int, int]:
+    """Return row -> patients of the lines of which no arm gives a figure."""
+    silent = {}
+    for row, ones in enumerate(zip(*columns, strict=True)):
+        there = [one for one in ones if one is not None]
+        if there and not any(tells(one) for one in there):
+            silent[row] = max(getattr(one, "patients", getattr(one, "n", 0)) for one in there)
+    return silent
+
+
+def _too_few(patients: int) -> str:
+    if not patients:
+        return "not given"
+    return f"suppressed: {patients} patient{'' if patients == 1 else 's'}"
 
 
 def _gap(package: PackageResult, name: str) -> Figure | None:
@@ -283,7 +322,8 @@ def _forest(package: PackageResult, name: str) -> Figure | None:
     rows.frame(axis, "Dice gained by adaptation, points", digits=_digits(axis))
     zero = axis.at(0.0)
     rows.drawing.line((zero, _TOP - 8), (zero, rows.bottom), colour=INK)
-    rows.drawing.text(rows.right + 14, 14, "patients   gain (95 % interval)", colour=SOFT, size=11)
+    rows.drawing.text(rows.right + 56, 14, "patients", anchor="end", colour=SOFT, size=11)
+    rows.drawing.text(rows.right + 76, 14, "gain (95 % interval)", colour=SOFT, size=11)
     weights = [1 / (t.high - t.low) ** 2 for t in tests.values() if t]
     for row, (site, _) in enumerate(sites):
         y = rows.middle(row)
@@ -363,10 +403,17 @@ def _failures(package: PackageResult, name: str) -> Figure | None:
     axis = spanning(shares, start=rows.left, end=rows.right - 76, least=0.0, most=1.0)
     rows.frame(axis, "tumours missed, % of patients", digits=_digits(axis))
     rows.legend(arms)
+    silent = {
+        row: patients
+        for row, patients in _silent_rows(list(found.values()), _tells_failures).items()
+        if row < len(package.sites)
+    }
+    for row, patients in silent.items():
+        rows.hatch(rows.middle(row), _too_few(patients), height=30)
     for arm, offset in zip(arms, _SPREAD[len(arms)], strict=True):
         for row, one in enumerate(found[arm]):
             y = rows.middle(row) + offset
-            if one is None:
+            if one is None or row in silent:
                 continue
             if one.failures is None:
                 rows.hatch(y, f"{ARM_LABELS[arm]}: suppressed", height=11)
@@ -490,7 +537,7 @@ def _time(package: PackageResult, name: str) -> Figure | None:
         for site in reviewed
         if site.report.revision
     ]
-    boxes.append((ALL_SITES, _pooled_box(package.revision_active_s)))
+    boxes.append((ALL_SITES, _pooled_box(reviewed)))
     rows = _Rows(name, [label for label, _ in boxes], plot=760)
     ends = [end for _, box in boxes if box is not None for end in box.ends]
     axis = spanning(ends, start=rows.left, end=rows.right, least=0.0, most=1.0)
@@ -516,8 +563,8 @@ def _time(package: PackageResult, name: str) -> Figure | None:
     return _figure(
         rows.drawing,
         "Active review time: median (blue), quartiles (box), 10th to 90th percentile (line), from "
-        "counts on a public scale. A figure that is known only within bounds wider than a step is "
-        "hatched from bound to bound. ",
+        "counts on a public scale. Where counts were merged until each bin was a group, a figure "
+        "is known only within bounds: hatched from bound to bound. ",
         wide=True,
     )
 
@@ -552,16 +599,25 @@ def _site_box(times: Distribution) -> _Box | None:
     )
 
 
-def _pooled_box(times: PooledDistribution | None) -> _Box | None:
-    """Take the estimates from all sketches together, and their bounds."""
-    if times is None or len(times.quantiles) != len(QUARTILES):
+def _pooled_box(reviewed: Sequence[SiteResult]) -> _Box | None:
+    """Take estimates from all sketches together, and their bounds."""
+    sketches = [
+        review.active_s.sketch
+        for site in reviewed
+        if (review := site.report.revision) is not None and review.active_s.sketch is not None
+    ]
+    patients = merge([spread(sketch, SECOND) for sketch in sketches])
+    figures = [
+        figure
+        for q in (WHISKERS[0], *QUARTILES, WHISKERS[1])
+        if (figure := bounded_quantile(patients, q, decimals=1)) is not None
+    ]
+    if not figures:
         return None
-    q1, median, q3 = times.quantiles
+    low, q1, median, q3, high = figures
+    unsure = _unsure(figures, (-math.inf, math.inf))
     return _Box(
-        median.estimate,
-        (q1.estimate, q3.estimate),
-        None,
-        _unsure(times.quantiles, (-math.inf, math.inf)),
+        median.estimate, (q1.estimate, q3.estimate), (low.estimate, high.estimate), unsure
     )
 
 

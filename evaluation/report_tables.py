@@ -56,15 +56,15 @@ def percent(part: int, whole: int) -> str:
     return f"{100.0 * part / whole:.1f} %" if whole else "-"
 
 
-def p_value(p: float) -> str:
-    """Write a p value as journals do.
+def p_value(p: float, *, at_most: bool = False) -> str:
+    """Write a p value as journals do; `at_most` says that it is an upper bound.
 
-    >>> p_value(0.0004), p_value(0.0312), p_value(0.27)
-    ('<0.001', '0.031', '0.27')
+    >>> p_value(0.0004), p_value(0.0312), p_value(0.27, at_most=True)
+    ('<0.001', '0.031', '≤0.27')
     """
     if p < 0.001:
         return "<0.001"
-    return f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+    return ("≤" if at_most else "") + (f"{p:.3f}" if p < 0.1 else f"{p:.2f}")
 
 
 def starred_sites(package: PackageResult) -> frozenset[str]:
@@ -127,7 +127,7 @@ def _matrix(title: str, pairs: Sequence[PooledAgreement] | Sequence[RaterAgreeme
             return f"{mean_sd(one.dsc, 1, 100)} | {mean_sd(one.hd95_mm, 1)}"
         return mean_sd(one.dsc, 1, 100) if row > column else mean_sd(one.hd95_mm, 1)
 
-    counts = [one.patients for one in known.values()]
+    counts = [one.dsc.n + one.dsc.undefined for one in known.values()]
     return RaterMatrix(
         title,
         raters,
