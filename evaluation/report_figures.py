@@ -564,8 +564,10 @@ def _time(package: PackageResult, name: str) -> Figure | None:
         rows.drawing,
         "Active review time: median (blue), quartiles (box), 10th to 90th percentile (line), from "
         "counts on a public scale. Where counts were merged until each bin was a group, a figure "
-        "is known only within bounds: hatched from bound to bound. ",
+        "is known only within bounds: hatched from bound to bound, or all along where nothing is "
+        "told. ",
         wide=True,
+        hatched="",
     )
 
 
@@ -682,23 +684,28 @@ def _scanners(package: PackageResult, name: str) -> Figure | None:
 def budget_points(report: StudyReport) -> dict[str, list[tuple[float, float]]]:
     """Return hospital -> (share of its training slices that doctors drew, Dice), both in %.
 
-    Direct use is at 0 and training on the target at 100; each round is a point between. Slices of
-    earlier rounds count, since the model learnt from them too.
+    From direct use of the first model, at 0, over the adapted model of every round, to training on
+    the target in the last one, at 100. Slices of earlier rounds count: the model learnt from them.
+    A hospital with fewer than two points has no curve.
     """
-    points: dict[str, set[tuple[float, float]]] = {}
+    points: dict[str, dict[float, float]] = {}
     for package in report.packages:
         for site in package.sites:
+            found = points.setdefault(site.report.site, {})
+            dice = {
+                name: 100 * arm.dsc.mean
+                for name in ARMS
+                if (arm := site.arm(name)) is not None and arm.dsc.mean is not None
+            }
             asked = site.report.annotation
             drawn = asked.selected_slices + asked.earlier_slices
-            share = 100 * drawn / asked.training_slices if asked.training_slices else None
-            places = {"direct": 0.0, "adapted": share, "target_trained": 100.0}
-            for arm in ARMS:
-                place, one = places[arm], site.arm(arm)
-                if one is not None and one.dsc.mean is not None and place is not None:
-                    points.setdefault(site.report.site, set()).add(
-                        (min(place, 100.0), 100 * one.dsc.mean)
-                    )
-    return {site: sorted(found) for site, found in sorted(points.items()) if len(found) > 1}
+            if "direct" in dice:
+                found.setdefault(0.0, dice["direct"])
+            if "target_trained" in dice:
+                found[100.0] = dice["target_trained"]
+            if "adapted" in dice and 0 < drawn < asked.training_slices:
+                found[100 * drawn / asked.training_slices] = dice["adapted"]
+    return {site: sorted(found.items()) for site, found in sorted(points.items()) if len(found) > 1}
 
 
 def _budget(report: StudyReport, name: str) -> Figure | None:
@@ -707,11 +714,11 @@ def _budget(report: StudyReport, name: str) -> Figure | None:
         return None
     caption = (
         "Budget: mean Dice against the share of the hospital's training slices that doctors were "
-        "asked for; direct use at 0 %, training on the target at 100 %. "
+        "asked for. Direct use is at 0 %; training on the target, another method, is at 100 % "
+        "(dashed). "
     )
-    return _curves(
-        name, curves, "training slices annotated, %", caption, most=100.0, ticks=None
-    )
+    title = "training slices annotated, %"
+    return _curves(name, curves, title, caption, most=100.0, ticks=None)
 
 
 def learning_points(report: StudyReport) -> dict[str, list[tuple[float, float]]]:
@@ -749,10 +756,10 @@ def _curves(
     ticks: Sequence[str] | None,
 ) -> Figure:
     """Draw a line per hospital through its points, Dice upwards."""
-    left, right, bottom = 46.0, 396.0, 274.0
+    left, right, bottom = 46.0, 396.0, 288.0
     drawing = Drawing(name, right + 40.0 + LETTER_PX * max(map(len, curves)), bottom + 46.0)
     lowest = min(y for points in curves.values() for _, y in points)
-    upward = Axis(10.0 * (min(lowest, 90.0) // 10.0), 100.0, bottom, 16.0)
+    upward = Axis(10.0 * (min(lowest, 90.0) // 10.0), 100.0, bottom, 30.0)
     across = Axis(0.0, most, left + 8, right) if ticks is None else Axis(0.8, most + 0.2, left, right)
     for tick in upward.ticks():
         drawing.line((left, upward.at(tick)), (right, upward.at(tick)), colour=LINE)
@@ -768,14 +775,18 @@ def _curves(
         )
     drawing.line((left, bottom), (right, bottom))
     drawing.text((left + right) / 2, bottom + 33, title, anchor="middle", colour=SOFT)
-    drawing.text(0, 6, "Dice, %", colour=SOFT, size=11)
+    drawing.text(0, 10, "Dice, %", colour=SOFT, size=11)
     names = _spread_labels(
         {label: upward.at(points[-1][1]) for label, points in curves.items()}, gap=15.0
     )
     for i, (label, points) in enumerate(curves.items()):
         colour = INK if label == ALL_SITES else _SITE_COLOURS[i % len(_SITE_COLOURS)]
         places = [(across.at(x), upward.at(y)) for x, y in points]
-        drawing.path(places, colour=colour, dashed=label == ALL_SITES)
+        to_comparator = ticks is None and points[-1][0] == most
+        drawn = places[:-1] if to_comparator else places
+        drawing.path(drawn, colour=colour, dashed=label == ALL_SITES)
+        if to_comparator:
+            drawing.line(places[-2], places[-1], colour=colour, width=1.5, dashed=True)
         for x, y in places:
             drawing.mark(_SITE_SHAPES[i % len(_SITE_SHAPES)], x, y, colour=colour, radius=4)
         drawing.line(places[-1], (right + 18, names[label]), colour=LINE)
@@ -801,6 +812,8 @@ def _digits(axis: Axis) -> int:
     return 0 if all(float(tick).is_integer() for tick in axis.ticks()) else 1
 
 
-def _figure(drawing: Drawing, caption: str, *, wide: bool = False) -> Figure:
-    told = caption + (_HATCHED if drawing.hatched else "")
+def _figure(
+    drawing: Drawing, caption: str, *, wide: bool = False, hatched: str = _HATCHED
+) -> Figure:
+    told = caption + (hatched if drawing.hatched else "")
     return Figure(drawing.name, drawing.svg(told.strip()), told.strip(), wide)
