@@ -258,9 +258,7 @@ def aggregate(
         _package_result(package_id, sites, expected) for package_id, sites in packages.items()
     ]
     results.sort(key=lambda result: (_by_number(result.model_version), result.package_id))
-    return StudyReport(
-        study=studies[0], packages=tuple(results), record=record or StudyRecord()
-    )
+    return StudyReport(study=studies[0], packages=tuple(results), record=record or StudyRecord())
 
 
 def _by_number(version: str) -> list[tuple[int, str]]:
@@ -423,9 +421,7 @@ def _pool_scanners(reports: Sequence[SiteReport]) -> tuple[PooledSubgroup, ...]:
             sites=tuple(report.site for report in of_these),
             patients=sum(max(arm.patients for arm in report.arms) for report in of_these),
             dsc={
-                name: _pool(
-                    [arm.dsc for arm in arms], decimals=4, scale=FRACTION, known_as=0.0
-                )
+                name: _pool([arm.dsc for arm in arms], decimals=4, scale=FRACTION, known_as=0.0)
                 for name in ARMS
                 if (arms := [arm for report in of_these if (arm := _arm(report, name))])
             },

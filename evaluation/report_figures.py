@@ -7,7 +7,6 @@ says so. Every drawing has its numbers in a table of the report, too.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from markupsafe import Markup
 
@@ -154,9 +153,7 @@ class _Rows:
     def hatch(self, y: float, words: str, *, height: float = 12.0) -> None:
         """Draw what was not given as a hatched band with words in it."""
         width = 12.0 + 5.8 * len(words)
-        self.drawing.box(
-            self.left, y - height / 2, self.right - self.left, height, hatched=True
-        )
+        self.drawing.box(self.left, y - height / 2, self.right - self.left, height, hatched=True)
         self.drawing.box(self.left + 8, y - height / 2, width, height, fill="#ffffff")
         self.drawing.text(self.left + 14, y, words, size=10.5, italic=True, colour=SOFT)
 
@@ -222,7 +219,9 @@ def _arms(
         axis = Axis(0.0, axis.high, axis.start, axis.end)
     rows.frame(axis, title, digits=0 if axis.high - axis.low >= 5 else 1)
     rows.legend(arms)
-    silent = _silent_rows([list(summaries) for summaries in found.values()], _has_mean)
+    silent = _silent_rows(
+        [[s and (s.n, _has_mean(s)) for s in summaries] for summaries in found.values()]
+    )
     for row, patients in silent.items():
         rows.hatch(rows.middle(row), _too_few(patients), height=30)
     for arm, offset in zip(arms, _SPREAD[len(arms)], strict=True):
@@ -247,22 +246,17 @@ def _has_mean(summary: _Summary) -> bool:
     return summary.mean is not None or (isinstance(summary, Distribution) and summary.n == 0)
 
 
-def _tells_failures(arm: _ArmFigures) -> bool:
-    return arm.failures is not None
+def _silent_rows(columns: Sequence[Sequence[tuple[int, bool] | None]]) -> dict[int, int]:
+    """Return row -> patients of the lines of which no arm says anything.
 
-
-_Any = TypeVar("_Any", _Summary, _ArmFigures)
-
-
-def _silent_rows(
-    columns: Sequence[Sequence[_Any | None]], tells: Callable[[_Any], bool]
-) -> dict[int, int]:
-    """Return row -> patients of the lines of which no arm gives a figure."""
+    Args:
+        columns: per arm and line the patients, and whether it says anything; None without the arm.
+    """
     silent = {}
     for row, ones in enumerate(zip(*columns, strict=True)):
         there = [one for one in ones if one is not None]
-        if there and not any(tells(one) for one in there):
-            silent[row] = max(getattr(one, "patients", getattr(one, "n", 0)) for one in there)
+        if there and not any(tells for _, tells in there):
+            silent[row] = max(patients for patients, _ in there)
     return silent
 
 
@@ -284,9 +278,7 @@ def _gap(package: PackageResult, name: str) -> Figure | None:
     for value, colour in ((0.0, INK), (100.0, ORANGE)):
         x = axis.at(value)
         rows.drawing.line((x, _TOP - 8), (x, rows.bottom), colour=colour, dashed=value > 0)
-    rows.drawing.text(
-        axis.at(100.0), 14, ARM_LABELS["target_trained"], anchor="end", colour=ORANGE
-    )
+    rows.drawing.text(axis.at(100.0), 14, ARM_LABELS["target_trained"], anchor="end", colour=ORANGE)
     for row, percent in enumerate(percents):
         y = rows.middle(row)
         if percent is None:
@@ -368,9 +360,7 @@ def _forest(package: PackageResult, name: str) -> Figure | None:
 
 
 def _gain(site: SiteResult) -> Distribution | None:
-    return next(
-        (p.difference for p in site.report.paired if (p.first, p.second) == PAIRS[0]), None
-    )
+    return next((p.difference for p in site.report.paired if (p.first, p.second) == PAIRS[0]), None)
 
 
 def _gain_words(rows: _Rows, y: float, n: int, words: str) -> None:
@@ -405,7 +395,9 @@ def _failures(package: PackageResult, name: str) -> Figure | None:
     rows.legend(arms)
     silent = {
         row: patients
-        for row, patients in _silent_rows(list(found.values()), _tells_failures).items()
+        for row, patients in _silent_rows(
+            [[o and (o.patients, o.failures is not None) for o in ones] for ones in found.values()]
+        ).items()
         if row < len(package.sites)
     }
     for row, patients in silent.items():
@@ -618,9 +610,7 @@ def _pooled_box(reviewed: Sequence[SiteResult]) -> _Box | None:
         return None
     low, q1, median, q3, high = figures
     unsure = _unsure(figures, (-math.inf, math.inf))
-    return _Box(
-        median.estimate, (q1.estimate, q3.estimate), (low.estimate, high.estimate), unsure
-    )
+    return _Box(median.estimate, (q1.estimate, q3.estimate), (low.estimate, high.estimate), unsure)
 
 
 def _unsure(
@@ -664,6 +654,9 @@ def _scanners(package: PackageResult, name: str) -> Figure | None:
     rows.frame(axis, "Dice, %")
     rows.legend(arms)
     for row, group in enumerate(groups):
+        if not any(_has_mean(dsc) for dsc in group.dsc.values()):
+            rows.hatch(rows.middle(row), _too_few(group.patients), height=30)
+            continue
         for arm, offset in zip(arms, _SPREAD[len(arms)], strict=True):
             summary, y = group.dsc.get(arm), rows.middle(row) + offset
             if summary is None:
@@ -760,7 +753,9 @@ def _curves(
     drawing = Drawing(name, right + 40.0 + LETTER_PX * max(map(len, curves)), bottom + 46.0)
     lowest = min(y for points in curves.values() for _, y in points)
     upward = Axis(10.0 * (min(lowest, 90.0) // 10.0), 100.0, bottom, 30.0)
-    across = Axis(0.0, most, left + 8, right) if ticks is None else Axis(0.8, most + 0.2, left, right)
+    across = (
+        Axis(0.0, most, left + 8, right) if ticks is None else Axis(0.8, most + 0.2, left, right)
+    )
     for tick in upward.ticks():
         drawing.line((left, upward.at(tick)), (right, upward.at(tick)), colour=LINE)
         drawing.text(left - 6, upward.at(tick), f"{tick:.0f}", anchor="end", colour=SOFT, size=11)
@@ -770,9 +765,7 @@ def _curves(
         else [(float(i), label) for i, label in enumerate(ticks, start=1)]
     )
     for place, label in labels:
-        drawing.text(
-            across.at(place), bottom + 13, label, anchor="middle", colour=SOFT, size=11
-        )
+        drawing.text(across.at(place), bottom + 13, label, anchor="middle", colour=SOFT, size=11)
     drawing.line((left, bottom), (right, bottom))
     drawing.text((left + right) / 2, bottom + 33, title, anchor="middle", colour=SOFT)
     drawing.text(0, 10, "Dice, %", colour=SOFT, size=11)

@@ -6,7 +6,7 @@ report, title and time give the same bytes.
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from evaluation.report_figures import (
     told_patients,
     why_not,
 )
+from evaluation.report_pdf import PDF_FILE
 from evaluation.report_seal import SEAL_FILE, SIGNED_FILES
 from evaluation.report_tables import (
     budget_rows,
@@ -92,6 +93,7 @@ YARDSTICK_WARNING = (
     "reviewed contour was edited from the adapted model's: it favours “Adapted” over the other "
     "models, and with it the gap closed."
 )
+
 
 def render_html(report: StudyReport, *, title: str, generated_at: str) -> str:
     """Render a study report as one self-contained HTML page.
@@ -178,20 +180,22 @@ def report_files(report: StudyReport, *, title: str, generated_at: str) -> dict[
 
 def write_report(
     folder: Path,
-    files_of_report: dict[str, bytes],
+    contents: Mapping[str, bytes],
     *,
-    seal: Callable[[dict[str, bytes]], bytes] | None,
-) -> None:
-    """Write a report's files, and their signature where somebody seals it.
+    seal: Callable[[Mapping[str, bytes]], bytes] | None,
+) -> list[Path]:
+    """Write a report's files, and their signature where somebody seals it; return their paths.
 
-    A signature of an earlier report in the folder is taken away first: it is none of this one.
+    What an earlier report left in the folder beside them, a signature or a print, is taken away
+    first: it is none of this one.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / SEAL_FILE).unlink(missing_ok=True)
-    for name, content in files_of_report.items():
+    for name in (SEAL_FILE, PDF_FILE):
+        (folder / name).unlink(missing_ok=True)
+    written = dict(contents) | ({SEAL_FILE: seal(contents)} if seal is not None else {})
+    for name, content in written.items():
         (folder / name).write_bytes(content)
-    if seal is not None:
-        (folder / SEAL_FILE).write_bytes(seal(files_of_report))
+    return [folder / name for name in written]
 
 
 def _safe_cell(value: str | int | float | None) -> str | int | float | None:

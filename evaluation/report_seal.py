@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+    Ed25519PrivateKey,
+    Ed25519PublicKey,
+)
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from algorithms.contracts.canonical_json import canonical_json, sha256_hex
@@ -42,29 +45,28 @@ class ReportSeal(BaseModel):
     signature: Signature
 
 
-def seal_report(
-    study: str,
-    files: Mapping[str, bytes],
-    sign: Callable[[bytes], bytes],
-    public_key: bytes,
-) -> bytes:
-    """Sign the files of a report and return the bytes of `SEAL_FILE`.
+class ReportSigner:
+    """Signs reports with the study's key; whoever holds it makes one."""
 
-    Args:
-        study: its name.
-        files: name -> content.
-        sign: makes the 64 bytes of an Ed25519 signature.
-        public_key: 32 bytes.
-    """
-    statement = ReportStatement(
-        study=study, files={name: sha256_hex(content) for name, content in files.items()}
-    )
-    signature = Signature(
-        key_id=sha256_hex(public_key)[:16],
-        signature_hex=sign(statement.signed_bytes()).hex(),
-    )
-    seal = ReportSeal(statement=statement, signature=signature)
-    return canonical_json(seal.model_dump(mode="json"))
+    def __init__(self, key: Ed25519PrivateKey) -> None:
+        self._key = key
+
+    def seal(self, study: str) -> Callable[[Mapping[str, bytes]], bytes]:
+        """Return what signs the files (name -> content) of a study's report: the `SEAL_FILE`."""
+
+        def sign(files: Mapping[str, bytes]) -> bytes:
+            statement = ReportStatement(
+                study=study, files={name: sha256_hex(body) for name, body in files.items()}
+            )
+            public = self._key.public_key().public_bytes_raw()
+            signature = Signature(
+                key_id=sha256_hex(public)[:16],
+                signature_hex=self._key.sign(statement.signed_bytes()).hex(),
+            )
+            made = ReportSeal(statement=statement, signature=signature)
+            return canonical_json(made.model_dump(mode="json"))
+
+        return sign
 
 
 def verify_report(folder: Path, public_key_hex: str) -> ReportStatement:

@@ -222,9 +222,7 @@ def release_rows(report: StudyReport) -> list[ReleaseRow]:
     return [_release(name, said[name], traffic.get(name)) for name in sorted(said)]
 
 
-def _release(
-    name: str, reports: Sequence[SiteReport], traffic: SiteTraffic | None
-) -> ReleaseRow:
+def _release(name: str, reports: Sequence[SiteReport], traffic: SiteTraffic | None) -> ReleaseRow:
     bodies = [canonical_json(one.model_dump(mode="json")) for one in reports]
     figures = [figure for one in reports for figure in distributions(one)]
     return ReleaseRow(

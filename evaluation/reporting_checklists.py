@@ -1,12 +1,12 @@
 """Reporting checklists, and which of their items a study report answers by itself.
 
-Wordings are ours and short: the guidelines' own texts rule. An item names the evidence that answers
-it; whether a report holds that evidence is asked of the report (`EVIDENCE`). What remains to be said
-beside it is named, too. An item without evidence is for the study's authors.
+Wordings are ours and short: the guidelines' own texts rule. An item names the evidence that
+answers it; whether a report holds that evidence is asked of the report (`EVIDENCE`). What remains
+to be said beside it is named, too. An item without evidence is for the study's authors.
 
-Numbers are those of CLAIM 2024 (Tejani et al., Radiol Artif Intell 2024), TRIPOD+AI (Collins et al.,
-BMJ 2024) and DECIDE-AI (Vasey et al., BMJ 2022). Metrics Reloaded (Maier-Hein et al., Nat Methods
-2024) is a way to choose metrics, not a numbered checklist: its questions are lettered by us.
+Numbers are those of CLAIM 2024 (Tejani et al., Radiol Artif Intell 2024), TRIPOD+AI (Collins et
+al., BMJ 2024) and DECIDE-AI (Vasey et al., BMJ 2022). Metrics Reloaded (Maier-Hein et al., Nat
+Methods 2024) is a way to choose metrics, not a numbered checklist: its questions are lettered by us.
 """
 
 from collections.abc import Callable
@@ -168,7 +168,9 @@ def _modifies(report: StudyReport) -> bool:
 EVIDENCE: dict[str, Rule] = {
     "lineage": _whole("lineage", "Model lineage", _has_lineage),
     "at home": _whole("lineage", "Source hospital's own test", _was_tested_at_home),
-    "elsewhere": _whole("lineage", "Models and the hospitals that trained them", _was_tested_elsewhere),
+    "elsewhere": _whole(
+        "lineage", "Models and the hospitals that trained them", _was_tested_elsewhere
+    ),
     "versions": _whole("lineage", "Model versions", _modifies),
     "definitions": _whole("definitions", "Methods and definitions", lambda _: True),
     "suppression": _whole("definitions", "Empty contours and suppression", lambda _: True),
@@ -214,7 +216,9 @@ CLAIM = Checklist(
         Item("11", "De-identification"),
         Item("12", "Missing data", "suppression", "how patients with missing images were handled"),
         Item("13", "Acquisition protocol", "scanners", "sequences and their parameters"),
-        Item("14", "What the reference standard is", "yardstick", "how reference contours were made"),
+        Item(
+            "14", "What the reference standard is", "yardstick", "how reference contours were made"
+        ),
         Item("15", "Why this reference standard"),
         Item("16", "Who annotated the reference"),
         Item("17", "Annotation of the test set", "yardstick", "who drew it, and with what"),
@@ -264,7 +268,9 @@ TRIPOD_AI = Checklist(
         Item("6b", "Eligibility"),
         Item("6c", "Treatments"),
         Item("7", "Preparation of the data", "lineage"),
-        Item("8a", "Outcome: what, and how assessed", "yardstick", "how reference contours were made"),
+        Item(
+            "8a", "Outcome: what, and how assessed", "yardstick", "how reference contours were made"
+        ),
         Item("8b", "Who assessed the outcome"),
         Item("8c", "Blinding of the assessment"),
         Item("9a", "Choice of predictors"),
@@ -278,7 +284,9 @@ TRIPOD_AI = Checklist(
         Item("12d", "Differences between clusters", "hospitals"),
         Item("12e", "Performance measures", "definitions"),
         Item("12f", "Updating of the model", "lineage"),
-        Item("12g", "How predictions were computed", "lineage", "inference on the images' own grid"),
+        Item(
+            "12g", "How predictions were computed", "lineage", "inference on the images' own grid"
+        ),
         Item("13", "Class imbalance"),
         Item("14", "Fairness"),
         Item("15", "Output of the model", "lineage", "how users see it"),

@@ -77,9 +77,7 @@ def read_lineage(folder: Path, *, from_site: str | None = None) -> ModelLineage:
         written = file.read_bytes()
         manifest = Manifest.model_validate_json(written)
         sealed = folder / SIGNATURE_FILE
-        signature = (
-            Signature.model_validate_json(sealed.read_bytes()) if sealed.is_file() else None
-        )
+        signature = Signature.model_validate_json(sealed.read_bytes()) if sealed.is_file() else None
     except OSError:
         raise DataError(f"{file}: cannot be read: give the folder of a package") from None
     except ValidationError:
