@@ -125,6 +125,20 @@ class PooledDistribution(_Noun):
     sd: float | None
     quantiles: tuple[BoundedFigure, ...] = ()
 
+    @property
+    def close_median(self) -> BoundedFigure | None:
+        """Return the median where its bounds say something: no wider than the SD, or 5 % of it.
+
+        From few patients hospitals count in one bin over all of the scale; its middle is no median.
+        """
+        if len(self.quantiles) != len(QUARTILES) or self.mean is None:
+            return None
+        median = self.quantiles[1]
+        if median.high is None:
+            return None
+        close = median.high - median.low <= max(self.sd or 0.0, 0.05 * abs(self.mean))
+        return median if close else None
+
 
 class PooledArm(_Noun):
     """One way of segmenting, over all hospitals that tested it; `failures` of those that say."""
@@ -565,7 +579,8 @@ def _pooled_row(study: str, package: PackageResult) -> TableRow:
     row |= _gap_columns(package.gap_closed)
     row |= _gain_columns(next((p.difference for p in package.paired if _is_gain(p)), None))
     revision, time = package.revision_degree_percent, package.revision_active_s
-    q1, median, q3 = time.quantiles if time and time.quantiles else (None, None, None)
+    close = time is not None and time.close_median is not None
+    q1, median, q3 = time.quantiles if time is not None and close else (None, None, None)
     row |= {
         "revision_patients": revision.n,
         "revision_degree_percent_mean": revision.mean,
@@ -597,8 +612,8 @@ def _arm_columns(name: str, arm: ArmSummary | PooledArm | None) -> TableRow:
         columns[f"{name}_{figure}_n"] = getattr(values, "n", None)
         for statistic in ("mean", "sd", "median"):
             columns[f"{name}_{figure}_{statistic}"] = getattr(values, statistic, None)
-        if isinstance(values, PooledDistribution) and values.quantiles:
-            columns[f"{name}_{figure}_median"] = values.quantiles[1].estimate
+        if isinstance(values, PooledDistribution) and values.close_median is not None:
+            columns[f"{name}_{figure}_median"] = values.close_median.estimate
     return columns
 
 

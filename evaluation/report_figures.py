@@ -396,7 +396,10 @@ def _failures(package: PackageResult, name: str) -> Figure | None:
     silent = {
         row: patients
         for row, patients in _silent_rows(
-            [[o and (o.patients, o.failures is not None) for o in ones] for ones in found.values()]
+            [
+                [None if o is None else (o.patients, o.failures is not None) for o in ones]
+                for ones in found.values()
+            ]
         ).items()
         if row < len(package.sites)
     }

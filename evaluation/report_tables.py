@@ -39,8 +39,8 @@ def median_iqr(summary: Summary, digits: int = 1, scale: float = 1.0) -> str:
     Pooled ones are estimates from the hospitals' counts on a public scale.
     """
     if isinstance(summary, PooledDistribution):
-        if len(summary.quantiles) != 3:
-            return "not given"
+        if summary.close_median is None:
+            return "not known closely" if summary.quantiles else "not given"
         q1, median, q3 = (f"{q.estimate * scale:.{digits}f}" for q in summary.quantiles)
         return f"{median} ({q1}-{q3})"
     if summary.median is None:

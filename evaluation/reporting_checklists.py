@@ -6,7 +6,8 @@ to be said beside it is named, too. An item without evidence is for the study's 
 
 Numbers are those of CLAIM 2024 (Tejani et al., Radiol Artif Intell 2024), TRIPOD+AI (Collins et
 al., BMJ 2024) and DECIDE-AI (Vasey et al., BMJ 2022). Metrics Reloaded (Maier-Hein et al., Nat
-Methods 2024) is a way to choose metrics, not a numbered checklist: its questions are lettered by us.
+Methods 2024) is a way to choose metrics, not a numbered checklist: its questions are lettered by
+us.
 """
 
 from collections.abc import Callable
