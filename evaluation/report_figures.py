@@ -444,7 +444,7 @@ def _revision(package: PackageResult, name: str) -> Figure | None:
     bins = [site.report.revision.bins for site in reviewed if site.report.revision]
     patients = [site.report.revision.patients for site in reviewed if site.report.revision]
     told = [counts for counts in bins if counts is not None]
-    pooled = [sum(counts[i] for counts in told) for i in range(len(REVISION_BIN_LABELS))]
+    pooled = [sum(each) for each in zip(*told, strict=True)]  # no columns where no bin is told
     untold = sum(n for n, counts in zip(patients, bins, strict=True) if counts is None)
 
     labels = [*(site.report.site for site in reviewed), ALL_SITES]
@@ -455,7 +455,7 @@ def _revision(package: PackageResult, name: str) -> Figure | None:
     _columns(drawing, pooled, untold, width=columns_width, bottom=height - 22.0)
 
     axis = Axis(0.0, 100.0, bars_left, bars_left + 380.0)
-    shown = [*zip(bins, patients, strict=True), (tuple(pooled), sum(patients))]
+    shown = [*zip(bins, patients, strict=True), (tuple(pooled) or None, sum(patients))]
     for row, (label, (counts, n)) in enumerate(zip(labels, shown, strict=True)):
         y = _TOP + 34.0 * (row + 0.5)
         together = row == len(reviewed)
@@ -484,7 +484,8 @@ def _columns(
     drawing: Drawing, counts: Sequence[int], untold: int, *, width: float, bottom: float
 ) -> None:
     """Draw a column per bin, and a hatched one of the patients whose bin was not given."""
-    labels = [*REVISION_BIN_LABELS] + (["not given"] if untold else [])
+    bins = len(counts)
+    labels = [*REVISION_BIN_LABELS[:bins]] + (["not given"] if untold else [])
     values = [*counts] + ([untold] if untold else [])
     step = (width - 30.0) / len(labels)
     axis = spanning([float(v) for v in values], start=bottom, end=_TOP, least=0.0, most=1.0)
@@ -493,7 +494,7 @@ def _columns(
         drawing.text(24, axis.at(tick), f"{tick:.0f}", anchor="end", colour=SOFT, size=11)
     for i, (label, value) in enumerate(zip(labels, values, strict=True)):
         x, top = 30.0 + step * (i + 0.5), axis.at(value)
-        hatched = i >= len(REVISION_BIN_LABELS)
+        hatched = i >= bins
         fill = BLUE if not hatched else "none"
         drawing.box(x - 0.36 * step, top, 0.72 * step, bottom - top, fill=fill, hatched=hatched)
         drawing.text(x, top - 9, str(value), anchor="middle", bold=True)

@@ -176,7 +176,6 @@ EVIDENCE: dict[str, Rule] = {
     "definitions": _whole("definitions", "Methods and definitions", lambda _: True),
     "suppression": _whole("definitions", "Empty contours and suppression", lambda _: True),
     "releases": _whole("releases", "What each hospital released", lambda _: True),
-    "notes": _first("notes", "In plain words", lambda package: bool(package.sites)),
     "figures": _first("performance", "Segmentation of the test patients", _has_figures),
     "yardstick": _first("performance", "Yardstick per hospital", _names_yardstick),
     "interval": _first("tests", "Paired tests", _has_interval),
