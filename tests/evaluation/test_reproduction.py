@@ -107,5 +107,5 @@ def test_other_files_of_a_folder_are_passed_over_but_none_at_all_is_said(tmp_pat
     record(tmp_path, "ingest-speed", [])
     with pytest.raises(DataError, match="can be put beside the thesis"):
         published_beside_ours([tmp_path])
-    with pytest.raises(DataError, match="other.json: not what"):
+    with pytest.raises(DataError, match=r"other\.json: not what"):
         published_beside_ours([tmp_path / "other.json"])

@@ -1,3 +1,4 @@
+import itertools
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -28,7 +29,7 @@ def test_ticks_are_round_evenly_spaced_and_inside(low, length):
     ticks = axis.ticks()
     assert 1 <= len(ticks) <= 7
     assert all(low - 1e-6 <= tick <= low + length + 1e-6 for tick in ticks)
-    steps = [b - a for a, b in zip(ticks, ticks[1:], strict=False)]
+    steps = [b - a for a, b in itertools.pairwise(ticks)]
     assert all(step == pytest.approx(steps[0]) for step in steps)
     if steps:
         assert float(f"{steps[0]:.6e}".split("e")[0]) in (1, 2, 2.5, 5)
