@@ -18,14 +18,8 @@ from evaluation.aggregate_report import GapClosed, StudyReport, table_rows
 from evaluation.case_metrics import EMPTY_MASK_POLICY
 from evaluation.disclosure_control import SUPPRESSION_RULE
 from evaluation.plain_notes import plain_notes
-from evaluation.report_figures import (
-    ALL_SITES,
-    ARM_LABELS,
-    package_figures,
-    study_figures,
-    told_patients,
-    why_not,
-)
+from evaluation.report_drawing import ALL_SITES, ARM_LABELS, why_not
+from evaluation.report_figures import package_figures, study_figures
 from evaluation.report_pdf import PDF_FILE
 from evaluation.report_seal import SEAL_FILE, SIGNED_FILES
 from evaluation.report_tables import (
@@ -132,7 +126,6 @@ def render_html(report: StudyReport, *, title: str, generated_at: str) -> str:
         curves=study_figures(report),
         stars=[starred_sites(package) for package in report.packages],
         matrices=[rater_matrices(package) for package in report.packages],
-        told_patients=told_patients,
         budgets=budget_rows(report),
         releases=release_rows(report),
         checklists=[(checklist, answer(checklist, report)) for checklist in CHECKLISTS],

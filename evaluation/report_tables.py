@@ -14,7 +14,7 @@ from evaluation.aggregate_report import (
 )
 from evaluation.cohort_statistics import holm
 from evaluation.cross_site_tests import paired_t_test
-from evaluation.report_figures import why_not
+from evaluation.report_drawing import why_not
 from evaluation.site_summary import PAIRS
 from evaluation.study_record import SiteTraffic
 from evaluation.svg_drawing import number

@@ -9,13 +9,9 @@ import pytest
 from evaluation.aggregate_report import aggregate
 from evaluation.benchmarks.simulated_reports import simulate_study
 from evaluation.cross_site_tests import paired_t_test
-from evaluation.report_figures import (
-    budget_points,
-    learning_points,
-    package_figures,
-    study_figures,
-    told_patients,
-)
+from evaluation.curve_figures import budget_points, learning_points
+from evaluation.report_figures import package_figures, study_figures
+from evaluation.site_figures import told_patients
 from tests.evaluation.report_builders import report
 
 SVG = "{http://www.w3.org/2000/svg}"
