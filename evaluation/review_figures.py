@@ -61,7 +61,12 @@ def revision_figure(package: PackageResult, name: str) -> Figure | None:
 
 def time_figure(package: PackageResult, name: str) -> Figure | None:
     """Draw boxes of the active time: quartiles, and a line from the 10th to the 90th percentile."""
-    reviewed = _reviewed(package)
+    # Where nobody took the time, as a simulated reviewer does not, nothing was suppressed.
+    reviewed = [
+        site
+        for site in _reviewed(package)
+        if site.report.revision is not None and site.report.revision.active_s.n
+    ]
     if not reviewed:
         return None
     boxes: list[tuple[str, _Box | None]] = [

@@ -55,7 +55,11 @@ def gap_figure(package: PackageResult, name: str) -> Figure | None:
             continue
         zero, end = axis.at(0.0), axis.at(percent)
         rows.drawing.box(min(zero, end), y - 9, abs(end - zero), 18, fill=BLUE)
-        rows.drawing.text(max(zero, end) + 6, y, f"{number(percent, 0)} %")
+        words = f"{number(percent, 0)} %"
+        if percent >= 30:  # inside: beside it, the comparator's line may cross the words
+            rows.drawing.text(zero + 8, y, words, colour="#ffffff", bold=True)
+        else:
+            rows.drawing.text(max(zero, end) + 6, y, words)
     return finish(
         rows.drawing,
         "Share of the Dice gap between direct use and training on the target that is closed. ",

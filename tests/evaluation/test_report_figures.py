@@ -6,11 +6,13 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
+from algorithms.contracts.site_report import Distribution
 from evaluation.aggregate_report import aggregate
 from evaluation.benchmarks.simulated_reports import simulate_study
 from evaluation.cross_site_tests import paired_t_test
 from evaluation.curve_figures import budget_points, learning_points
 from evaluation.report_figures import package_figures, study_figures
+from evaluation.report_rendering import render_html
 from evaluation.site_figures import told_patients
 from tests.evaluation.report_builders import report
 
@@ -143,6 +145,16 @@ def test_time_boxes_stand_at_the_hospitals_own_quartiles(package, drawn):
         left, width = float(box.get("x")), float(box.get("width"))
         assert slope * left + offset == pytest.approx(times.q1, abs=0.3)
         assert slope * (left + width) + offset == pytest.approx(times.q3, abs=0.3)
+
+
+def test_where_nobody_took_the_time_there_is_no_box_and_nothing_is_called_suppressed(package):
+    site = package.sites[2].report
+    untimed = Distribution(n=0, undefined=site.revision.patients)
+    revision = site.revision.model_copy(update={"active_s": untimed})
+    study = aggregate([site.model_copy(update={"revision": revision})])
+    assert "time" not in package_figures(study.packages[0], "p0")
+    page = render_html(study, title="t", generated_at="now")
+    assert '<td class="n">undefined</td>' in page  # and neither hatched nor suppressed
 
 
 def test_failures_are_counted_of_those_whose_hospital_says(package, drawn):
