@@ -45,9 +45,7 @@ STYLES = {
         "Reference", "◆", (40, 220, 140), (24, 8, 4, 8), "green, dash-dotted"
     ),
     Layer.REVIEWED: LayerStyle("Reviewed", "▲", (255, 92, 80), (14, 10), "red, dashed"),
-    Layer.ANNOTATION: LayerStyle(
-        "Annotation of this slice", "■", (255, 150, 225), (34, 10), "pink, long dashes"
-    ),
+    Layer.ANNOTATION: LayerStyle("Annotation", "■", (255, 150, 225), (34, 10), "pink, long dashes"),
 }
 SHOWN_AT_FIRST = frozenset({Layer.ADAPTED, Layer.REVIEWED, Layer.ANNOTATION})
 

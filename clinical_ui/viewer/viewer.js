@@ -523,7 +523,7 @@ export class Viewer {
 
   /** Say whether what is being drawn is shown beside the layers: not before a revision starts. */
   get hasTarget() {
-    return this.mode !== "view" || !this.data?.compare;
+    return this.mode !== "view";
   }
 
   /** Return what to draw, from below to above. */
