@@ -44,7 +44,7 @@ function mountViewer({ data, parentElement, setTriggerValue }) {
 function takeData(page, data) {
   page.turn = (page.turn ?? Promise.resolve()).then(() =>
     takeOne(page, data).catch((error) => {
-      page.cover("The case cannot be shown. Reload the page; tell hospital IT if that does not help.");
+      page.cover("The case cannot be shown. Reload the page, or tell hospital IT.");
       console.error("fedgtv viewer:", error.message);
     }),
   );
@@ -61,7 +61,7 @@ async function takeOne(page, data) {
   if (!sameImage) page.cover("Reading the image …");
   const volume = await volumeOf(data.volume);
   if (await viewer.open(data, volume)) {
-    page.opened(sameImage);
+    page.opened();
     page.openMs = performance.now() - began;
     if (data.testing) exposeTestHook(page);
   }

@@ -81,8 +81,7 @@ export class Viewer {
     if (isSaved(data.stored, this.courier)) this._forget();
     this.leave();
     this.volume = volume;
-    this.masks = { target: new Mask(volume.shape, target), outside: new Mask(volume.shape, outside) };
-    this.history = new History(this.masks);
+    this._draw(target, outside);
     this.layers = layers;
     this.points = [];
     this.actions = [];
@@ -203,13 +202,15 @@ export class Viewer {
       unpack(data.target, length),
       unpack(data.outside, length),
     ]);
-    this.masks = {
-      target: new Mask(this.volume.shape, target),
-      outside: new Mask(this.volume.shape, outside),
-    };
-    this.history = new History(this.masks);
+    this._draw(target, outside);
     this._generation += 1;
     this.courier.forget();
+  }
+
+  _draw(target, outside) {
+    const { shape } = this.volume;
+    this.masks = { target: new Mask(shape, target), outside: new Mask(shape, outside) };
+    this.history = new History(this.masks);
   }
 
   async _readLayer(layer, volume) {
@@ -253,7 +254,7 @@ export class Viewer {
 
   /** Keep an edit for undoing and tell the server about it soon. */
   finish(edit, detail = {}) {
-    if (edit.refused && edit.size === 0) this.hint("This slice was not asked for: it stays as it is.");
+    if (edit.refused && !edit.size) this.hint("This slice was not asked for: it stays as it is.");
     if (edit.points) this.points = edit.points.after;
     if (!this.history.record(edit)) return;
     this.act(edit.name, edit.z, { voxels: edit.size, ...detail });

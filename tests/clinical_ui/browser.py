@@ -136,7 +136,9 @@ class Window:
         # Streamlit puts a button that shows the password under the same label.
         self.page.locator("input[type=password]").fill(password)
         self.page.get_by_role("button", name=re.compile("^sign in$", re.IGNORECASE)).click()
-        self.page.locator("input[type=password]").wait_for(state="detached")
+        self.page.get_by_role("button", name="Sign out").wait_for()
+        # Until the browser holds the cookie, a reload would ask again.
+        self.page.wait_for_function("() => /(^|; )fedgtv_/.test(document.cookie)")
 
     def settle(self) -> None:
         """Wait until the server has nothing more to draw."""

@@ -114,12 +114,21 @@ def test_the_worklist_is_worked_by_keyboard_and_keeps_its_filter(site, window, g
     assert page.get_by_role("radio", name="All", exact=True).get_attribute("aria-checked") == "true"
 
 
-PAGES = ("worklist", "annotate", "review", "blinded", "study", "accounts")
+PAGES = {
+    "Worklist": "",
+    "Annotate": "annotate",
+    "Review": "review",
+    "Blinded reading": "blinded",
+    "Study": "study",
+    "Accounts": "accounts",
+}
 
 
-@pytest.mark.parametrize("path", PAGES)
-def test_pages_are_accessible_and_fit_the_screens_of_a_hospital(window, path):
+@pytest.mark.parametrize("title", PAGES)
+def test_pages_are_accessible_and_fit_the_screens_of_a_hospital(window, title):
+    path = PAGES[title]
     page = window.go(path)
+    page.get_by_role("heading", name=title, exact=True).wait_for()
     if path in ("annotate", "review"):
         window.wait_for_case()
     window.settle()
@@ -127,7 +136,7 @@ def test_pages_are_accessible_and_fit_the_screens_of_a_hospital(window, path):
     for name, (width, height) in {"": SMALL, "-large": LARGE}.items():
         page.set_viewport_size({"width": width, "height": height})
         window.settle()
-        window.screenshot(f"{path}{name}")
+        window.screenshot(f"{path or 'worklist'}{name}")
         wide = page.evaluate("() => document.documentElement.scrollWidth - window.innerWidth")
         assert wide <= 0, f"{path} is {wide} px wider than {width} px"
 
