@@ -126,9 +126,7 @@ def _download(store: CaseStore, signature: SignatureRow, account: Account) -> No
         return
     try:
         with st.spinner("Exporting"):
-            content, name = signed_rtstruct(
-                store.home, store, signature.id, actor=account.username
-            )
+            content, name = signed_rtstruct(store.home, store, signature.id, actor=account.username)
     except DataError as error:
         st.error(wording.sentence(str(error)))
         return

@@ -133,11 +133,7 @@ def save_review(
         verdict: what the reviewer chose.
         likert: 1 (unusable) to 5 (as I would draw it), or None.
         reason: of a rejection, one of `review.REJECTION_REASONS`.
-<<<<<<< HEAD
-        click_session: where the model was asked; it is finished with the review.
-=======
         click_session: where the model was asked; it is closed with it.
->>>>>>> main
         now: UTC; None for the clock's.
 
     Returns:
@@ -151,18 +147,14 @@ def save_review(
     at = utc_now() if now is None else now
     if message is not None and (known := _saved_before(store, key, author, message)):
         return known[0]
-    if message is not None:  # first as a draft: what comes next may fail, and is tried again
-        drafts.take(store, key, author=author, message=message, now=at)
-        if click_session is not None and verdict != REJECTED:
-            click_session.take(message.target)
-    model = store.contour_row(key.case_id, purpose="adapted", round_id=key.round_id)
-    if model is None:
-        raise ValueError("the model has not segmented this case in this round")
     if message is not None and click_session is not None:
         drafts.take(store, key, author=author, message=message, now=at)
         click_session.take(message.target)
     with transaction(store.engine) as session:
         row, superseded = _received(session, store, key, author, message, at)
+        model = store.contour_row(key.case_id, purpose="adapted", round_id=key.round_id)
+        if model is None:
+            raise ValueError("the model has not segmented this case in this round")
         time = drafts.worked(row, until=at)
         said, contour = review.put_review(
             session,
@@ -176,8 +168,6 @@ def save_review(
             likert=likert,
             reason=reason,
         )
-        if click_session is not None:
-            click_session.finish_within(session, active_s=time.active_s)
         saved = None
         if contour is not None:
             saved = _review_save(store, row, model.file, contour.file, time, at)

@@ -157,11 +157,7 @@ class ClickSession:
     def accept_within(self, session: Session, *, active_s: float | None = None) -> None:
         """Do what `accept` does, inside a transaction of the caller."""
         row, mask = self._row, self.mask
-<<<<<<< HEAD
-        self.finish_within(session, active_s=active_s)
-=======
         self.close_within(session, active_s=active_s)
->>>>>>> main
         if row.task_id is not None:
             self._store.answer_task(
                 session,
@@ -180,27 +176,14 @@ class ClickSession:
         contour = Contour(roi_name, Mask(mask, geometry), self._provenance())
         self._store.add_contour(session, row.case_id, contour, CORRECTED, row.round_id, row.author)
 
-<<<<<<< HEAD
-    def finish_within(self, session: Session, *, active_s: float | None = None) -> None:
-        """Close the session inside a transaction of the caller, who stores what came of it.
-
-        Raises:
-            DataError: as `accept`.
-        """
-=======
     def close_within(self, session: Session, *, active_s: float | None = None) -> None:
         """Close the session where its contour is stored as something else, as by a review."""
->>>>>>> main
         click_store.finish(
             session,
             session_id=self.session_id,
             steps_seen=self._written,
             active_s=active_s,
-<<<<<<< HEAD
-            result=click_store.mask_sha256(self.mask),
-=======
             result=self._results[-1],
->>>>>>> main
         )
 
     def _provenance(self) -> Provenance:

@@ -62,11 +62,7 @@ def quantise(image: ImageArray) -> tuple[NDArray[np.int16], float, float]:
     if low >= _LEAST and high <= _LARGEST and (np.rint(image) == image).all():
         return image.astype(np.int16), 1.0, 0.0
     if low == high:
-<<<<<<< HEAD
-        return np.zeros(image.shape, np.int16), 1.0, low
-=======
         return np.zeros(image.shape, dtype=np.int16), 1.0, low
->>>>>>> main
     slope = (high - low) / (_LARGEST - _LEAST)
     levels = np.rint((image.astype(np.float64) - low) / slope) + _LEAST
     stored = np.clip(levels, _LEAST, _LARGEST).astype(np.int16)
