@@ -19,7 +19,7 @@ def show() -> None:
     st.title("Accounts")
     known = accounts.listed(session.store().engine)
     st.dataframe(account_rows(known), hide_index=True, key="accounts")
-    if said := session.take_message():
+    if said := session.said():
         st.success(said)
     change, add = st.columns(2, gap="large")
     with change:
@@ -90,7 +90,7 @@ def _apply(
         st.error(wording.sentence(str(error)))
     else:
         session.empty_field(f"{_FORM}_{chosen.username}")
-        session.leave_message(f"{chosen.username}: saved.")
+        session.say(f"{chosen.username}: saved.")
         st.rerun()
 
 
@@ -127,7 +127,7 @@ def _add(me: Account) -> None:
         st.error(wording.sentence(str(error)))
     else:
         session.empty_field(_FORM)
-        session.leave_message(f"{added.username}: added.")
+        session.say(f"{added.username}: added.")
         st.rerun()
 
 

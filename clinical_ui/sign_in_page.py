@@ -44,7 +44,7 @@ def _password(*, demo: bool) -> None:
             key=session.field_key(_PASSWORD),
         )
         pressed = st.form_submit_button("Sign in", type="primary", width="stretch")
-    if said := session.take_message():
+    if said := session.said():
         st.error(said)
     if demo:
         st.info(wording.DEMO_SIGN_IN)
@@ -53,7 +53,7 @@ def _password(*, demo: bool) -> None:
             sign_in.enter(username, password)
         except DataError as error:
             session.empty_field(_PASSWORD)
-            session.leave_message(wording.sentence(str(error)))
+            session.say(wording.sentence(str(error)))
         st.rerun()
 
 

@@ -147,14 +147,14 @@ def save_review(
     at = utc_now() if now is None else now
     if message is not None and (known := _saved_before(store, key, author, message)):
         return known[0]
-    model = store.contour_row(key.case_id, purpose="adapted", round_id=key.round_id)
-    if model is None:
-        raise ValueError("the model has not segmented this case in this round")
     if message is not None and click_session is not None:
         drafts.take(store, key, author=author, message=message, now=at)
         click_session.take(message.target)
     with transaction(store.engine) as session:
         row, superseded = _received(session, store, key, author, message, at)
+        model = store.contour_row(key.case_id, purpose="adapted", round_id=key.round_id)
+        if model is None:
+            raise ValueError("the model has not segmented this case in this round")
         time = drafts.worked(row, until=at)
         said, contour = review.put_review(
             session,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from algorithms.contracts.volume import Geometry, ImageArray, Volume
-from clinical_ui.slice_picture import percentile_window, radiological_view
+from clinical_ui.orientation import percentile_window, radiological_view
 
 _LEAST, _LARGEST = -32768, 32767
 _COMPRESSION = 1  # on one machine time counts for more than size

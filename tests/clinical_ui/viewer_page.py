@@ -17,7 +17,7 @@ import streamlit as st
 
 from algorithms.contracts.volume import Geometry, Volume
 from clinical_ui.case_layers import STYLES, Layer
-from clinical_ui.slice_picture import percentile_window
+from clinical_ui.orientation import percentile_window
 from clinical_ui.viewer import (
     SelectedSlice,
     ViewerData,
