@@ -55,9 +55,8 @@ def _viewer(desk: Desk, data: ViewerData, role: str, key: str) -> None:
     )
     if desk.page_is_behind:
         desk.page_is_behind = False
-        if desk.refused is not None:  # in the page's words too: the viewer may be read-only by then
-            session.say(desk.refused["message"])
-        st.rerun()  # the whole page: what is asked for, or who holds it, has changed
+        if sign_in.in_part_of_page():
+            st.rerun()  # the whole page: what is asked for, or who holds it, has changed
 
 
 def _checked(desk: Desk, role: str, take: Take) -> Take:
@@ -69,6 +68,8 @@ def _checked(desk: Desk, role: str, take: Take) -> Take:
                 raise DataError("somebody else signed in here: reload the page")
             sign_in.touch()
             take(message)
+            if desk.page_is_behind and desk.refused is not None:
+                session.say(desk.refused["message"])  # the viewer may be read-only by then
         except DataError as error:
             desk.turn_away(message, error)
         except Exception as error:  # the doctor goes on; what the browser has, it keeps

@@ -256,8 +256,12 @@ class Desk:
         """Read what the browser sent; what is no message of a viewer is refused."""
         self.answer = self.stored = self.refused = None
         self.fresh = False
+        allowed = self.editable_z
+        if kind == "save" and allowed is not None:  # what was saved is sent again if no answer came
+            tasks = self.store.tasks(self.key.round_id)
+            allowed = [task.slice_z for task in tasks if task.case_id == self.key.case_id]
         try:
-            return read_message(value, kind, shape_zyx=self.shape_zyx, editable_z=self.editable_z)
+            return read_message(value, kind, shape_zyx=self.shape_zyx, editable_z=allowed)
         except DataError as error:
             self._refuse(_named(value), error)
             return None

@@ -113,7 +113,8 @@ def show() -> None:
     if (notice := session.said()) is not None:
         st.error(wording.sentence(notice), icon="⚠")
     if opened.unreadable:
-        st.warning(wording.unreadable(STYLES[layer].name for layer in opened.unreadable), icon="⚠")
+        names = (style.name for layer, style in STYLES.items() if layer in opened.unreadable)
+        st.warning(wording.unreadable(names), icon="⚠")
     try:
         loaded = session.load_volume(case.case_id)
     except (OSError, ValueError):
@@ -207,13 +208,16 @@ def state_line(opened: OpenCase, holder: ClaimRow | None, account: Account, *, b
             return "● Yours: the clock runs while you work in the viewer."
         return "● Yours: start the revision when you are ready; the clock starts with it."
     review = opened.review
+    if review is None and Layer.ADAPTED in opened.unreadable:
+        return "✕ The model's contour cannot be read."
     if review is None:
         return "○ To review." if opened.to_review else wording.NOT_SEGMENTED
     by = wording.author(review.author, simulated=review.simulated)
-    said = f"✓ {review.verdict} by {by}, {wording.degree(review.revision_degree_percent)}"
+    said = f"{wording.verdict(review.verdict)} by {by}"
     if review.verdict == "rejected":
-        said = f"✕ rejected by {by}: {wording.rejection(review.reason)}"
-    return f"{said}. {wording.signature(opened.signature)}"
+        return f"{said}: {wording.rejection(review.reason)}."
+    degree = wording.degree(review.revision_degree_percent)
+    return f"{said}, {degree}. {wording.signature(opened.signature)}"
 
 
 def _buttons(

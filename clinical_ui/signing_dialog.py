@@ -42,8 +42,7 @@ def _ask(
 ) -> None:
     with st.form("signature", border=False):
         meaning = st.radio("What you sign", MEANINGS)
-        name = account.person_name.replace("^", ", ")
-        st.markdown(f"As **{name}** ({account.username}).")
+        st.markdown(f"As **{wording.person(account.person_name)}** ({account.username}).")
         password = ""
         if sign_in.uses_provider():
             confirmed = sign_in.is_confirmed()
@@ -94,7 +93,7 @@ def _draw_again() -> None:
 
 
 def _signed(store: CaseStore, signature: SignatureRow, account: Account) -> None:
-    name = signature.person_name.replace("^", ", ")
+    name = wording.person(signature.person_name)
     st.markdown(f"✓ Signed by **{name}**, {wording.moment(signature.signed_at)}.")
     st.markdown(f"> {signature.meaning}")
     if store.identity_sealed(signature.case_id) is None:

@@ -294,6 +294,16 @@ def author(name: str | None, *, simulated: bool) -> str:
     return SIMULATED if simulated else name or ""
 
 
+def person(dicom_name: str) -> str:
+    """Write the name of a person as people say it, from the parts that DICOM writes.
+
+    >>> person("Doe^Jane^A^Dr"), person("Doe")
+    ('Dr Jane A Doe', 'Doe')
+    """
+    family, given, middle, prefix, suffix = (*dicom_name.split("^"), "", "", "", "", "")[:5]
+    return " ".join(part for part in (prefix, given, middle, family, suffix) if part)
+
+
 def is_simulated(provenance: str | None) -> bool:
     """Say whether a contour comes from the demo's stand-in."""
     return provenance == Provenance.SIMULATED.value

@@ -1,14 +1,11 @@
 """Blinded reading: what the page shows, what it stores, and that it tells nothing about the arm."""
 
-import base64
-import io
 import re
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 import streamlit as st
-from PIL import Image
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from streamlit.testing.v1 import AppTest
@@ -23,7 +20,8 @@ from site_agent.blinded_reading import ARMS, contour_to_show, open_row, start
 from site_agent.blinded_results import unseal
 from site_agent.case_store import CaseStore
 from site_agent.click_store import mask_sha256
-from site_agent.database import BlindedReadingRow, ContourRow, transaction, utc_now
+from site_agent.database import BlindedReadingRow, ContourRow, DraftRow, transaction, utc_now
+from tests.clinical_ui.run_length_text import decode
 from tests.clinical_ui.synthetic_site import (
     ADAPTED,
     CASES,
@@ -33,6 +31,7 @@ from tests.clinical_ui.synthetic_site import (
     REFERENCE,
     UNREVIEWED_CASE,
 )
+from tests.clinical_ui.viewer_in_page import send, told
 
 READER = "rita"
 Read = Callable[[], AppTest]
@@ -66,18 +65,9 @@ def rows(site: CaseStore) -> list[BlindedReadingRow]:
         return list(session.scalars(ordered))
 
 
-def html(page: AppTest) -> str:
-    return "\n".join(element.proto.body for element in page.get("html"))
-
-
 def words(page: AppTest) -> str:
     kinds = (page.markdown, page.info, page.error, page.warning, page.caption)
     return "\n".join(element.value for kind in kinds for element in kind)
-
-
-def picture(page: AppTest) -> np.ndarray:
-    (data,) = re.findall(r"data:image/png;base64,([^\"]+)", html(page))
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
 
 
 def button(page: AppTest, label: str):
@@ -133,28 +123,26 @@ def test_the_next_reading_follows(site, read) -> None:
 def test_the_contour_is_outlined_in_one_colour_of_no_other_layer(site, read) -> None:
     assert blinded_page.COLOUR not in {style.colour for style in STYLES.values()}
     begin(site)
-    page = read()
+    data = told(read())
     mask = contour_to_show(site, rows(site)[0])
-    shown = page.slider[0].value - 1
-    assert mask[shown].sum() == mask.sum(axis=(1, 2)).max()
-    pixels = picture(page)
-    assert (pixels == blinded_page.COLOUR).all(axis=2).sum() > 20
-    for style in STYLES.values():
-        assert not (pixels == style.colour).all(axis=2).any()
+    (layer,) = data["layers"]
+    assert (layer["colour"], layer["dash"], layer["shown"]) == (list(blinded_page.COLOUR), [], True)
+    np.testing.assert_array_equal(decode(layer["mask"], GEOMETRY.shape_zyx), mask)
+    assert mask[data["slice"]].sum() == mask.sum(axis=(1, 2)).max()
+    assert (data["mode"], data["target"], data["compare"]) == ("view", None, None)
 
 
-def test_slices_are_looked_through_and_the_answers_stay(site, read) -> None:
+@pytest.mark.parametrize("trigger", ["draft", "prompt", "save"])
+def test_the_viewer_takes_nothing_and_the_answers_stay(site, read, trigger) -> None:
     begin(site)
     page = read()
     page.radio[0].set_value(2).run()
-    page.slider[0].set_value(1).run()
-    assert "slice 1 / 12, no contour on this slice" in html(page)
-    assert button(page, "◀ Prev").disabled
-    button(page, "Next ▶").click().run()
-    assert page.slider[0].value == 2
-    button(page, "Largest contour").click().run()
-    assert "slice 7 / 12, with the contour" in html(page)
+    send(page, trigger, {"epoch": "0" * 16, "target": "", "slices": [1]})
+    assert not page.exception
     assert page.radio[0].value == 2
+    assert [row.likert for row in rows(site)] == [None, None]
+    with Session(site.engine) as session:
+        assert list(session.scalars(select(DraftRow))) == []
 
 
 def test_a_judgement_that_came_too_late_is_not_stored(site, read) -> None:
@@ -216,8 +204,10 @@ def everything(page: AppTest) -> list[str]:
     return [*drawn, kept, str(dict(page.query_params))]
 
 
-def without_pixels(sent: list[str]) -> list[str]:
-    return [re.sub(r"base64,[^\"\\]+", "base64,", one) for one in sent]
+def without_mask(sent: list[str]) -> list[str]:
+    """Leave out the contour, and the slice with most of it, at which the viewer opens."""
+    told = [re.sub(r'(\\"mask\\": \\")[^\\]+', r"\1", one) for one in sent]
+    return [re.sub(r'(\\"slice\\": )\d+', r"\1", one) for one in told]
 
 
 def shown_for(site: CaseStore, read: Read, masks: dict[str, MaskArray]) -> dict[str, list[str]]:
@@ -236,19 +226,20 @@ def shown_for(site: CaseStore, read: Read, masks: dict[str, MaskArray]) -> dict[
 def test_with_one_mask_the_page_is_the_same_for_every_arm(site, read) -> None:
     sent = shown_for(site, read, dict.fromkeys(ARMS, ADAPTED))
     assert sent["adapted"] == sent["reference"] == sent["reviewed"]
-    assert len(sent["adapted"]) > 20
-    assert any("base64," in one for one in sent["adapted"])
+    assert len(sent["adapted"]) > 10
+    assert sum("fedgtv_viewer" in one for one in sent["adapted"]) == 1
+    assert without_mask(sent["adapted"]) != sent["adapted"]  # there was one
 
 
-def test_with_different_masks_the_pixels_alone_differ(site, read) -> None:
+def test_with_different_masks_the_mask_alone_differs(site, read) -> None:
     sent = shown_for(site, read, dict(zip(ARMS, (ADAPTED, REFERENCE, DIRECT), strict=True)))
     assert sent["adapted"] != sent["reference"] != sent["reviewed"]
-    blind = {arm: without_pixels(one) for arm, one in sent.items()}
+    blind = {arm: without_mask(one) for arm, one in sent.items()}
     assert blind["adapted"] == blind["reference"] == blind["reviewed"]
 
 
 def test_the_page_names_neither_case_nor_patient_nor_arm_nor_author(site, read) -> None:
     (sent, *_) = shown_for(site, read, dict.fromkeys(ARMS, ADAPTED)).values()
-    said = "\n".join(without_pixels(sent)).replace(blinded_page.EXPLANATION, "")
+    said = "\n".join(without_mask(sent)).replace(blinded_page.EXPLANATION, "")
     hidden = (*CASES, *PATIENTS, *ARMS, "GTVp", "who drew", *(s.name for s in STYLES.values()))
     assert [word for word in hidden if word in said] == []

@@ -1,165 +1,335 @@
-"""A case with its contours."""
-
-import base64
-import io
-import re
+"""The review page: who sees what, from looking at a case to the verdict, and what goes wrong."""
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from clinical_ui import wording
-from clinical_ui.case_layers import STYLES, Layer
+from clinical_ui.case_layers import Layer
+from clinical_ui.desk import NO_EPOCH
+from site_agent import claims, drafts
+from site_agent.claims import WorkKey
+from site_agent.database import PackageRow, transaction, utc_now
+from site_agent.erasure import erase
+from tests.clinical_ui.people import EVERYTHING
+from tests.clinical_ui.run_length_text import decode
 from tests.clinical_ui.synthetic_site import (
+    ADAPTED,
     CASES,
+    GEOMETRY,
     PATIENTS,
+    REFERENCE,
     REVIEWED_CASE,
     UNREVIEWED_CASE,
     make_site,
 )
+from tests.clinical_ui.viewer_in_page import has_viewer, image, send, told
+from tests.site_agent.viewer_window import Window
+
+SHAPE = GEOMETRY.shape_zyx
 
 
 def html(page) -> str:
     return "\n".join(element.proto.body for element in page.get("html"))
 
 
-def picture(page) -> np.ndarray:
-    data = re.search(r"data:image/png;base64,([^\"]+)", html(page))
-    assert data is not None
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data[1]))))
-
-
-def drawn(page) -> set[Layer]:
-    """Return the contours whose colour is on the picture."""
-    pixels = picture(page)
-    return {k for k, style in STYLES.items() if (pixels == style.colour).all(axis=2).sum() > 20}
-
-
 def texts(page) -> str:
-    kinds = (page.markdown, page.info, page.warning, page.caption)
+    kinds = (page.markdown, page.info, page.warning, page.error, page.caption)
     return "\n".join(element.value for kind in kinds for element in kind)
+
+
+def labels(page) -> list[str]:
+    return [button.label for button in page.button]
 
 
 def press(page, label: str):
     return next(button for button in page.button if button.label == label).click().run()
 
 
+def layers(page) -> dict[str, bool]:
+    """Return the contours that the viewer can show, and whether they are switched on."""
+    return {layer["key"]: layer["shown"] for layer in told(page)["layers"]}
+
+
+def mask(page, layer: Layer) -> np.ndarray:
+    (runs,) = (one["mask"] for one in told(page)["layers"] if one["key"] == layer)
+    return decode(runs, SHAPE)
+
+
+def key(store, case_id: str = UNREVIEWED_CASE) -> WorkKey:
+    return WorkKey(store.latest_round().round_id, case_id, "review")
+
+
+def window(store, case_id: str = UNREVIEWED_CASE) -> Window:
+    return Window(drafts.restore(store, key(store, case_id), author=EVERYTHING), SHAPE)
+
+
+def verdict(window: Window, how: str = "accept", reason: str = "") -> dict:
+    return window.value(slices=[], verdict=how, likert=4, reason=reason)
+
+
+# -- looking --------------------------------------------------------------------------------------
+
+
 def test_a_reviewed_case_shows_model_and_reviewer(site, run_page):
-    page = run_page(site, "case", case=REVIEWED_CASE)
+    page = run_page(site, "review", case=REVIEWED_CASE)
     assert not page.exception
-    assert drawn(page) == {Layer.ADAPTED, Layer.REVIEWED}
-    assert "Slice 7 / 12, axial, 1.25 x 1.00 mm, slices 4.00 mm apart" in texts(page)
+    assert layers(page) == {"direct": False, "adapted": True, "reference": False, "reviewed": True}
+    np.testing.assert_array_equal(mask(page, Layer.ADAPTED), ADAPTED)
+    np.testing.assert_array_equal(mask(page, Layer.REVIEWED), REFERENCE)
+    assert "✎ revised by simulated annotator (demo), 12.5 % (>10-15 %). Not signed." in texts(page)
     shown = html(page)
     assert "12.5 % (&gt;10-15 %)" in shown
-    assert "revised by simulated annotator (demo)" in shown
     assert PATIENTS[3] in shown
+    assert wording.SIMULATED_NOTICE in texts(page)
 
 
-def test_the_words_for_those_who_do_not_see_the_picture(site, run_page):
-    page = run_page(site, "case", case=REVIEWED_CASE)
-    assert (
-        f'alt="axial slice 7 / 12 of {REVIEWED_CASE}; contours: AI adapted (yellow, solid), '
-        'Reviewed (red, dashed)"'
-    ) in html(page)
+def test_looking_changes_nothing_and_is_read_only(site, run_page):
+    page = run_page(site, "review", case=UNREVIEWED_CASE)
+    data = told(page)
+    assert (data["mode"], data["epoch"], data["prompts"]) == ("view", NO_EPOCH, None)
+    assert (data["verdict"], data["compare"]) == (None, "adapted")
+    assert len(image(page)) > 1000
+    assert drafts.restore(site, key(site), author=EVERYTHING) is None
+    assert claims.holders(site, key(site).round_id) == {}
 
 
-def test_the_edges_name_the_patient_s_sides(site, run_page):
-    page = run_page(site, "case", case=REVIEWED_CASE)
-    assert re.findall(r"<span style=[^>]*>(\w+)</span>", html(page)) == ["R", "L", "A", "P"]
+def test_volumes_are_in_ml_and_that_of_a_hidden_reference_is_not_told(site, run_page):
+    page = run_page(site, "review", case=UNREVIEWED_CASE)
+    voxel_ml = 4.0 * 1.0 * 1.25 / 1000
+    assert f"{ADAPTED.sum() * voxel_ml:.1f} ml" in html(page)
+    assert f"{REFERENCE.sum() * voxel_ml:.1f} ml" not in html(page)
 
 
-def test_every_contour_can_be_switched_on_and_off(site, run_page):
-    page = run_page(site, "case", case=UNREVIEWED_CASE)
-    assert drawn(page) == {Layer.ADAPTED}
-    page.checkbox(key="layer_reference").check().run()
-    page.checkbox(key="layer_direct").check().run()
-    assert drawn(page) == {Layer.DIRECT, Layer.ADAPTED, Layer.REFERENCE}
-    for layer in (Layer.DIRECT, Layer.ADAPTED, Layer.REFERENCE):
-        page.checkbox(key=f"layer_{layer.value}").uncheck().run()
-    assert drawn(page) == set()
-    assert page.checkbox(key="layer_reviewed").disabled
+def test_a_case_opens_at_its_contour_or_where_the_address_says(site, run_page):
+    widest = int(ADAPTED.sum(axis=(1, 2)).argmax())
+    assert told(run_page(site, "review", case=UNREVIEWED_CASE))["slice"] == widest
+    assert told(run_page(site, "review", case=UNREVIEWED_CASE, slice="3"))["slice"] == 2
 
 
-def test_volumes_are_in_ml(site, run_page):
-    page = run_page(site, "case", case=UNREVIEWED_CASE)
-    voxels = site.contour(UNREVIEWED_CASE, purpose=Layer.REFERENCE).mask.voxels.sum()
-    volume = f"{voxels * 4.0 * 1.0 * 1.25 / 1000:.1f} ml"
-    assert volume not in html(page)  # the reference is hidden at first, and so is its size
-    page.checkbox(key="layer_reference").check().run()
-    assert volume in html(page)
-
-
-def test_moving_through_the_slices(site, run_page):
-    page = run_page(site, "case", case=REVIEWED_CASE, slice="3")
-    assert page.slider[0].value == 3
-    assert press(page, "Next ▶").slider[0].value == 4
-    assert press(page, "◀ Prev").slider[0].value == 3
-    assert press(page, "Largest contour").slider[0].value == 7
-    page.slider[0].set_value(12).run()
-    assert "Slice 12 / 12" in texts(page)
-    assert next(b for b in page.button if b.label == "Next ▶").disabled
-    assert drawn(page) == set()
-
-
-def test_the_largest_change_is_one_click_away(site, run_page):
-    page = run_page(site, "case", case=REVIEWED_CASE, slice="1")
-    changed = press(page, "Largest change").slider[0].value - 1
-    contours = [
-        site.contour(REVIEWED_CASE, purpose=purpose, round_id=site.latest_round().round_id)
-        for purpose in ("adapted", "reviewed")
-    ]
-    per_slice = (contours[0].mask.voxels != contours[1].mask.voxels).sum(axis=(1, 2))
-    assert per_slice[changed] == per_slice.max() > 0
-
-
-def test_another_case_opens_where_it_was_left(site, run_page):
-    page = run_page(site, "case", case=REVIEWED_CASE, slice="2")
-    page.selectbox[0].set_value(UNREVIEWED_CASE).run()
-    assert page.slider[0].value == 7
-    page.selectbox[0].set_value(REVIEWED_CASE).run()
-    assert page.slider[0].value == 2
-    assert page.query_params["case"] in (REVIEWED_CASE, [REVIEWED_CASE])
-
-
-def test_an_annotated_slice_says_why_and_by_whom(site, run_page):
-    page = run_page(site, "case", case=CASES[0], slice="7")
-    assert Layer.ANNOTATION in drawn(page)
-    assert "rank 1 (domain-invariant: typical of the source)" in texts(page)
-    assert f"Contoured by {wording.SIMULATED}" in texts(page)
-
-
-def test_an_open_slice_says_so_and_hides_the_reference(tmp_path, run_page):
-    site = make_site(tmp_path / "home", reviewed=False)
-    page = run_page(site, "case", case=CASES[0], slice="4")
-    assert "Still to annotate" in texts(page)
-    assert drawn(page) == set()
-
-
-@pytest.mark.parametrize("query", [{"case": "case-ffffffffffff"}, {"slice": "x"}, {"slice": "999"}])
+@pytest.mark.parametrize("query", [{"case": "case-ffffffffffff"}, {"slice": "x"}, {"slice": "²"}])
 def test_a_wrong_address_shows_a_case_all_the_same(site, run_page, query):
-    page = run_page(site, "case", **query)
+    page = run_page(site, "review", **query)
     assert not page.exception
     assert page.selectbox[0].value == CASES[0]
 
 
+def test_another_case_is_one_choice_away(site, run_page):
+    page = run_page(site, "review", case=REVIEWED_CASE)
+    page.selectbox[0].set_value(UNREVIEWED_CASE).run()
+    assert told(page)["title"] == UNREVIEWED_CASE
+    assert page.query_params["case"] in (UNREVIEWED_CASE, [UNREVIEWED_CASE])
+
+
+def test_annotated_slices_of_a_training_case_are_shown(site, run_page):
+    page = run_page(site, "review", case=CASES[0])
+    drawn = mask(page, Layer.ANNOTATION)
+    assert np.flatnonzero(drawn.any(axis=(1, 2))).tolist() == [3, 6]
+    np.testing.assert_array_equal(drawn[6], REFERENCE[6])
+    assert wording.NOT_SEGMENTED in texts(page)
+    assert labels(page) == []  # nothing to review here
+
+
+def test_an_annotator_may_look_and_do_nothing(site, run_page):
+    page = run_page(site, "review", username="annotator", case=UNREVIEWED_CASE)
+    assert told(page)["mode"] == "view"
+    assert labels(page) == []
+
+
+def test_a_site_without_a_round_shows_its_cases(site, run_page, monkeypatch):
+    monkeypatch.setattr(type(site), "latest_round", lambda self: None)
+    page = run_page(site, "review", case=UNREVIEWED_CASE)
+    assert not page.exception
+    assert layers(page) == {"reference": False}
+
+
+def test_markup_in_a_scanner_name_stays_text(site, run_page):
+    page = run_page(site, "review", case=REVIEWED_CASE)
+    assert "Example &lt;MR&gt; One" in html(page)
+    assert "<MR>" not in html(page)
+
+
+# -- reviewing ------------------------------------------------------------------------------------
+
+
+def test_a_review_from_its_start_to_the_verdict(site, run_page):
+    page = press(run_page(site, "review", case=UNREVIEWED_CASE), "Start revision")
+    data = told(page)
+    assert (data["mode"], data["prompts"], data["revision"]) == ("contour", "3d", 0)
+    assert [reason for reason, _ in data["verdict"]["reasons"]] == [
+        r for r, _ in wording.REJECTIONS
+    ]
+    np.testing.assert_array_equal(decode(data["target"], SHAPE), ADAPTED)
+    assert "reviewed" not in layers(page)  # it is what is being drawn
+    assert labels(page) == ["Begin anew", "Release"]
+
+    at_work = window(site)
+    at_work.target[:] = REFERENCE
+    send(page, "draft", at_work.value())
+    assert told(page)["stored"]["kind"] == "draft"
+    at_work.revision = told(page)["revision"]
+    send(page, "save", verdict(at_work))
+    assert told(page)["stored"]["kind"] == "save"  # the viewer is told, though the work is over
+    assert told(page)["mode"] == "view"
+    assert f"✎ revised by {EVERYTHING}" in texts(page)
+    assert labels(page) == ["Sign", "Revise again"]
+    np.testing.assert_array_equal(mask(page, Layer.REVIEWED), REFERENCE)
+
+
+def test_a_rejected_contour_is_named_with_its_reason_and_cannot_be_signed(site, run_page):
+    page = press(run_page(site, "review", case=UNREVIEWED_CASE), "Start revision")
+    send(page, "save", verdict(window(site), "reject", "missed_target"))
+    assert f"✕ rejected by {EVERYTHING}: the tumour was missed." in texts(page)
+    assert labels(page) == ["Revise again"]
+
+
+def test_a_revision_goes_on_after_the_browser_was_closed(site, run_page):
+    page = press(run_page(site, "review", case=UNREVIEWED_CASE), "Start revision")
+    at_work = window(site)
+    at_work.target[:] = REFERENCE
+    send(page, "draft", at_work.value())
+    again = run_page(site, "review", case=UNREVIEWED_CASE)
+    assert told(again)["mode"] == "contour"
+    assert told(again)["epoch"] == at_work.epoch
+    np.testing.assert_array_equal(decode(told(again)["target"], SHAPE), REFERENCE)
+
+
+def test_begin_anew_goes_back_to_the_model(site, run_page):
+    page = press(run_page(site, "review", case=UNREVIEWED_CASE), "Start revision")
+    at_work = window(site)
+    at_work.target[:] = False
+    send(page, "draft", at_work.value())
+    press(page, "Begin anew")
+    assert told(page)["fresh"]
+    np.testing.assert_array_equal(decode(told(page)["target"], SHAPE), ADAPTED)
+
+
+def test_a_released_case_waits_with_its_draft(site, run_page):
+    page = press(run_page(site, "review", case=UNREVIEWED_CASE), "Start revision")
+    press(page, "Release")
+    assert claims.holders(site, key(site).round_id) == {}
+    assert told(page)["mode"] == "view"
+    assert labels(page) == ["Go on"]
+    assert told(press(page, "Go on"))["mode"] == "contour"
+
+
+def test_a_claim_from_the_worklist_does_not_start_the_clock(site, run_page):
+    claims.claim(site, key(site), author=EVERYTHING)
+    page = run_page(site, "review", case=UNREVIEWED_CASE)
+    assert told(page)["mode"] == "view"
+    assert "the clock starts with it" in texts(page)
+    assert told(press(page, "Start revision"))["mode"] == "contour"
+
+
+# -- others and accidents -------------------------------------------------------------------------
+
+
+def test_a_case_that_somebody_else_has_can_be_looked_at(site, run_page):
+    claims.claim(site, key(site), author="dr-beta")
+    page = run_page(site, "review", case=UNREVIEWED_CASE)
+    assert "dr-beta works on it" in texts(page)
+    assert next(b for b in page.button if b.label == "Start revision").disabled
+    assert told(page)["mode"] == "view"
+
+
+def test_a_case_that_was_taken_since_the_page_was_drawn_stays_theirs(site, run_page):
+    page = run_page(site, "review", case=UNREVIEWED_CASE)
+    claims.claim(site, key(site), author="dr-beta")
+    press(page, "Start revision")
+    assert "dr-beta works on it" in page.error[0].value
+    assert told(page)["mode"] == "view"
+
+
+def test_a_claim_lost_while_drawing_is_said_on_the_page(site, run_page):
+    page = press(run_page(site, "review", case=UNREVIEWED_CASE), "Start revision")
+    at_work = window(site)
+    claims.release(site, key(site), author="dr-beta", force=True)
+    claims.claim(site, key(site), author="dr-beta")
+    send(page, "draft", at_work.value())
+    assert not page.exception
+    assert "dr-beta works on it" in page.error[0].value
+    assert told(page)["mode"] == "view"
+    assert told(page)["epoch"] == at_work.epoch  # the viewer keeps what was drawn
+
+
+def test_work_saved_in_another_window_is_not_gone_on_with(site, run_page):
+    first = press(run_page(site, "review", case=UNREVIEWED_CASE), "Start revision")
+    second = run_page(site, "review", case=UNREVIEWED_CASE)
+    at_work = window(site)
+    at_work.target[:] = REFERENCE
+    send(second, "save", verdict(at_work))
+    first.run()
+    assert f"revised by {EVERYTHING}" in texts(first)
+    np.testing.assert_array_equal(
+        decode(told(press(first, "Revise again"))["target"], SHAPE), REFERENCE
+    )
+
+
+def test_a_new_round_takes_the_page_over(site, run_page):
+    page = press(run_page(site, "review", case=UNREVIEWED_CASE), "Start revision")
+    other = "cd" * 32
+    with transaction(site.engine) as session:
+        session.add(
+            PackageRow(
+                package_id=other,
+                model_version="3.0.0",
+                signed_by="0" * 16,
+                state="approved",
+                received_at=utc_now(),
+            )
+        )
+    site.start_round(other, seed=0)
+    page.run()
+    assert not page.exception
+    assert told(page)["mode"] == "view"
+    assert wording.NOT_SEGMENTED in texts(page)
+
+
+def test_an_erased_case_gives_way_to_another(site, run_page):
+    page = press(run_page(site, "review", case=UNREVIEWED_CASE), "Start revision")
+    at_work = window(site)
+    erase(site.home, site, [PATIENTS[4]], actor="it")
+    send(page, "draft", at_work.value())
+    assert not page.exception
+    assert told(page)["title"] == CASES[0]
+    assert page.error
+
+
 def test_a_missing_image_is_a_sentence(site, run_page):
     (site.home.cases / REVIEWED_CASE / "image.npy").unlink()
-    page = run_page(site, "case", case=REVIEWED_CASE)
+    page = run_page(site, "review", case=REVIEWED_CASE)
     assert not page.exception
     assert wording.NO_IMAGE in texts(page)
     assert "12.5 %" in html(page)
+    assert not has_viewer(page)
 
 
 def test_a_missing_contour_is_named_and_the_rest_is_shown(site, run_page):
     for file in (site.home.cases / UNREVIEWED_CASE).glob("mask-*.npy"):
         file.unlink()
-    page = run_page(site, "case", case=UNREVIEWED_CASE)
+    page = run_page(site, "review", case=UNREVIEWED_CASE)
     assert not page.exception
-    assert "cannot be read" in html(page)
-    assert drawn(page) == set()
+    assert "Cannot be read, ask hospital IT: AI direct, AI adapted, Reference" in texts(page)
+    assert "The model's contour cannot be read." in texts(page)
+    assert layers(page) == {}
+    assert labels(page) == []
 
 
-def test_markup_in_a_scanner_name_stays_text(site, run_page):
-    page = run_page(site, "case", case=REVIEWED_CASE)
-    assert "Example &lt;MR&gt; One" in html(page)
-    assert "<MR>" not in html(page)
+def test_a_draft_that_is_gone_is_a_sentence(site, run_page):
+    page = press(run_page(site, "review", case=UNREVIEWED_CASE), "Start revision")
+    at_work = window(site)
+    at_work.target[2, :9] = True
+    before = set((site.home.cases / UNREVIEWED_CASE).glob("mask-*.npy"))
+    send(page, "draft", at_work.value())
+    (drawn,) = set((site.home.cases / UNREVIEWED_CASE).glob("mask-*.npy")) - before
+    drawn.unlink()
+    again = run_page(site, "review", case=UNREVIEWED_CASE)
+    assert not again.exception
+    assert wording.NO_DRAFT in texts(again)
+
+
+def test_an_empty_site_says_what_to_do(tmp_path, run_page):
+    store = make_site(tmp_path / "home", reviewed=False)
+    erase(store.home, store, PATIENTS, actor="it")
+    page = run_page(store, "review")
+    assert not page.exception
+    assert wording.NO_CASES in texts(page)
