@@ -7,7 +7,7 @@
  */
 
 import { Interface } from "./interface.js";
-import { exposeTestHook } from "./test_hook.js";
+import { exposeTestHook, withdrawTestHook } from "./test_hook.js";
 import { readVolume } from "./volume.js";
 
 const VOLUMES_KEPT = 2;
@@ -34,7 +34,10 @@ function mountViewer({ data, parentElement, setTriggerValue }) {
   page.viewer.send = setTriggerValue; // a new one with every update
   if (data) takeData(page, data);
   return () => {
-    pages.get(parentElement)?.remove();
+    const left = pages.get(parentElement);
+    if (!left) return;
+    left.remove();
+    withdrawTestHook(left);
     pages.delete(parentElement);
   };
 }
