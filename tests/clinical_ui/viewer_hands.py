@@ -14,7 +14,7 @@ from tests.clinical_ui.people import PASSWORD
 
 PAGES = {"annotation": "annotate", "review": "review"}
 BEGIN = re.compile("^(Start|Go on|Start revision|Revise again)$")
-WAIT_MS = 120_000  # generous: five browsers may share two cores
+WAIT_MS = 60_000  # generous: five browsers may share two cores
 
 
 @dataclass

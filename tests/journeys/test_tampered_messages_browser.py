@@ -100,11 +100,6 @@ def work_more_than_time_passed(message: Message) -> None:
     message["active"] = [[0, 3_600_000, Z]]
 
 
-def go_back(message: Message) -> None:
-    """Pretend not to have seen what was stored since."""
-    message["revision"] -= 1
-
-
 def name_a_patient(message: Message) -> None:
     message["actions"].append([message["elapsed_ms"], "stroke", Z, {"note": PLANTED}])
 
@@ -121,7 +116,7 @@ DRAFTS: dict[str, tuple[Callable[[Message], None], str]] = {
         set_to(outside=encode(np.zeros(SHAPE_ZYX, bool))),
         "not scribbles",
     ),
-    "stale revision": (go_back, "another window"),
+    "stale revision": (set_to(revision=0), "another window"),
     "revision to come": (set_to(revision=1_000_000), "another window"),
     "more work than time": (work_more_than_time_passed, "more time"),
     "work in the future": (set_to(active=[[0, 2_000_000_000, Z]]), "'active'"),
