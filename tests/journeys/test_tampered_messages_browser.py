@@ -107,22 +107,11 @@ def name_a_patient(message: Message) -> None:
 BOMB = base64.b64encode(gzip.compress(bytes(64 << 20))).decode()
 DRAFTS: dict[str, tuple[Callable[[Message], None], str]] = {
     "wrong length": (set_to(target=encode(np.zeros((8, 32, 31), bool))), "do not fill the volume"),
-    "no run lengths": (set_to(target="AAAA"), "cannot be unpacked"),
     "huge when unpacked": (set_to(target=BOMB), "too many runs"),
-    "huge": (set_to(target="A" * (12 << 20)), "'target'"),
-    "no mask": (set_to(target={"mask": PLANTED}), "'target'"),
     "another slice": (draw_elsewhere, "not asked for"),
-    "scribbles where contours are asked for": (
-        set_to(outside=encode(np.zeros(SHAPE_ZYX, bool))),
-        "not scribbles",
-    ),
     "stale revision": (set_to(revision=0), "another window"),
-    "revision to come": (set_to(revision=1_000_000), "another window"),
     "more work than time": (work_more_than_time_passed, "more time"),
-    "work in the future": (set_to(active=[[0, 2_000_000_000, Z]]), "'active'"),
     "a patient's name": (name_a_patient, "'actions'"),
-    "unknown field": (set_to(patient=PLANTED), "not what a viewer sends"),
-    "a verdict": (set_to(verdict="accept"), "verdict"),
 }
 
 
@@ -143,20 +132,17 @@ def test_what_was_changed_on_its_way_is_refused_told_and_logged(hospital, doctor
     doctor.begin()
     honest = [store_a_stroke(doctor, 4), store_a_stroke(doctor, 6)][-1]
     changes = {**DRAFTS, "another case": (set_to(epoch=hospital.other_epoch), "begun anew")}
-    for name, (change, why) in changes.items():
+    for row, (name, (change, why)) in enumerate(changes.items()):
         logged = len(refusals(store))
         between.change = change
-        doctor.stroke(Z, [(12, 6), (12, 24)])
+        doctor.stroke(Z, [(10 + 2 * row, 6), (10 + 2 * row, 24)])
         doctor.wait("fedgtvViewer.state().trouble !== ''")
         told = doctor.state()["trouble"]
-        print(name, told)
         assert why in told, name
         assert refusals(store)[logged:] == [told], name
         assert PLANTED not in told
         assert stored(hospital) == honest, name
-        doctor.page.keyboard.press("Control+z")
-        doctor.wait_stored()
-    assert store_a_stroke(doctor, 20) == stored(hospital) != honest
+    assert store_a_stroke(doctor, 28) == stored(hospital) != honest
 
     logged = len(refusals(store))
     between.change = lambda message: message["prompt"].update(foreground=[[Z, 400, 10]])
@@ -173,9 +159,9 @@ def test_what_was_changed_on_its_way_is_refused_told_and_logged(hospital, doctor
     assert PLANTED not in hospital.server.log.read_text()
     assert PLANTED not in json.dumps([row.detail for row in audit(store)])
 
-    shown = doctor.mask()
+    shown, epoch = doctor.mask(), doctor.state()["epoch"]
     doctor.button("Save 1 done slice").click()
-    doctor.page.get_by_text("1 of 3 slices done").wait_for()
+    doctor.wait(f"fedgtvViewer.state().epoch !== '{epoch}'")
     (done,) = [task for task in store.tasks(key.round_id) if task.state == "done"]
     np.testing.assert_array_equal(store.task_mask(done), shown[Z])
 

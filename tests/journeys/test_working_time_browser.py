@@ -4,6 +4,7 @@ The test is the doctor: it knows when it works, and when it pauses, looks elsewh
 no server. What is stored must say the same within a second, with every voxel that was drawn.
 """
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from site_agent.dicom_series import read_series
 from site_agent.ingest import ingest
 from site_agent.pacs_export import export_rtstruct
 from site_agent.rtstruct import read_rtstruct
-from tests.clinical_ui.browser import Server, Window, open_window, serve
+from tests.clinical_ui.browser import Server, open_window, serve
 from tests.clinical_ui.people import EVERYTHING, add_people
 from tests.clinical_ui.viewer_hands import Hands
 from tests.phantoms import SHAPE_ZYX, make_home
@@ -293,8 +294,7 @@ def test_nothing_that_happens_meanwhile_loses_or_doubles_work(hospital, doctor) 
     doctor.wait("fedgtvViewer.state().mode === 'view'")
 
     rows = contour_evidence.saves(store, key.round_id, key.case_id)
-    print({"parts": doctor.watch.parts, "stored_s": [row.active_s for row in rows]})
-    print([(r["began_ms"], r["elapsed_ms"], r["active"]) for r in sittings_of(rows[-1])])
+    say(doctor.watch.parts, [row.active_s for row in rows])
     assert [row.active_s for row in rows] == [
         pytest.approx(first.worked_s, abs=1),
         pytest.approx(second.worked_s - first.worked_s, abs=1),
@@ -309,8 +309,9 @@ def test_nothing_that_happens_meanwhile_loses_or_doubles_work(hospital, doctor) 
         assert list(session.scalars(select(DraftRow))) == []
 
 
-def sittings_of(row):
-    return row.sittings["sittings"].values()
+def say(*figures: object) -> None:
+    """Print what was measured; pytest shows it with -rP, and of a test that fails."""
+    sys.stdout.write(f"{figures}\n")
 
 
 @dataclass(frozen=True)
@@ -358,23 +359,17 @@ def test_a_review_stores_its_time_and_how_much_was_revised(hospital, doctor, tmp
     doctor.wait("fedgtvViewer.state().mode === 'view'")
 
     with Session(store.engine) as session:
-        review = session.scalars(
-            select(ReviewRow).where(ReviewRow.round_id == key.round_id)
-        ).one()
+        review = session.scalars(select(ReviewRow).where(ReviewRow.round_id == key.round_id)).one()
     (row,) = [r for r in contour_evidence.saves(store, key.round_id) if r.purpose == "review"]
-    print({"parts": doctor.watch.parts, "stored_s": review.active_s})
+    say(doctor.watch.parts, review.active_s)
     assert review.active_s == row.active_s == pytest.approx(doctor.watch.seconds, abs=1)
     assert row.mask_sha256 == mask_sha256(shown)
     assert review.verdict == "revised"
 
-    export_rtstruct(
-        store.home, store, key.case_id, tmp_path / "revised.dcm", actor="test"
-    )
-    (given_back,) = read_rtstruct(
-        tmp_path / "revised.dcm", read_series(hospital.images)
-    ).values()
+    export_rtstruct(store.home, store, key.case_id, tmp_path / "revised.dcm", actor="test")
+    (given_back,) = read_rtstruct(tmp_path / "revised.dcm", read_series(hospital.images)).values()
     recomputed = degree_percent(hospital.model, given_back.voxels)
-    print({"stored_percent": review.revision_degree_percent, "from_rtstruct": recomputed})
+    say(review.revision_degree_percent, recomputed)
     assert review.revision_degree_percent > 5
     assert review.revision_degree_percent == pytest.approx(recomputed, abs=0.5)
     of_slice = {int(name): degree for name, degree in row.slice_degrees_percent.items()}
