@@ -163,6 +163,7 @@ def test_a_case_belongs_to_one_doctor_until_it_is_released(hospital, doctors) ->
     other.button("Start").click()  # on a page that is older than the claim
     other.page.get_by_text(f"{FIRST} works on it: take another case").wait_for()
     other.wait("fedgtvViewer.state().mode === 'view'")
+    other.window.screenshot("held-by-another")
     nothing = other.checksum()
     other.page.keyboard.press("b")
     other.stroke(z, [(20, 8), (20, 24)])
@@ -204,6 +205,7 @@ def test_an_older_tab_of_the_same_doctor_overwrites_nothing(hospital, doctors) -
     old.page.bring_to_front()
     old.stroke(z, [(16, 6), (16, 24)])
     old.page.get_by_text("opened in another window").first.wait_for()
+    old.window.screenshot("older-tab")
     assert mask_sha256(hospital.drawn(key, SECOND)) == newest
     old.button("Save revision").click()
     old.page.wait_for_timeout(500)
