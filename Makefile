@@ -17,14 +17,14 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check unit journey bench ui clean
+.PHONY: help setup demo test check unit journey bench bench-ui screenshots ui clean
 
 help: ## list these commands
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## make .venv with everything (does nothing when it is current)
 
-$(STAMP): pyproject.toml scripts/setup.sh
+$(STAMP): pyproject.toml scripts/setup.sh scripts/fetch_axe.py
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh scripts/setup.sh
 	@touch $@
 
@@ -53,6 +53,12 @@ bench: $(STAMP) ## the benchmarks; PACKS=FOLDER takes real images where they can
 	$(BIN)/fedgtv-evaluate benchmark selection-speed --json benchmark-output/selection-speed.json
 	$(BIN)/fedgtv-evaluate benchmark metrics-speed --json benchmark-output/metrics-speed.json
 	$(BIN)/fedgtv-evaluate benchmark phantom-study --seeds $(SEEDS) --json benchmark-output/phantom-study.json
+
+bench-ui: $(STAMP) ## how quick the viewer is in a browser, with the limits it must keep
+	@$(BIN)/python -m tests.bench_ui --json benchmark-output/ui-speed.json
+
+screenshots: $(STAMP) ## pictures of the pages for the README, made by the tests
+	FEDGTV_SCREENSHOTS=$(CURDIR)/docs/screenshots $(BIN)/python -m pytest -q tests/journeys/test_ui_browser.py
 
 ui: $(STAMP) ## open the clinical UI of the demo, or of one site: make ui SITE=HOME [PORT=8501]
 	@test -f "$(SITE)/site.toml" || { \

@@ -10,6 +10,8 @@ from site_agent import accounts
 from site_agent.accounts import ROLES, Account
 from site_agent.database import utc_now
 
+_FORM = "account"
+
 
 def show() -> None:
     """Show the page."""
@@ -17,7 +19,7 @@ def show() -> None:
     st.title("Accounts")
     known = accounts.listed(session.store().engine)
     st.dataframe(account_rows(known), hide_index=True, key="accounts")
-    if said := session.take_message():
+    if said := session.said():
         st.success(said)
     change, add = st.columns(2, gap="large")
     with change:
@@ -58,8 +60,9 @@ def _change(me: Account, others: list[Account]) -> None:
         return
     by_name = {account.username: account for account in others}
     chosen = by_name[st.selectbox("Account", list(by_name))]
-    with st.form(f"change_{chosen.username}"):
-        roles = _roles(sorted(chosen.roles, key=ROLES.index), key=f"roles_{chosen.username}")
+    key = session.field_key(f"{_FORM}_{chosen.username}")  # new, and empty, after each change
+    with st.form(f"change_{key}"):
+        roles = _roles(sorted(chosen.roles, key=ROLES.index), key=f"roles_{key}")
         open_ = st.checkbox("May sign in", value=not chosen.disabled)
         password = None
         if chosen.oidc_subject is None:
@@ -67,6 +70,7 @@ def _change(me: Account, others: list[Account]) -> None:
                 "New password (empty keeps the old one)",
                 type="password",
                 autocomplete="new-password",
+                key=f"password_{key}",
             )
         if st.form_submit_button("Save", type="primary"):
             _apply(me, chosen, roles, disabled=not open_, password=password or None)
@@ -85,23 +89,25 @@ def _apply(
     except DataError as error:
         st.error(wording.sentence(str(error)))
     else:
-        session.leave_message(f"{chosen.username}: saved.")
+        session.empty_field(f"{_FORM}_{chosen.username}")
+        session.say(f"{chosen.username}: saved.")
         st.rerun()
 
 
 def _add(me: Account) -> None:
     with_provider = sign_in.uses_provider()
-    with st.form("add", clear_on_submit=False):
-        username = st.text_input("User name", max_chars=64, autocomplete="off")
-        name = st.text_input("Name, as colleagues know it", max_chars=accounts.NAME_LENGTH)
-        person = st.text_input(
-            "Name, as DICOM writes it (Family^Given)", max_chars=accounts.NAME_LENGTH
-        )
-        roles = _roles([], key="roles_new")
+    key = session.field_key(_FORM)
+    with st.form(f"add_{key}"):
+        username = _text("User name", key=key)
+        name = _text("Name, as colleagues know it", key=key)
+        person = _text("Name, as DICOM writes it (Family^Given)", key=key)
+        roles = _roles([], key=f"roles_{key}")
         if with_provider:
-            secret = st.text_input("Identity at the provider (ISSUER|SUBJECT)")
+            secret = st.text_input("Identity at the provider (ISSUER|SUBJECT)", key=f"id_{key}")
         else:
-            secret = st.text_input("Password", type="password", autocomplete="new-password")
+            secret = st.text_input(
+                "Password", type="password", autocomplete="new-password", key=f"password_{key}"
+            )
         if not st.form_submit_button("Add", type="primary"):
             return
     sign_in.touch()
@@ -120,8 +126,15 @@ def _add(me: Account) -> None:
     except DataError as error:
         st.error(wording.sentence(str(error)))
     else:
-        session.leave_message(f"{added.username}: added.")
+        session.empty_field(_FORM)
+        session.say(f"{added.username}: added.")
         st.rerun()
+
+
+def _text(label: str, *, key: str) -> str:
+    return st.text_input(
+        label, max_chars=accounts.NAME_LENGTH, autocomplete="off", key=f"{label}_{key}"
+    )
 
 
 def _roles(chosen: list[str], *, key: str) -> list[str]:

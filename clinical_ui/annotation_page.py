@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 
 import numpy as np
 import streamlit as st
@@ -50,16 +49,19 @@ def show(open_worklist: Callable[[], None]) -> None:
     tasks = sorted(by_case[case_id], key=lambda task: task.slice_z)
     key = WorkKey(current.round_id, case_id, "annotation")
     holder = claims.holders(store, current.round_id).get((case_id, key.purpose))
-    desk = session.desk(
-        key,
-        account.username,
-        lambda: Desk(store, key, account.username, tasks={t.slice_z: t.id for t in tasks}),
-    )
-    state.markdown(state_line(tasks, holder, account))
+    try:
+        desk = session.desk(key, account.username, lambda: Desk(store, key, account.username))
+    except (OSError, ValueError):
+        st.error(wording.NO_DRAFT, icon="⚠")
+        return
+    state.markdown(state_line(tasks, holder, account, begun=desk.draft is not None))
     with buttons:
         _buttons(store, desk, tasks, holder, account, open_worklist)
     if (notice := session.said()) is not None:
-        st.error(notice, icon="⚠")
+        st.error(wording.sentence(notice), icon="⚠")
+    saved, unreadable = saved_slices(store, tasks)
+    if unreadable:
+        st.warning(wording.unreadable(unreadable), icon="⚠")
     try:
         loaded = session.load_volume(case_id)
     except (OSError, ValueError):
@@ -69,21 +71,28 @@ def show(open_worklist: Callable[[], None]) -> None:
     mode: Mode = "view"
     if working and any(task.state == "open" for task in tasks):
         mode = "scribble" if any(task.kind == "scribble" for task in tasks) else "contour"
-    saved = saved_slices(store, tasks)
     data = viewer_data(loaded, tasks, saved, mode, session.slice_to_open(case_id))
     show_case(loaded, desk, data, role=ROLE, key="annotation")
 
 
-def saved_slices(store: CaseStore, tasks: Sequence[AnnotationTaskRow]) -> dict[Layer, MaskArray]:
-    """Return what is saved of a case's slices, as a mask `[z, y, x]`; empty without any."""
+def saved_slices(
+    store: CaseStore, tasks: Sequence[AnnotationTaskRow]
+) -> tuple[dict[Layer, MaskArray], list[str]]:
+    """Return what is saved of a case's slices, and names of those that cannot be read.
+
+    The mask is `[z, y, x]`; there is none where nothing is saved.
+    """
     done = [task for task in tasks if task.state == "done"]
     if not done:
-        return {}
+        return {}, []
     saved = np.zeros(store.geometry(done[0].case_id).shape_zyx, bool)
+    unreadable = []
     for task in done:
-        with suppress(OSError, ValueError):  # the review page says that it cannot be read
+        try:
             saved[task.slice_z] = store.task_mask(task)
-    return {Layer.ANNOTATION: saved}
+        except (OSError, ValueError):
+            unreadable.append(f"slice {task.slice_z + 1}")
+    return {Layer.ANNOTATION: saved}, unreadable
 
 
 def viewer_data(
@@ -127,17 +136,22 @@ def case_line(case_id: str, tasks: Sequence[AnnotationTaskRow]) -> str:
 
 
 def state_line(
-    tasks: Sequence[AnnotationTaskRow], holder: ClaimRow | None, account: Account
+    tasks: Sequence[AnnotationTaskRow], holder: ClaimRow | None, account: Account, *, begun: bool
 ) -> str:
-    """Say what can be done with a case just now."""
+    """Say what can be done with a case just now; `begun`: there is a draft of one's own."""
     if all(task.state == "done" for task in tasks):
-        by = sorted({task.author or "" for task in tasks})
-        return f"✓ All slices are done, by {', '.join(by)}."
+        by = {
+            wording.author(task.author, simulated=wording.is_simulated(task.provenance))
+            for task in tasks
+        }
+        return f"✓ All slices are done, by {', '.join(sorted(by))}."
     if holder is None:
-        return "○ Free: start to draw on it."
-    if holder.author == account.username:
-        return "● Yours: only the slices asked for can be drawn on."
-    return f"◆ {holder.author} works on it. You can look."
+        return "○ Free; what you drew is kept." if begun else "○ Free: start to draw on it."
+    if holder.author != account.username:
+        return f"◆ {holder.author} works on it. You can look."
+    if not begun:
+        return "● Yours: start when you are ready; the clock starts with it."
+    return "● Yours: only the slices asked for can be drawn on."
 
 
 def _buttons(
@@ -156,13 +170,13 @@ def _buttons(
         return
     if not mine or desk.draft is None:
         first.button(
-            "Start" if not mine else "Go on",
+            "Start" if desk.draft is None else "Go on",
             type="primary",
             disabled=holder is not None and not mine,
             on_click=_try,
             args=(desk.begin,),
             width="stretch",
-            help="Claims the case and starts the clock",
+            help="Claims the case and starts the clock; what you drew before is still there",
         )
     if mine:
         second.button(

@@ -26,7 +26,7 @@ STYLE = """
     padding: .35rem .8rem; border-radius: 4px; font-size: .9rem; }
   .fedgtv-banner b { font-weight: 600; }
   .st-key-sign_out button { min-height: 0; padding: .3rem .8rem; }
-  .st-key-sign_in_cookie { display: none; }
+  .st-key-frame > div:has(.st-key-sign_in_cookie) { display: none; }
   h1 { font-size: 1.5rem !important; padding: 0 !important; }
   h2, h3 { font-size: 1.1rem !important; padding: .3rem 0 .2rem !important; }
   :focus-visible { outline: 3px solid #1f6f8b !important; outline-offset: 1px; }
@@ -89,7 +89,7 @@ def _pages(account: Account | None) -> list[st.Page]:
     worklist = st.Page(show_worklist, title="Worklist", url_path="worklist")
 
     pages: list[tuple[st.Page, Roles]] = [
-        (worklist, DOCTORS),
+        (worklist, None),  # hospital IT and study leads release what somebody forgot
         (annotate, frozenset({"annotator"})),
         (review, DOCTORS),
         (st.Page(blinded_page.show, title="Blinded", url_path="blinded"), frozenset({"reviewer"})),
@@ -119,8 +119,7 @@ def _frame(place: str, account: Account | None) -> None:
         st.html(_banner(place, account), width="stretch")
         if account is not None:
             st.button("Sign out", key="sign_out", on_click=sign_in.leave)
-    if account is not None:
-        sign_in.keep()
+            sign_in.keep()
 
 
 def _banner(place: str, account: Account | None) -> str:

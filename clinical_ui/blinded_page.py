@@ -112,13 +112,13 @@ def draw_case(loaded: LoadedVolume, mask: MaskArray, title: str) -> None:
         slice=len(mask) // 2 if largest is None else largest,
         window=loaded.window,
         layers=[ViewerLayer("contour", "Contour", COLOUR, (), True, run_lengths.encode(mask))],
-        target_style=LayerStyle("Contour", "●", COLOUR, (), "white, solid"),
+        target_style=LayerStyle("Contour", COLOUR, ()),
         testing=launch.is_tested(),
     )
     mount_viewer(data, "blinded", on_draft=_nothing, on_prompt=_nothing, on_save=_nothing)
 
 
-def _nothing(_message: dict[str, object]) -> None:
+def _nothing(_message: object) -> None:
     """Take nothing: here is nothing to draw."""
 
 

@@ -1,20 +1,22 @@
 """A case in the viewer: what the pages that look, annotate and review have in common."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import streamlit as st
 
-from algorithms.contracts.errors import DataError
+from algorithms.contracts.errors import DataError, failure_line
 from algorithms.contracts.volume import MaskArray
-from clinical_ui import sign_in
+from clinical_ui import session, sign_in, wording
 from clinical_ui.case_layers import Layer
 from clinical_ui.desk import Desk
 from clinical_ui.session import LoadedVolume
 from clinical_ui.viewer import ViewerData, ViewerLayer, mount_viewer, mount_volume
 from site_agent import run_lengths
 
-Take = Callable[[dict[str, object]], None]
+log = logging.getLogger(__name__)
+Take = Callable[[object], None]
 
 
 def show_case(loaded: LoadedVolume, desk: Desk, data: ViewerData, *, role: str, key: str) -> None:
@@ -53,20 +55,27 @@ def _viewer(desk: Desk, data: ViewerData, role: str, key: str) -> None:
     )
     if desk.page_is_behind:
         desk.page_is_behind = False
-        st.rerun()  # the whole page: what is asked for, and who holds it, has changed
+        if desk.refused is not None:  # in the page's words too: the viewer may be read-only by then
+            session.say(desk.refused["message"])
+        st.rerun()  # the whole page: what is asked for, or who holds it, has changed
 
 
 def _checked(desk: Desk, role: str, take: Take) -> Take:
     """Let only who is signed in, and may draw, do so: a page may be older than its sign-in."""
 
-    def answer(message: dict[str, object]) -> None:
+    def answer(message: object) -> None:
         try:
             if sign_in.actor(role).username != desk.author:
                 raise DataError("somebody else signed in here: reload the page")
+            sign_in.touch()
+            take(message)
         except DataError as error:
             desk.turn_away(message, error)
-            return
-        sign_in.touch()
-        take(message)
+        except Exception as error:  # the doctor goes on; what the browser has, it keeps
+            line = failure_line(error)
+            if line is None:
+                raise
+            log.error("%s", line)
+            desk.turn_away(message, DataError(wording.NOT_STORED))
 
     return answer

@@ -5,6 +5,7 @@ does not fit is refused, told to the doctor and noted in the audit log. A desk l
 browser's session; all it knows lies in the database too, so another one goes on from there.
 """
 
+import re
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from algorithms.contracts.contour import Contour
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import MaskArray
-from site_agent import claims, contour_evidence, drafts, run_lengths
+from site_agent import claims, click_store, contour_evidence, drafts, run_lengths
 from site_agent.case_store import CaseStore
 from site_agent.claims import WorkKey
 from site_agent.click_store import mask_sha256
@@ -23,7 +24,7 @@ from site_agent.work_message import Kind, Prompt, WorkMessage, read_message
 if TYPE_CHECKING:  # with torch, whose import takes seconds; looking and drawing do without
     from site_agent.segmentation import ClickSession
 
-WHOLE_CASE = -1
+WHOLE_CASE = -1  # in place of a slice
 NO_EPOCH = "0" * 16  # of a case that is only looked at
 
 
@@ -35,7 +36,9 @@ class Desk:
         key: what is worked on.
         author: who is signed in.
         start: the contour that a review begins from; None where nothing is there yet.
-        tasks: ids of the annotation tasks by slice; empty in a review.
+
+    Raises:
+        OSError, ValueError: what was drawn before cannot be read.
     """
 
     def __init__(
@@ -45,26 +48,26 @@ class Desk:
         author: str,
         *,
         start: Contour | None = None,
-        tasks: Mapping[int, int] | None = None,
     ) -> None:
         self.store, self.key, self.author = store, key, author
         self.start = start
-        self.tasks = dict(tasks or {})
         self.shape_zyx = store.geometry(key.case_id).shape_zyx
         self.fresh = False
         self.answer: dict[str, Any] | None = None
         self.stored: dict[str, Any] | None = None
         self.refused: dict[str, Any] | None = None
-        self.page_is_behind = False  # something was saved that the page does not show yet
+        self.page_is_behind = False  # the case stands otherwise than the page says
         self.target: MaskArray | None
         self.outside: MaskArray | None
         self._clicks: dict[int, ClickSession] = {}  # by slice
         self._take_up(drafts.restore(store, key, author=author))
 
     @property
-    def is_open(self) -> bool:
-        """Say whether work has begun and is not saved yet."""
-        return self.draft is not None
+    def is_current(self) -> bool:
+        """Say whether its draft is still the one that is kept, and not saved in another window."""
+        if self.draft is None:
+            return False
+        return drafts.epoch_of(self.store, self.key, author=self.author) == self.draft.epoch
 
     def begin(self) -> None:
         """Claim the case and begin, which starts the clock; or go on with what was begun.
@@ -82,9 +85,13 @@ class Desk:
         Raises:
             DataError: somebody else has the case, or nobody.
         """
-        self._take_up(drafts.discard(self.store, self.key, author=self.author))
-        self._clicks.clear()
+        draft = drafts.discard(self.store, self.key, author=self.author)
+        self._take_up(draft)
         self.fresh = True
+        nothing = np.zeros(self.shape_zyx, bool)
+        before = nothing if draft is None or draft.start is None else draft.start
+        for z, session in self._begun().items():  # or what is drawn next would count as clicked
+            session.take(before if z == WHOLE_CASE else before[z])
 
     def take(self, value: object) -> None:
         """Keep a draft."""
@@ -115,20 +122,12 @@ class Desk:
             if self.key.purpose == "annotation":
                 self._save_slices(message)
             else:
-                contour_evidence.save_review(
-                    self.store,
-                    self.key,
-                    author=self.author,
-                    message=message,
-                    verdict="rejected" if message.verdict == "reject" else "revised",
-                    likert=message.likert,
-                    reason=message.reason,
-                )
+                self._save_review(message)
         except DataError as error:
-            self._refuse(_name(message), error, log=False)
+            self._refuse(_name(message), error)
             return
-        self.page_is_behind = True
-        self._clicks.clear()
+        finally:
+            self.page_is_behind = True
         self._take_up(drafts.restore(self.store, self.key, author=self.author))
         self._stored(message, "save")
 
@@ -158,7 +157,7 @@ class Desk:
     # -- steps ------------------------------------------------------------------------------
 
     def _segment(self, target: MaskArray, prompt: Prompt) -> MaskArray:
-        """Answer clicks; the contour that was sent with them is what they change."""
+        """Answer clicks; they change the contour that was sent with them."""
         foreground, background = prompt.foreground, prompt.background
         if self.key.purpose == "review":
             session, mask = self._session(WHOLE_CASE), target
@@ -182,20 +181,49 @@ class Desk:
 
     def _session(self, z: int) -> "ClickSession":
         """Return the clicks on a slice or on the whole case, those of earlier runs included."""
+        if z not in self._clicks:
+            try:
+                self._clicks[z] = self._open(z)
+            except (OSError, ValueError):
+                raise DataError(
+                    "the image of this case cannot be read: ask hospital IT to restore it"
+                ) from None
+        return self._clicks[z]
+
+    def _open(self, z: int) -> "ClickSession":
         from site_agent.segmentation import open_case, open_task
 
-        if z not in self._clicks:
-            if z == WHOLE_CASE:
-                self._clicks[z] = open_case(
-                    self.store,
-                    self.key.case_id,
-                    author=self.author,
-                    start=self.start,
-                    round_id=self.key.round_id,
-                )
-            else:
-                self._clicks[z] = open_task(self.store, self.tasks[z], author=self.author)
-        return self._clicks[z]
+        task_id = self._places().get(z)
+        if task_id is not None:
+            return open_task(self.store, task_id, author=self.author)
+        if z != WHOLE_CASE:
+            raise DataError("this slice is not asked for any more: reload the page")
+        return open_case(
+            self.store,
+            self.key.case_id,
+            author=self.author,
+            start=self.start,
+            round_id=self.key.round_id,
+        )
+
+    def _places(self) -> dict[int, int | None]:
+        """Return where clicks can be, with the task that they answer: slices, or the whole case."""
+        if self.key.purpose == "review":
+            return {WHOLE_CASE: None}
+        tasks = self.store.tasks(self.key.round_id)
+        mine = (t for t in tasks if t.case_id == self.key.case_id and t.state == "open")
+        return {task.slice_z: task.id for task in mine}
+
+    def _begun(self, places: Collection[int] | None = None) -> "dict[int, ClickSession]":
+        """Return the clicks that were made, at some places or anywhere; of earlier runs too."""
+        tasks = click_store.begun(
+            self.store, self.key.case_id, round_id=self.key.round_id, author=self.author
+        )
+        return {
+            z: self._session(z)
+            for z, task_id in self._places().items()
+            if task_id in tasks and (places is None or z in places)
+        }
 
     def _save_slices(self, message: WorkMessage) -> None:
         contour_evidence.save_annotation(
@@ -204,8 +232,23 @@ class Desk:
             author=self.author,
             message=message,
             slices=message.slices,
-            click_sessions={z: self._clicks[z] for z in message.slices if z in self._clicks},
+            click_sessions=self._begun(message.slices),
         )
+        for z in message.slices:
+            self._clicks.pop(z, None)
+
+    def _save_review(self, message: WorkMessage) -> None:
+        contour_evidence.save_review(
+            self.store,
+            self.key,
+            author=self.author,
+            message=message,
+            verdict="rejected" if message.verdict == "reject" else "revised",
+            likert=message.likert,
+            reason=message.reason,
+            click_session=self._begun().get(WHOLE_CASE),
+        )
+        self._clicks.clear()
 
     # -- messages ---------------------------------------------------------------------------
 
@@ -225,6 +268,7 @@ class Desk:
             revision = drafts.take(self.store, self.key, author=self.author, message=message)
         except DataError as error:
             self._refuse(_name(message), error)
+            self.page_is_behind = True  # the case was released, say, or opened in another window
             return False
         self.target, self.outside, self.revision = message.target, message.outside, revision
         self._stored(message, "draft")
@@ -260,7 +304,6 @@ def _named(value: object) -> dict[str, Any]:
     """Return how something that may be no message calls itself, so that its sender is answered."""
     sent: Mapping[str, Any] = value if isinstance(value, dict) else {}
     sitting, sequence = sent.get("sitting"), sent.get("sequence")
-    return {
-        "sitting": sitting[:16] if isinstance(sitting, str) else "",
-        "sequence": sequence if isinstance(sequence, int) else 0,
-    }
+    is_name = isinstance(sitting, str) and re.fullmatch("[0-9a-f]{16}", sitting)
+    is_count = type(sequence) is int and 0 <= sequence < 1 << 31
+    return {"sitting": sitting if is_name else "", "sequence": sequence if is_count else 0}

@@ -15,8 +15,8 @@ from clinical_ui import launch, session, sign_in, signing_dialog, wording
 from clinical_ui.case_layers import SHOWN_AT_FIRST, STYLES, Layer, first_slice
 from clinical_ui.case_viewer import contour_layers, show_case
 from clinical_ui.desk import NO_EPOCH, Desk
+from clinical_ui.orientation import radiological_view
 from clinical_ui.session import LoadedVolume
-from clinical_ui.slice_picture import radiological_view
 from clinical_ui.viewer import VerdictForm, ViewerData
 from site_agent import claims
 from site_agent.accounts import Account
@@ -99,10 +99,14 @@ def show() -> None:
     key = WorkKey(opened.round_id, case.case_id, "review")
     holder = claims.holders(store, opened.round_id).get((case.case_id, key.purpose))
     start = opened.contours.get(Layer.REVIEWED) or opened.contours.get(Layer.ADAPTED)
-    desk = session.desk(
-        key, account.username, lambda: Desk(store, key, account.username, start=start)
-    )
-    state.markdown(state_line(opened, holder, account))
+    try:
+        desk = session.desk(
+            key, account.username, lambda: Desk(store, key, account.username, start=start)
+        )
+    except (OSError, ValueError):
+        st.error(wording.NO_DRAFT, icon="⚠")
+        return
+    state.markdown(state_line(opened, holder, account, begun=desk.draft is not None))
     plane = radiological_view(store.geometry(case.case_id)).plane
     with buttons:
         _buttons(store, opened, desk, holder, account, plane)
@@ -194,12 +198,14 @@ def is_mine(holder: ClaimRow | None, account: Account) -> bool:
     return holder is not None and holder.author == account.username
 
 
-def state_line(opened: OpenCase, holder: ClaimRow | None, account: Account) -> str:
-    """Say in one line how a case stands."""
+def state_line(opened: OpenCase, holder: ClaimRow | None, account: Account, *, begun: bool) -> str:
+    """Say in one line how a case stands; `begun`: there is a draft of one's own."""
     if holder is not None:
-        if is_mine(holder, account):
+        if not is_mine(holder, account):
+            return f"◆ {holder.author} works on it. You can look."
+        if begun:
             return "● Yours: the clock runs while you work in the viewer."
-        return f"◆ {holder.author} works on it. You can look."
+        return "● Yours: start the revision when you are ready; the clock starts with it."
     review = opened.review
     if review is None:
         return "○ To review." if opened.to_review else wording.NOT_SEGMENTED
@@ -241,7 +247,7 @@ def _buttons(
                         digest = mask_sha256(opened.contours[Layer.REVIEWED].mask.voxels)
                         signing_dialog.show(store, opened.round_id, opened.case.case_id, digest)
                 st.button(
-                    "Start revision" if opened.review is None else "Revise again",
+                    _start_label(opened, desk),
                     type="primary" if opened.review is None else "secondary",
                     disabled=others,
                     on_click=_try,
@@ -252,6 +258,12 @@ def _buttons(
             st.html(facts_html(opened, plane))
             if opened.simulated:
                 st.warning(wording.SIMULATED_NOTICE, icon="⚠")
+
+
+def _start_label(opened: OpenCase, desk: Desk) -> str:
+    if desk.draft is not None:
+        return "Go on"
+    return "Start revision" if opened.review is None else "Revise again"
 
 
 def _may_sign(opened: OpenCase, account: Account) -> bool:

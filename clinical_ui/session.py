@@ -17,7 +17,7 @@ from algorithms.contracts.canonical_json import sha256_hex
 from algorithms.contracts.volume import Volume
 from clinical_ui.desk import Desk
 from clinical_ui.launch import HOME_VARIABLE
-from clinical_ui.slice_picture import percentile_window
+from clinical_ui.orientation import percentile_window
 from clinical_ui.viewer import pack_volume
 from site_agent.case_store import CaseStore
 from site_agent.claims import Purpose, WorkKey
@@ -29,11 +29,11 @@ _OPEN_SLICES = "open_slices"
 _DESK = "desk"
 SIGN_IN_TOKEN = "sign_in_token"  # noqa: S105 - the name under which it is kept
 _PROVIDER_ANSWER = "provider_answer"
-_MESSAGE = "message"
 _READING_PLACE = "reading_place"
 _KEPT = "kept"
 _NOTICE = "notice"
 _DESTINATION = "destination"
+_FIELDS = "field_"
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,14 +102,15 @@ def is_new_answer(claims: Mapping[str, Any]) -> bool:
     return new
 
 
-def leave_message(text: str) -> None:
-    """Keep what the page shall say once it is drawn anew."""
-    st.session_state[_MESSAGE] = text
+def field_key(name: str) -> str:
+    """Return the widget key of a field that `empty_field` can empty."""
+    return f"{name}_{st.session_state.get(_FIELDS + name, 0)}"
 
 
-def take_message() -> str:
-    """Return what was to be said, once."""
-    return str(st.session_state.pop(_MESSAGE, ""))
+def empty_field(name: str) -> None:
+    """Forget what was typed into a field, such as a password, and show it empty next time."""
+    st.session_state.pop(field_key(name), None)
+    st.session_state[_FIELDS + name] = st.session_state.get(_FIELDS + name, 0) + 1
 
 
 def load_volume(case_id: str) -> LoadedVolume:
@@ -169,16 +170,17 @@ def case_chosen() -> None:
 def desk(key: WorkKey, author: str, make: Callable[[], Desk]) -> Desk:
     """Return the desk of this work; one that was open for other work is put away.
 
-    A desk with nothing begun is made anew: what it would begin from may have changed.
+    A desk with nothing begun is made anew, as what it would begin from may have changed; so is one
+    whose work was saved in another window.
     """
     held: Desk | None = st.session_state.get(_DESK)
     if held is not None and (held.key, held.author) != (key, author):
         held = None
-    if held is not None and held.draft is not None:
+    if held is not None and held.is_current:
         return held
     fresh = make()
-    if held is not None:
-        fresh.stored = held.stored  # the answer to the save that ended the work
+    if held is not None:  # the answer to the message that ended the work
+        fresh.stored, fresh.refused = held.stored, held.refused
     st.session_state[_DESK] = fresh
     return fresh
 

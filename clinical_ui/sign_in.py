@@ -52,7 +52,7 @@ def current() -> Account:
     """Return who is signed in; where nobody is, show the sign-in page instead of this one."""
     account = signed_in()
     if account is None:
-        if _in_part_of_page():
+        if in_part_of_page():
             st.rerun()  # a part of a page cannot take the rest away
         from clinical_ui import sign_in_page
 
@@ -157,7 +157,7 @@ def keep() -> None:
     if left > 0:
         token = session.token()
         mount(config, token=None if token == _cookie() else token, seconds_left=left)
-    elif _in_part_of_page():
+    elif in_part_of_page():
         st.rerun()
 
 
@@ -165,6 +165,12 @@ def clear_cookie() -> None:
     """Remove the cookie of somebody who signed out here."""
     if session.token() == "":
         mount(session.store().home.config, token="", seconds_left=None)
+
+
+def in_part_of_page() -> bool:
+    """Say whether a fragment runs by itself, without the page around it."""
+    context = get_script_run_ctx()
+    return context is not None and bool(context.fragment_ids_this_run)
 
 
 # -- signing: proving once more who one is ------------------------------------------------------
@@ -243,12 +249,6 @@ def take_confirmation() -> Place | None:
 # By token, in this process only: after a restart the question is asked again.
 _questions: dict[str, _Question] = {}
 _questions_lock = Lock()
-
-
-def _in_part_of_page() -> bool:
-    """Say whether a fragment runs by itself, without the page around it."""
-    context = get_script_run_ctx()
-    return context is not None and bool(context.fragment_ids_this_run)
 
 
 def _question() -> _Question | None:

@@ -7,7 +7,7 @@ from clinical_ui import session, sign_in, wording
 from clinical_ui.launch import PROVIDER
 from site_agent import accounts, demo_account
 
-_ERROR = "sign_in_error"
+_PASSWORD = "sign_in_password"  # noqa: S105 - a field's name
 
 
 def show() -> None:
@@ -38,18 +38,23 @@ def _password(*, demo: bool) -> None:
             max_chars=64,
         )
         password = st.text_input(
-            "Password", type="password", autocomplete="current-password", key="password"
+            "Password",
+            type="password",
+            autocomplete="current-password",
+            key=session.field_key(_PASSWORD),
         )
         pressed = st.form_submit_button("Sign in", type="primary", width="stretch")
+    if said := session.said():
+        st.error(said)
     if demo:
         st.info(wording.DEMO_SIGN_IN)
     if pressed:
         try:
             sign_in.enter(username, password)
         except DataError as error:
-            st.error(wording.sentence(str(error)))
-        else:
-            st.rerun()
+            session.empty_field(_PASSWORD)
+            session.say(wording.sentence(str(error)))
+        st.rerun()
 
 
 def _provider() -> None:

@@ -11,9 +11,10 @@ from site_agent.signature_delivery import send_signed, signed_rtstruct
 from site_agent.signing import MEANINGS, Standing, sign, signature_state
 
 ROLE = "reviewer"
+_PASSWORD = "signing_password"  # noqa: S105 - the name of the field
 
 
-@st.dialog("Signature", width="medium")
+@st.dialog("Signature", width="medium", on_dismiss="rerun")
 def show(store: CaseStore, round_id: str, case_id: str, shown_sha256: str) -> None:
     """Ask for the signature of a reviewed case, or show it with what became of it.
 
@@ -31,6 +32,8 @@ def show(store: CaseStore, round_id: str, case_id: str, shown_sha256: str) -> No
         return
     if state.standing is Standing.OUTDATED:
         st.info("This case was changed after it was signed: sign it again.")
+    if (notice := session.said()) is not None:
+        st.error(wording.sentence(notice), icon="⚠")
     _ask(store, round_id, case_id, shown_sha256, account)
 
 
@@ -38,7 +41,7 @@ def _ask(
     store: CaseStore, round_id: str, case_id: str, shown_sha256: str, account: Account
 ) -> None:
     with st.form("signature", border=False):
-        meaning = st.radio("You sign that", MEANINGS)
+        meaning = st.radio("What you sign", MEANINGS)
         name = account.person_name.replace("^", ", ")
         st.markdown(f"As **{name}** ({account.username}).")
         password = ""
@@ -46,13 +49,20 @@ def _ask(
             confirmed = sign_in.is_confirmed()
             st.info("Confirmed just now." if confirmed else "Confirm first who you are.")
         else:
-            password = st.text_input("Your password, once more", type="password")
-        goes = "and send to the PACS" if store.home.config.pacs is not None else ""
-        pressed = st.form_submit_button(f"Sign {goes}".strip(), type="primary")
+            password = st.text_input(
+                "Your password, once more",
+                type="password",
+                autocomplete="off",
+                key=session.field_key(_PASSWORD),
+            )
+        label = "Sign and send to the PACS" if _goes_to_pacs(store, case_id) else "Sign"
+        pressed = st.form_submit_button(label, type="primary")
     if sign_in.uses_provider() and not sign_in.is_confirmed():
         st.button("Confirm who you are", on_click=sign_in.ask_provider, args=("review",))
     if not pressed:
         return
+    session.empty_field(_PASSWORD)
+    sign_in.touch()
     try:
         sign_in.reauthenticate(password)
         signature = sign(
@@ -67,24 +77,36 @@ def _ask(
             shown_sha256=shown_sha256,
         )
     except DataError as error:
-        st.error(wording.sentence(str(error)))
-        return
-    if store.home.config.pacs is not None:
-        _send(store, signature, account)
-    st.rerun()
+        session.say(str(error))
+    else:
+        if _goes_to_pacs(store, case_id):
+            _send(store, signature, account)
+    _draw_again()
+
+
+def _goes_to_pacs(store: CaseStore, case_id: str) -> bool:
+    return store.home.config.pacs is not None and store.identity_sealed(case_id) is not None
+
+
+def _draw_again() -> None:
+    """Draw the dialog anew, which is open as a part of the page."""
+    st.rerun(scope="fragment" if sign_in.in_part_of_page() else "app")
 
 
 def _signed(store: CaseStore, signature: SignatureRow, account: Account) -> None:
     name = signature.person_name.replace("^", ", ")
     st.markdown(f"✓ Signed by **{name}**, {wording.moment(signature.signed_at)}.")
     st.markdown(f"> {signature.meaning}")
+    if store.identity_sealed(signature.case_id) is None:
+        st.info("This case did not come as DICOM: there is no RTSTRUCT of it.")
+        return
     if signature.sent_at is not None:
         st.success(f"In the PACS since {wording.moment(signature.sent_at)}, APPROVED.")
     elif store.home.config.pacs is not None:
         st.warning("Signed, but not in the PACS yet; `fedgtv-site send-signed` tries again too.")
         if st.button("Send now", type="primary"):
             _send(store, signature, account)
-            st.rerun(scope="fragment")
+            _draw_again()
     if (notice := session.said()) is not None:
         st.error(wording.sentence(notice), icon="⚠")
     _download(store, signature, account)
@@ -100,14 +122,19 @@ def _send(store: CaseStore, signature: SignatureRow, account: Account) -> None:
 
 def _download(store: CaseStore, signature: SignatureRow, account: Account) -> None:
     """Offer the structure set itself; it names the patient, so it is made only when asked for."""
-
-    def content() -> bytes:
-        return signed_rtstruct(store.home, store, signature.id, actor=account.username)[0]
-
+    if not st.button("Prepare the RTSTRUCT", help="To hand it over as a file"):
+        return
+    try:
+        with st.spinner("Exporting"):
+            content, name = signed_rtstruct(store.home, store, signature.id, actor=account.username)
+    except DataError as error:
+        st.error(wording.sentence(str(error)))
+        return
     st.download_button(
         "Download the RTSTRUCT",
         content,
-        file_name=f"{signature.case_id}-signed-{signature.id}.dcm",
+        file_name=name,
         mime="application/dicom",
+        on_click="ignore",  # or the dialog would be drawn anew, without it
         help="The file names the patient: treat it as you treat the images",
     )

@@ -5,6 +5,7 @@ import streamlit as st
 from algorithms.contracts.messages import RoundState
 from clinical_ui import (
     session,
+    sign_in,
     study_drift,
     study_job,
     study_ledger,
@@ -19,6 +20,7 @@ from site_agent.drift import distance_drift
 from site_agent.package_store import active_package, packages_held
 
 TABS = ("Round", "Models", "Drift", "Reviews", "What left")
+SEE_THE_LEDGER = frozenset({"it", "lead"})
 STYLE = """
 <style>
   .fedgtv-chart { width: 100%; max-width: 960px; height: auto; display: block; }
@@ -34,6 +36,7 @@ STYLE = """
 
 def show() -> None:
     """Show the page."""
+    account = sign_in.require()
     store = session.store()
     st.html(STYLE)
     st.title("Study")
@@ -56,7 +59,10 @@ def show() -> None:
     alarms = (study_packages.alarm(held), study_ledger.alarm(store), study_drift.alarm(drift))
     if any(alarms):
         st.warning("  \n".join(alarm for alarm in alarms if alarm is not None), icon="⚠")
-    round_tab, models_tab, drift_tab, reviews_tab, ledger_tab = st.tabs(TABS)
+    sees_ledger = bool(account.roles & SEE_THE_LEDGER)
+    round_tab, models_tab, drift_tab, reviews_tab, *rest = st.tabs(
+        TABS if sees_ledger else TABS[:-1]
+    )
     with round_tab:
         left, right = st.columns([3, 2], gap="large")
     with left:
@@ -67,7 +73,8 @@ def show() -> None:
         study_drift.show(store, drift)
     with reviews_tab:
         study_reviews.show(store, current)
-    with ledger_tab:
-        study_ledger.show(store)
+    for ledger_tab in rest:
+        with ledger_tab:
+            study_ledger.show(store)
     with right:  # last: verifying what waits takes a moment
         study_packages.show(store, held, package)

@@ -23,15 +23,23 @@ NO_CASES = (
 )
 NO_ROUND = (
     "No model of the study has been approved here yet, so there is nothing to annotate or to "
-    "review. Cases can be looked at on the Case page."
+    "review. Cases can be looked at on the Review page."
 )
 NO_ROUND_AT_SOURCE = (
     "This hospital trains the first model of the study from its own contours: there is nothing "
-    "to annotate or to review. Cases can be looked at on the Case page."
+    "to annotate or to review. Cases can be looked at on the Review page."
 )
 NO_IMAGE = (
     "The image of this case cannot be read. Ask hospital IT to restore it from backup or to "
     "take the series in again; the contours are still in the database."
+)
+NO_DRAFT = (
+    "What you drew on this case and did not save cannot be read. Ask hospital IT to restore it "
+    "from a backup."
+)
+NOT_STORED = (
+    "the hospital's server cannot store anything just now: tell hospital IT, and leave this tab "
+    "open, which keeps what you drew"
 )
 NOTHING_TO_ANNOTATE = (
     "There is nothing to annotate: no slices have been chosen yet. The worklist says what comes "
@@ -67,10 +75,6 @@ NO_ACCOUNTS = (
 DEMO_SIGN_IN = (
     "This is a demonstration. The password of its account stands in the terminal in which the "
     "pages were started."
-)
-REFERENCE_HINT = (
-    "The contour that came in with the images. It is held back from training and hidden at "
-    "first, so that it does not lead your own judgement."
 )
 ROLES = {
     "annotator": "annotator: contours slices",

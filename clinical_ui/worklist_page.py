@@ -43,6 +43,7 @@ ANY_REASON = "any reason"
 
 def show(open_annotation: Callable[[], None], open_review: Callable[[], None]) -> None:
     """Show the page; the functions go to the page where a case is annotated, and reviewed."""
+    sign_in.require()
     store = session.store()
     st.html(STYLE)
     st.title("Worklist")
@@ -288,7 +289,7 @@ def _buttons(account: Account, key: WorkKey, item: WorkItem) -> None:
     elif to_do and item.holder is None:
         _button("Open", f"open_{name}", _take_and_open, key, _first_slice(item))
         _button("Claim", f"claim_{name}", _claim, key)
-    else:
+    elif account.roles & set(ROLES.values()):
         _button("Look", f"look_{name}", _look, key, _first_slice(item))
     if item.mine:
         _button("Release", f"release_{name}", _release, key)

@@ -5,7 +5,6 @@ import shutil
 import signal
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -171,29 +170,27 @@ def resend(
 def report(
     home: Home,
     output: Annotated[Path, typer.Option(help="Folder for the study report.")],
+    pdf: Annotated[bool, typer.Option(help="Print it, too (pip install 'fedgtv[pdf]').")] = False,
 ) -> None:
-    """Write the study report from the sites' reports: study.html, study.csv and study.json.
+    """Write and sign the study report: study.html, study.csv, study.json, study.signature.json.
 
     Example: fedgtv-coordinator report --home study --output study-report
     """
+    from coordinator.report_publisher import publish_report
     from coordinator.study_store import StudyStore
-    from evaluation.aggregate_report import aggregate
-    from evaluation.report_rendering import render_csv, render_html, render_json
 
     coordinator = open_home(home)
-    with StudyStore(coordinator.database_url, coordinator.config) as store:
-        package_id = store.current_package()
-        reports = store.reports(package_id) if package_id is not None else []
-    with console.status(f"rendering the reports of {len(reports)} sites"):
-        result = aggregate(reports, expected_sites=coordinator.config.target_sites)
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        title = f"Study {coordinator.config.study}"
-        output.mkdir(parents=True, exist_ok=True)
-        html = render_html(result, title=title, generated_at=now)
-        (output / "study.html").write_text(html, "utf-8")
-        (output / "study.csv").write_text(render_csv(result), "utf-8", newline="")
-        (output / "study.json").write_text(render_json(result), "utf-8")
-    console.print(f"{output}: report on {len(reports)} of {len(coordinator.config.target_sites)}")
+    with (
+        StudyStore(coordinator.database_url, coordinator.config) as store,
+        console.status("rendering the report"),
+    ):
+        made = publish_report(coordinator, store, output, pdf=pdf)
+    reported = {site.report.site for package in made.packages for site in package.sites}
+    console.print(
+        f"{output}: report on {len(reported)} of {len(coordinator.config.target_sites)}, signed; "
+        f"to check it: fedgtv-evaluate verify-report {output} --key PUBLIC_KEY",
+        soft_wrap=True,
+    )
 
 
 def _fill_home(home: CoordinatorHome) -> None:

@@ -5,6 +5,7 @@ is computed only from figures the hospitals gave.
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Literal
@@ -30,6 +31,7 @@ from algorithms.contracts.site_report import (
 from evaluation.cross_site_tests import (
     BoundedTest,
     MeanDifference,
+    mann_whitney_test,
     paired_t_test,
     pooled_moments,
     random_effects,
@@ -46,6 +48,7 @@ from evaluation.pooled_sketch import (
     spread,
 )
 from evaluation.site_summary import ARMS, PAIRS
+from evaluation.study_record import StudyRecord
 
 MINIMUM_GAP = 0.005  # Dice: below half a point the share of a gap closed is noise over noise
 
@@ -122,6 +125,20 @@ class PooledDistribution(_Noun):
     sd: float | None
     quantiles: tuple[BoundedFigure, ...] = ()
 
+    @property
+    def close_median(self) -> BoundedFigure | None:
+        """Return the median where its bounds say something: no wider than the SD, or 5 % of it.
+
+        From few patients hospitals count in one bin over all of the scale; its middle is no median.
+        """
+        if len(self.quantiles) != len(QUARTILES) or self.mean is None:
+            return None
+        median = self.quantiles[1]
+        if median.high is None:
+            return None
+        close = median.high - median.low <= max(self.sd or 0.0, 0.05 * abs(self.mean))
+        return median if close else None
+
 
 class PooledArm(_Noun):
     """One way of segmenting, over all hospitals that tested it; `failures` of those that say."""
@@ -167,10 +184,30 @@ class PooledAgreement(_Noun):
     hd95_mm: PooledDistribution
 
 
+class PooledSubgroup(_Noun):
+    """The patients of all hospitals whose test patients were all imaged by the same makers.
+
+    Attributes:
+        group: makers' names, joined by " and "; "not told" where a hospital does not say.
+        sites: their names.
+        patients: tested, of the arm with most.
+        dsc: arm -> Dice.
+    """
+
+    group: str
+    sites: tuple[str, ...]
+    patients: int
+    dsc: dict[str, PooledDistribution]
+
+
 class PackageResult(_Noun):
     """Every hospital's result with one package, and all of them together.
 
     Attributes:
+        scanners: Dice by the makers of the scanners, hospital by hospital: reports carry no other
+            groups of patients.
+        scanner_test: Dice of the adapted model between two makers; None unless there are two of
+            whom hospitals have only one.
         missing_sites: hospitals of the study from which no report on this package has arrived.
     """
 
@@ -183,22 +220,34 @@ class PackageResult(_Noun):
     revision_active_s: PooledDistribution | None = None
     paired: tuple[PooledPair, ...] = ()
     agreement: tuple[PooledAgreement, ...] = ()
+    scanners: tuple[PooledSubgroup, ...] = ()
+    scanner_test: BoundedTest | None = None
     missing_sites: tuple[str, ...] = ()
 
 
 class StudyReport(_Noun):
-    """The result of a study: one section per package, in the order of model version."""
+    """The result of a study: one section per package, in the order of model version.
+
+    Attributes:
+        record: what is known beside the sites' figures.
+    """
 
     schema_version: Literal[1] = 1
     study: str
     packages: tuple[PackageResult, ...]
+    record: StudyRecord = StudyRecord()
 
 
-def aggregate(reports: Sequence[SiteReport], *, expected_sites: Iterable[str] = ()) -> StudyReport:
+def aggregate(
+    reports: Sequence[SiteReport],
+    *,
+    expected_sites: Iterable[str] = (),
+    record: StudyRecord | None = None,
+) -> StudyReport:
     """Aggregate the hospitals' reports into the study's.
 
     The result is the same for any order of `reports`; a report sent twice counts once. Those of
-    `expected_sites` that did not report on a package are named there.
+    `expected_sites` that did not report on a package are named there. `record` goes in as it is.
 
     Raises:
         ProtocolError: without reports, for reports of different studies, for two different
@@ -222,8 +271,16 @@ def aggregate(reports: Sequence[SiteReport], *, expected_sites: Iterable[str] = 
     results = [
         _package_result(package_id, sites, expected) for package_id, sites in packages.items()
     ]
-    results.sort(key=lambda result: (result.model_version, result.package_id))
-    return StudyReport(study=studies[0], packages=tuple(results))
+    results.sort(key=lambda result: (_by_number(result.model_version), result.package_id))
+    return StudyReport(study=studies[0], packages=tuple(results), record=record or StudyRecord())
+
+
+def _by_number(version: str) -> list[tuple[int, str]]:
+    """Order versions as people do: v9 before v10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in _PARTS.findall(version)]
+
+
+_PARTS = re.compile(r"[0-9]+|[^0-9]+")
 
 
 def check_arms(report: SiteReport) -> None:
@@ -294,6 +351,8 @@ def _package_result(
             if (pairs := [p for r in ordered for p in r.paired if (p.first, p.second) == names])
         ),
         agreement=_pool_agreement([a for report in ordered for a in report.agreement]),
+        scanners=_pool_scanners(ordered),
+        scanner_test=_test_scanners(ordered),
         missing_sites=tuple(sorted(expected_sites - reports.keys())),
     )
 
@@ -364,6 +423,39 @@ def _pool_agreement(agreements: Sequence[RaterAgreement]) -> tuple[PooledAgreeme
             )
         )
     return tuple(pooled)
+
+
+def _pool_scanners(reports: Sequence[SiteReport]) -> tuple[PooledSubgroup, ...]:
+    """Group hospitals by the makers of their scanners; those that do not say come last."""
+    tested = [report for report in reports if report.arms]
+    makers = sorted({report.vendors for report in tested}, key=lambda names: (not names, names))
+    return tuple(
+        PooledSubgroup(
+            group=" and ".join(names) if names else "not told",
+            sites=tuple(report.site for report in of_these),
+            patients=sum(max(arm.patients for arm in report.arms) for report in of_these),
+            dsc={
+                name: _pool([arm.dsc for arm in arms], decimals=4, scale=FRACTION, known_as=0.0)
+                for name in ARMS
+                if (arms := [arm for report in of_these if (arm := _arm(report, name))])
+            },
+        )
+        for names in makers
+        if (of_these := [report for report in tested if report.vendors == names])
+    )
+
+
+def _test_scanners(reports: Sequence[SiteReport]) -> BoundedTest | None:
+    """Test the adapted model's Dice between the hospitals of two makers, mixed ones left out."""
+    by_maker: dict[str, list[Distribution]] = {}
+    for report in reports:
+        arm = _arm(report, "adapted")
+        if len(report.vendors) == 1 and arm is not None and arm.dsc.sketch is not None:
+            by_maker.setdefault(report.vendors[0], []).append(arm.dsc)
+    if len(by_maker) != 2:
+        return None
+    first, second = (_spread(by_maker[maker], FRACTION, 0.0, None) for maker in sorted(by_maker))
+    return mann_whitney_test(first, second)
 
 
 def _pool(
@@ -458,6 +550,7 @@ def _site_row(study: str, package: PackageResult, site: SiteResult) -> TableRow:
     for name in ARMS:
         row |= _arm_columns(name, site.arm(name))
     row |= _gap_columns(site.gap_closed)
+    row |= _gain_columns(next((p.difference for p in report.paired if _is_gain(p)), None))
     row |= {
         "revision_patients": revision.patients if revision else None,
         "revision_degree_percent_mean": revision.degree_percent.mean if revision else None,
@@ -484,11 +577,17 @@ def _pooled_row(study: str, package: PackageResult) -> TableRow:
     for name in ARMS:
         row |= _arm_columns(name, pooled.get(name))
     row |= _gap_columns(package.gap_closed)
-    revision = package.revision_degree_percent
+    row |= _gain_columns(next((p.difference for p in package.paired if _is_gain(p)), None))
+    revision, time = package.revision_degree_percent, package.revision_active_s
+    close = time is not None and time.close_median is not None
+    q1, median, q3 = time.quantiles if time is not None and close else (None, None, None)
     row |= {
         "revision_patients": revision.n,
         "revision_degree_percent_mean": revision.mean,
         "revision_degree_percent_sd": revision.sd,
+        "revision_active_s_median": median.estimate if median else None,
+        "revision_active_s_q1": q1.estimate if q1 else None,
+        "revision_active_s_q3": q3.estimate if q3 else None,
     }
     return row
 
@@ -503,7 +602,7 @@ def _row_head(study: str, package: PackageResult, site: str) -> TableRow:
 
 
 def _arm_columns(name: str, arm: ArmSummary | PooledArm | None) -> TableRow:
-    """Flatten one arm; pooled figures have no median, which needs the patients' own values."""
+    """Flatten one arm; a pooled median is the estimate from the sites' sketches."""
     columns: TableRow = {
         f"{name}_patients": arm.patients if arm else None,
         f"{name}_failures": arm.failures if arm else None,
@@ -513,7 +612,20 @@ def _arm_columns(name: str, arm: ArmSummary | PooledArm | None) -> TableRow:
         columns[f"{name}_{figure}_n"] = getattr(values, "n", None)
         for statistic in ("mean", "sd", "median"):
             columns[f"{name}_{figure}_{statistic}"] = getattr(values, statistic, None)
+        if isinstance(values, PooledDistribution) and values.close_median is not None:
+            columns[f"{name}_{figure}_median"] = values.close_median.estimate
     return columns
+
+
+def _is_gain(pair: PairedSummary | PooledPair) -> bool:
+    return (pair.first, pair.second) == PAIRS[0]
+
+
+def _gain_columns(difference: Distribution | PooledDistribution | None) -> TableRow:
+    return {
+        f"adapted_minus_direct_dsc_{statistic}": getattr(difference, statistic, None)
+        for statistic in ("n", "mean", "sd")
+    }
 
 
 def _gap_columns(gap: GapClosed) -> TableRow:

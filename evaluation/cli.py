@@ -365,6 +365,74 @@ def _labels(text: str) -> tuple[int, ...]:
     return labels
 
 
+@app.command()
+def report(
+    summaries: Annotated[
+        list[Path], typer.Argument(help="Hospitals' reports (JSON), or folders of them.")
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for the study report.")],
+    title: Annotated[str | None, typer.Option(help="Heading; else the study's name.")] = None,
+    expect: Annotated[list[str], typer.Option(help="A hospital that should have reported.")] = [],  # noqa: B006
+    package: Annotated[
+        list[Path], typer.Option(help="Folder of a tested package, for the model lineage.")
+    ] = [],  # noqa: B006
+    key: Annotated[Path | None, typer.Option(help="Signing key; else it stays unsigned.")] = None,
+    pdf: Annotated[bool, typer.Option(help="Print it, too (pip install 'fedgtv[pdf]').")] = False,
+) -> None:
+    """Make a study's report from its hospitals' reports: study.html, study.csv and study.json.
+
+    Example: fedgtv-evaluate report reports/ --output study-report --expect hospital-b
+    """
+    from evaluation.report_files import write_study_report
+
+    for file in write_study_report(
+        summaries,
+        output,
+        title=title,
+        expected_sites=expect,
+        packages=package,
+        key=key,
+        pdf=pdf,
+    ):
+        console.print(str(file), soft_wrap=True)
+
+
+@app.command("verify-report")
+def verify_report_command(
+    folder: Annotated[Path, typer.Argument(help="Folder of a study report.")],
+    key: Annotated[str, typer.Option(help="The study's public key, 64 hexadecimal digits.")],
+) -> None:
+    """Check that a study's report is as the study lead signed it.
+
+    Example: fedgtv-evaluate verify-report study-report --key PUBLIC_KEY
+    """
+    from evaluation.report_seal import verify_report
+
+    statement = verify_report(folder, key)
+    files = ", ".join(statement.files)
+    console.print(f"Study {statement.study}: {files} are as they were signed.", soft_wrap=True)
+
+
+@app.command()
+def reproduce(
+    results: Annotated[
+        list[Path], typer.Argument(help="JSON files that 'benchmark --json' wrote, or folders.")
+    ],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows.")] = None,
+) -> None:
+    """Put what was measured here beside what the thesis published, and what differs.
+
+    Example: fedgtv-evaluate reproduce benchmark-output/ docs/results/
+    """
+    from evaluation.reproduction import as_json, published_beside_ours, reproduction_tables
+    from evaluation.scoring import write_json
+
+    rows = published_beside_ours(results)
+    print(reproduction_tables(rows))
+    if json_file:
+        write_json({"rows": as_json(rows)}, json_file)
+
+
 @app.command("train-interactive")
 def train_interactive_command(
     output: Annotated[Path, typer.Argument(help="Weights file to write (.safetensors).")],

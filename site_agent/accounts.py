@@ -54,6 +54,19 @@ class Account:
     locked_until: datetime | None = None
 
 
+def of_row(row: AccountRow) -> Account:
+    """Return the account of a row, without its password."""
+    return Account(
+        username=row.username,
+        display_name=row.display_name,
+        person_name=row.person_name,
+        roles=frozenset(row.roles),
+        oidc_subject=row.oidc_subject,
+        disabled=row.disabled,
+        locked_until=row.locked_until,
+    )
+
+
 def create(
     engine: Engine,
     username: str,
@@ -101,7 +114,7 @@ def create(
         session.add(row)
         detail = {"roles": row.roles, "oidc": oidc_subject is not None}
         _note(session, actor, "account_added", username, now, **detail)
-        return _account(row)
+        return of_row(row)
 
 
 def find(engine: Engine, username: str) -> Account:
@@ -111,14 +124,14 @@ def find(engine: Engine, username: str) -> Account:
         DataError: there is none of this name.
     """
     with Session(engine) as session:
-        return _account(_row(session, username))
+        return of_row(_row(session, username))
 
 
 def listed(engine: Engine) -> list[Account]:
     """Return all accounts in order of their names."""
     with Session(engine) as session:
         rows = session.scalars(select(AccountRow).order_by(AccountRow.username))
-        return [_account(row) for row in rows]
+        return [of_row(row) for row in rows]
 
 
 def set_roles(
@@ -236,7 +249,7 @@ def of_subject(engine: Engine, oidc_subject: str) -> Account | None:
     """Return the account of an identity at the OpenID provider, if IT added one."""
     with Session(engine) as session:
         row = _of_subject(session, oidc_subject)
-        return None if row is None else _account(row)
+        return None if row is None else of_row(row)
 
 
 def note_refusal(engine: Engine, username: str | None, reason: str, *, now: datetime) -> None:
@@ -281,7 +294,7 @@ def _check(
             return None
         row.failures, row.locked_until = 0, None
         row.password_hash = better or stored
-        return _account(row)
+        return of_row(row)
 
 
 def _waits(row: AccountRow, now: datetime) -> bool:
@@ -323,18 +336,6 @@ def _name(what: str, text: str) -> str:
     if not 1 <= len(text) <= NAME_LENGTH or not text.isprintable() or set(text) & set("\\=<>"):
         raise DataError(f"{what}: give 1 to {NAME_LENGTH} letters without \\ = < >")
     return text
-
-
-def _account(row: AccountRow) -> Account:
-    return Account(
-        username=row.username,
-        display_name=row.display_name,
-        person_name=row.person_name,
-        roles=frozenset(row.roles),
-        oidc_subject=row.oidc_subject,
-        disabled=row.disabled,
-        locked_until=row.locked_until,
-    )
 
 
 def _note(

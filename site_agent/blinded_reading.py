@@ -28,7 +28,7 @@ from site_agent.blinded_allocation import (
 )
 from site_agent.case_store import REFERENCE, REVIEWED, CaseStore
 from site_agent.click_store import mask_sha256
-from site_agent.database import BlindedReadingRow, ContourRow, transaction
+from site_agent.database import BlindedReadingRow, ContourRow, ReviewRow, transaction
 
 ARMS = ("adapted", REFERENCE, REVIEWED)  # made by the AI, by hand, by the AI and then by hand
 LIKERT = (1, 2, 3, 4, 5)
@@ -301,4 +301,10 @@ def _contours(
         )
         for row in rows:  # a later one replaces the one before
             found.setdefault(row.case_id, {})[arm] = row
+    if REVIEWED in arms:  # a rejected one may have a contour from a review before
+        rejected = select(ReviewRow.case_id).where(
+            ReviewRow.round_id == latest.round_id, ReviewRow.verdict == "rejected"
+        )
+        for case_id in session.scalars(rejected):
+            found.pop(case_id, None)
     return {case_id: ways for case_id, ways in found.items() if len(ways) == len(arms)}

@@ -104,6 +104,22 @@ def _add(store: CaseStore, row: ClickSessionRow, start: Contour | None) -> Click
         return session.get_one(ClickSessionRow, session_id)
 
 
+def begun(store: CaseStore, case_id: str, *, round_id: str, author: str) -> set[int | None]:
+    """Return where an author has unfinished steps: ids of tasks, and None for the whole case."""
+    statement = (
+        select(ClickSessionRow.task_id)
+        .join(ClickStepRow, ClickStepRow.session_id == ClickSessionRow.session_id)
+        .where(
+            ClickSessionRow.case_id == case_id,
+            ClickSessionRow.round_id == round_id,
+            ClickSessionRow.author == author,
+            ClickSessionRow.state == _OPEN,
+        )
+    )
+    with Session(store.engine) as session:
+        return set(session.scalars(statement))
+
+
 def start_contour(store: CaseStore, row: ClickSessionRow) -> Contour | None:
     """Return the contour that a session started from, as it was then."""
     return store.contour(row.case_id, purpose=_start_purpose(row.session_id), round_id=row.round_id)

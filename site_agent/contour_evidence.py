@@ -51,7 +51,7 @@ def save_annotation(
 
     Slices that are not among them stay in the draft, under a new epoch, with the time they took so
     far. With the last slice the draft goes and the case is released. The same message again
-    changes nothing.
+    gives the same answer and changes nothing.
 
     Args:
         store: of the site.
@@ -117,6 +117,7 @@ def save_review(
     verdict: Verdict,
     likert: int | None = None,
     reason: str = "",
+    click_session: "ClickSession | None" = None,
     now: datetime | None = None,
 ) -> ContourSaveRow | None:
     """Store the review of a model's contour, and release the case.
@@ -132,6 +133,7 @@ def save_review(
         verdict: what the reviewer chose.
         likert: 1 (unusable) to 5 (as I would draw it), or None.
         reason: of a rejection, one of `review.REJECTION_REASONS`.
+        click_session: where the model was asked; it is closed with it.
         now: UTC; None for the clock's.
 
     Returns:
@@ -145,13 +147,16 @@ def save_review(
     at = utc_now() if now is None else now
     if message is not None and (known := _saved_before(store, key, author, message)):
         return known[0]
-    model = store.contour_row(key.case_id, purpose="adapted", round_id=key.round_id)
-    if model is None:
-        raise ValueError("the model has not segmented this case in this round")
+    if message is not None and click_session is not None:
+        drafts.take(store, key, author=author, message=message, now=at)
+        click_session.take(message.target)
     with transaction(store.engine) as session:
         row, superseded = _received(session, store, key, author, message, at)
+        model = store.contour_row(key.case_id, purpose="adapted", round_id=key.round_id)
+        if model is None:
+            raise ValueError("the model has not segmented this case in this round")
         time = drafts.worked(row, until=at)
-        _, contour = review.put_review(
+        said, contour = review.put_review(
             session,
             store,
             key.round_id,
@@ -167,7 +172,9 @@ def save_review(
         if contour is not None:
             saved = _review_save(store, row, model.file, contour.file, time, at)
             session.add(saved)
-        _log(session, key, author, message, {"verdict": verdict, "active_s": time.active_s})
+        if click_session is not None:
+            click_session.close_within(session, active_s=time.active_s)
+        _log(session, key, author, message, {"verdict": said.verdict, "active_s": time.active_s})
         superseded |= drafts.files_of(row)
         session.delete(row)
         claims.let_go(session, key, author)
@@ -190,13 +197,15 @@ def saves(store: CaseStore, round_id: str, case_id: str | None = None) -> list[C
 def _saved_before(
     store: CaseStore, key: WorkKey, author: str, message: WorkMessage
 ) -> list[ContourSaveRow]:
-    """Return what this very message was saved as: its answer was lost on the way."""
+    """Return what this was saved as, where the answer was lost and the browser sends it again."""
+    drawn = mask_sha256(message.target)
     return [
         row
         for row in saves(store, key.round_id, key.case_id)
         if (row.purpose, row.author) == (key.purpose, author)
-        and row.sittings.get("epoch") == message.epoch
-        and row.sittings.get("saved_by") == [message.sitting, message.sequence]
+        and row.sittings["epoch"] == message.epoch
+        and row.sittings["sitting"] == message.sitting
+        and row.sittings["drawn_sha256"] == drawn
     ]
 
 
@@ -258,7 +267,7 @@ def _slice_save(
         start_file=row.start_file,
         file=task.file,
         mask_sha256=mask_sha256(stored),
-        sittings=_evidence(row, (z, UNBOUND)),
+        sittings=_evidence(row, mask_sha256(message.target), (z, UNBOUND)),
         active_s=active_s,
         model_wait_s=time.model_wait_s / len(slices),
         wall_s=time.wall_s,
@@ -275,13 +284,14 @@ def _review_save(
     geometry = store.geometry(row.case_id)
     model, stored = (store.read_mask(name, geometry.shape_zyx) for name in (start_file, file))
     degrees = revision_degrees_of_slices(model, stored)
+    drawn_sha256 = mask_sha256(stored)
     return ContourSaveRow(
         **_who(row),
         task_id=None,
         start_file=start_file,
         file=file,
-        mask_sha256=mask_sha256(stored),
-        sittings=_evidence(row, None),
+        mask_sha256=drawn_sha256,
+        sittings=_evidence(row, drawn_sha256, None),
         active_s=time.active_s,
         model_wait_s=time.model_wait_s,
         wall_s=time.wall_s,
@@ -331,11 +341,15 @@ def _who(row: DraftRow) -> dict[str, str]:
     return {name: getattr(row, name) for name in names}
 
 
-def _evidence(row: DraftRow, slices: tuple[int, ...] | None) -> dict[str, Any]:
-    """Return the draft's sittings for the record, with the actions on some slices or on all."""
+def _evidence(row: DraftRow, drawn_sha256: str, slices: tuple[int, ...] | None) -> dict[str, Any]:
+    """Return the draft's sittings for the record, with the actions on some slices or on all.
+
+    `drawn_sha256` is of the whole volume, as the viewer shows it.
+    """
     return {
         "epoch": row.epoch,
-        "saved_by": [row.sitting, row.sittings[row.sitting]["sequence"]] if row.sitting else [],
+        "sitting": row.sitting,
+        "drawn_sha256": drawn_sha256,
         "begun_at": row.begun_at.isoformat(),
         "sittings": {
             name: {

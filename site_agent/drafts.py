@@ -111,6 +111,13 @@ def restore(store: CaseStore, key: WorkKey, *, author: str) -> Draft | None:
     return None if row is None else _read(store, row)
 
 
+def epoch_of(store: CaseStore, key: WorkKey, *, author: str) -> str | None:
+    """Return the epoch of the author's draft; None where none was begun."""
+    with Session(store.engine) as session:
+        row = find(session, key, author)
+        return None if row is None else row.epoch
+
+
 def take(
     store: CaseStore,
     key: WorkKey,

@@ -157,13 +157,7 @@ class ClickSession:
     def accept_within(self, session: Session, *, active_s: float | None = None) -> None:
         """Do what `accept` does, inside a transaction of the caller."""
         row, mask = self._row, self.mask
-        click_store.finish(
-            session,
-            session_id=row.session_id,
-            steps_seen=self._written,
-            active_s=active_s,
-            result=click_store.mask_sha256(mask),
-        )
+        self.close_within(session, active_s=active_s)
         if row.task_id is not None:
             self._store.answer_task(
                 session,
@@ -181,6 +175,16 @@ class ClickSession:
         geometry = self._store.geometry(row.case_id)
         contour = Contour(roi_name, Mask(mask, geometry), self._provenance())
         self._store.add_contour(session, row.case_id, contour, CORRECTED, row.round_id, row.author)
+
+    def close_within(self, session: Session, *, active_s: float | None = None) -> None:
+        """Close the session where its contour is stored as something else, as by a review."""
+        click_store.finish(
+            session,
+            session_id=self.session_id,
+            steps_seen=self._written,
+            active_s=active_s,
+            result=self._results[-1],
+        )
 
     def _provenance(self) -> Provenance:
         if self._start is not None:

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from algorithms.contracts.canonical_json import canonical_json, sha256_hex
 from algorithms.contracts.errors import DataError
 from site_agent import audit_log
-from site_agent.accounts import SUBJECT_SEPARATOR, Account, find, note_refusal, of_subject
+from site_agent.accounts import SUBJECT_SEPARATOR, Account, note_refusal, of_row, of_subject
 from site_agent.database import AccountRow, SignInRow, transaction
 
 TOKEN_BYTES = 32
@@ -82,9 +82,8 @@ def account_of(
         row = session.get(SignInRow, _digest(token))
         if row is None or _left(row, now, idle_s, absolute_s) <= 0:
             return None
-        username = row.username
-    account = find(engine, username)
-    return None if account.disabled else account
+        account = session.get_one(AccountRow, row.username)
+        return None if account.disabled else of_row(account)
 
 
 def touch(engine: Engine, token: str, *, now: datetime, idle_s: float, absolute_s: float) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from algorithms.contracts.contour import Provenance
@@ -126,11 +126,11 @@ def signatures(store: CaseStore) -> list[tuple[SignatureRow, Standing]]:
 
 def is_outdated(session: Session, signature: SignatureRow) -> bool:
     """Say whether anybody reviewed the case, or returned a contour of it, after it was signed."""
-    review = _review(session, signature.round_id, signature.case_id)
+    reviewed_at = _last_reviewed_at(session, signature.case_id)
     contour = _last_word(session, signature.case_id)
-    if review is None or contour is None:
+    if reviewed_at is None or contour is None:
         return True
-    return max(review.reviewed_at, contour.saved_at) > signature.signed_at
+    return max(reviewed_at, contour.saved_at) > signature.signed_at
 
 
 def _standing(session: Session, signature: SignatureRow) -> Standing:
@@ -221,12 +221,11 @@ def _reviewed(
         raise DataError(
             f"{case_id}: reviewed by somebody else, who may sign: or review it yourself"
         )
-    if contour is None or (contour.purpose, contour.round_id, contour.author) != (
-        REVIEWED,
-        round_id,
-        review.author,
-    ):
+    ours = (REVIEWED, round_id, review.author)
+    if contour is None or (contour.purpose, contour.round_id, contour.author) != ours:
         raise DataError(f"{case_id}: another contour came after this review: review it again")
+    if _last_reviewed_at(session, case_id) != review.reviewed_at:
+        raise DataError(f"{case_id}: reviewed in another round after this: sign that review")
     return review, contour
 
 
@@ -235,6 +234,13 @@ def _review(session: Session, round_id: str, case_id: str) -> ReviewRow | None:
         ReviewRow.round_id == round_id, ReviewRow.case_id == case_id
     )
     return session.scalars(statement).first()
+
+
+def _last_reviewed_at(session: Session, case_id: str) -> datetime | None:
+    """Return when a case was reviewed last, in any round; a rejection leaves no contour."""
+    return session.scalar(
+        select(func.max(ReviewRow.reviewed_at)).where(ReviewRow.case_id == case_id)
+    )
 
 
 def _last_word(session: Session, case_id: str) -> ContourRow | None:

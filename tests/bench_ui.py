@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import sys
 import tempfile
 import time
@@ -26,9 +27,9 @@ from site_agent.config import open_home
 from site_agent.database import PackageRow, transaction, utc_now
 from site_agent.site_setup import initialise
 from tests.clinical_ui.browser import Server, Window, open_window, serve
+from tests.clinical_ui.people import PASSWORD, add_people
 
 PROBE = Path(__file__).with_name("clinical_ui") / "frame_probe.js"
-PAGE = Path(__file__).with_name("clinical_ui") / "bench_page.py"
 MODELS_ANSWER = "fedgtvViewer.state().actions.filter((one) => one[1] === 'model').length"
 STEPS, MOVES, CLICKS = 40, 25, 10
 QUIET_MS = 3000  # a draft goes out two seconds after the last change
@@ -88,7 +89,7 @@ LIMITS = {
     "sent while painting": ("bytes", 0.0),
     "received while painting": ("bytes", 0.0),
     "sent for a draft": ("bytes", None),
-    "margin points to contour": ("ms", None),
+    "margin points to contour, with loading the model": ("ms", None),
     "click to mask on screen, median": ("ms", 700.0),
     "click to mask on screen, slowest": ("ms", None),
 }
@@ -118,6 +119,7 @@ def make_site(folder: Path, kinds: Sequence[Kind]) -> CaseStore:
         for kind in kinds
     ]
     store.open_tasks(current.round_id, choices, actor="bench")
+    add_people(store.engine)
     return store
 
 
@@ -155,10 +157,18 @@ def measure(server: Server, kind: Kind, profile: Path) -> dict[str, float]:
 
 
 def _open(window: Window, kind: Kind) -> float:
+    """Sign in, and go from the list of work to the first case."""
+    page = window.page
+    page.goto(f"{window.url}/study")
+    window.sign_in("annotator", PASSWORD)
+    window.settle()
     began = time.perf_counter()
-    window.page.goto(f"{window.url}/?case={kind.case_id}")
-    window.page.evaluate("() => frameProbe.until(() => window.fedgtvViewer, 0)")
+    page.goto(f"{window.url}/annotate?case={kind.case_id}")
+    page.wait_for_function("() => window.fedgtvViewer !== undefined")
+    page.evaluate("() => frameProbe.until(() => true, 0)")
     ready = time.perf_counter() - began
+    page.get_by_role("button", name=re.compile("^(Start|Go on)$")).click()
+    page.wait_for_function("() => fedgtvViewer.state().mode === 'contour'")
     window.settle()
     return ready
 
@@ -250,7 +260,7 @@ def _click(window: Window, kind: Kind) -> dict[str, float]:
         )
         waits.append(_answered(window, "pointerdown", lambda at=at: page.mouse.click(*at)))
     return {
-        "margin points to contour": contour,
+        "margin points to contour, with loading the model": contour,
         "click to mask on screen, median": median(waits),
         "click to mask on screen, slowest": max(waits),
     }
@@ -328,11 +338,12 @@ def table(name: str, rows: Sequence[Figure]) -> str:
     """Write the figures of one case."""
     lines = [name]
     for row in rows:
-        value = f"{row.value:.0f}" if row.unit == "bytes" else f"{row.value:.3g}"
+        digits = {"bytes": 0, "ms": 1, "s": 2}[row.unit]
+        value = f"{row.value:.{digits}f}"
         judged = ""
         if row.limit is not None:
             judged = f"limit {row.limit:g}".ljust(12) + ("pass" if row.kept else "FAIL")
-        lines.append(f"  {row.what:<36} {value:>8} {row.unit:<6} {judged}".rstrip())
+        lines.append(f"  {row.what:<49} {value:>8} {row.unit:<6} {judged}".rstrip())
     return "\n".join(lines)
 
 
@@ -344,17 +355,20 @@ def main() -> None:
     arguments = parser.parse_args()
     kinds = [kind for kind in (MR, CT) if arguments.only in (None, kind.modality)]
     measured: dict[str, list[Figure]] = {}
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cores / 2:
+        sys.stdout.write(f"busy: load {load:.1f} on {cores} cores, the figures say little\n")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         store = make_site(folder / "home", kinds)
-        with serve(store.home.folder, folder / "server", script=PAGE) as server:
+        with serve(store.home.folder, folder / "server") as server:
             for kind in kinds:
                 found = measure(server, kind, folder / kind.modality)
                 measured[kind.name] = figures(found, limited=kind.limited)
                 sys.stdout.write(table(kind.name, measured[kind.name]) + "\n")
     if arguments.json is not None:
         report = {
-            "machine": {"processor": platform.processor(), "cores": os.cpu_count()},
+            "machine": {"processor": platform.machine(), "cores": cores, "load_before": load},
             "cases": {name: [asdict(row) for row in rows] for name, rows in measured.items()},
         }
         arguments.json.parent.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--disable-features=LocalNetworkAccessChecks",  # a page that a test has changed may connect
 ]
 SMALL_SCREEN = {"width": 1366, "height": 768}
 

@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says how busy the machine is, not whether it holds.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 # Before torch is imported: one thread and the CPU, so that weights can be compared bit by bit.
 # A person who sets CUDA_VISIBLE_DEVICES gets the accelerator.

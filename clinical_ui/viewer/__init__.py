@@ -33,7 +33,7 @@ __all__ = [
     "pack_volume",
 ]
 
-Message = dict[str, Any]
+Take = Callable[[object], None]
 
 
 def mount_volume(packed: bytes, key: str) -> None:
@@ -50,9 +50,9 @@ def mount_viewer(
     data: ViewerData,
     key: str,
     *,
-    on_draft: Callable[[Message], None],
-    on_prompt: Callable[[Message], None],
-    on_save: Callable[[Message], None],
+    on_draft: Take,
+    on_prompt: Take,
+    on_save: Take,
 ) -> None:
     """Show the viewer; call it inside a fragment.
 
@@ -80,7 +80,7 @@ def _component(name: str, script: str) -> Any:
     return st.components.v2.component(name, js=script)
 
 
-def _hand_over(key: str, trigger: str, take: Callable[[Message], None]) -> None:
+def _hand_over(key: str, trigger: str, take: Take) -> None:
     message = st.session_state[key].get(trigger)
-    if isinstance(message, dict):
+    if message is not None:
         take(message)

@@ -57,7 +57,8 @@ export function icon(name) {
 /** Make a button with an icon; its name and hotkey are its tooltip, its name its label. */
 export function iconButton(name, label, hotkey, onclick) {
   const title = hotkey ? `${label} (${hotkey})` : label;
-  const button = el("button", { type: "button", class: "icon", title, "aria-label": label, onclick });
+  const properties = { type: "button", class: "icon", title, "aria-label": label, onclick };
+  const button = el("button", properties);
   if (hotkey) button.setAttribute("aria-keyshortcuts", hotkey.replace("Ctrl", "Control"));
   button.append(icon(name));
   return button;

@@ -38,6 +38,7 @@ export function attachKeys(viewer, root, page) {
   root.addEventListener("keydown", (event) => {
     event.stopPropagation(); // Streamlit takes r (run again) and c (clear) for itself
     if (event.key === "Escape" && page.closeHelp()) return;
+    if (event.key === "Tab" && page.helpIsOpen()) event.preventDefault(); // it has one button only
     if (!viewer.volume || event.altKey || page.helpIsOpen()) return;
     const widget = event.target.closest?.("input, select, button");
     if (act(viewer, page, event, widget)) event.preventDefault();

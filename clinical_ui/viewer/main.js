@@ -7,7 +7,7 @@
  */
 
 import { Interface } from "./interface.js";
-import { exposeTestHook, withdrawTestHook } from "./test_hook.js";
+import { exposeTestHook, removeTestHook } from "./test_hook.js";
 import { readVolume } from "./volume.js";
 
 const VOLUMES_KEPT = 2;
@@ -34,11 +34,9 @@ function mountViewer({ data, parentElement, setTriggerValue }) {
   page.viewer.send = setTriggerValue; // a new one with every update
   if (data) takeData(page, data);
   return () => {
-    const left = pages.get(parentElement);
-    if (!left) return;
-    left.remove();
-    withdrawTestHook(left);
+    pages.get(parentElement)?.remove();
     pages.delete(parentElement);
+    removeTestHook();
   };
 }
 
@@ -46,7 +44,7 @@ function mountViewer({ data, parentElement, setTriggerValue }) {
 function takeData(page, data) {
   page.turn = (page.turn ?? Promise.resolve()).then(() =>
     takeOne(page, data).catch((error) => {
-      page.cover("The case cannot be shown. Reload the page; tell hospital IT if that does not help.");
+      page.cover("The case cannot be shown. Reload the page, or tell hospital IT.");
       console.error("fedgtv viewer:", error.message);
     }),
   );
@@ -63,7 +61,7 @@ async function takeOne(page, data) {
   if (!sameImage) page.cover("Reading the image …");
   const volume = await volumeOf(data.volume);
   if (await viewer.open(data, volume)) {
-    page.opened(sameImage);
+    page.opened();
     page.openMs = performance.now() - began;
     if (data.testing) exposeTestHook(page);
   }

@@ -46,10 +46,10 @@ export function exposeTestHook(page) {
       openMs: page.openMs,
     }),
   };
-  globalThis.fedgtvViewer = page.testHook = Object.freeze(hook);
+  globalThis.fedgtvViewer = Object.freeze(hook);
 }
 
-/** Take it back when its viewer goes away; another one may have put its own there since. */
-export function withdrawTestHook(page) {
-  if (globalThis.fedgtvViewer === page.testHook) delete globalThis.fedgtvViewer;
+/** Take it away with the viewer that it looks at. */
+export function removeTestHook() {
+  delete globalThis.fedgtvViewer;
 }

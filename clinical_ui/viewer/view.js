@@ -47,8 +47,8 @@ export class View {
 
   get sizeMm() {
     const { shape } = this.viewer.volume;
-    const { rows_axis: rows, columns_axis: columns, row_mm: rowMm, column_mm: columnMm } = this.spec;
-    return [shape[columns] * columnMm, shape[rows] * rowMm];
+    const { spec } = this;
+    return [shape[spec.columns_axis] * spec.column_mm, shape[spec.rows_axis] * spec.row_mm];
   }
 
   /** Return CSS px per mm. */
@@ -279,7 +279,8 @@ export class View {
     if (!brush || !hover || hover.view !== this) return;
     const radius = brush.radiusMm * this.scale;
     context.lineWidth = 1.5;
-    for (const [shift, colour] of [[1, "rgba(0, 0, 0, 0.6)"], [0, brush.erase ? "#ffb454" : "#fff"]]) {
+    const rim = [1, "rgba(0, 0, 0, 0.6)"];
+    for (const [shift, colour] of [rim, [0, brush.erase ? "#ffb454" : "#fff"]]) {
       context.strokeStyle = colour;
       context.beginPath();
       context.arc(hover.place[0], hover.place[1], Math.max(radius, 2) + shift, 0, 2 * Math.PI);

@@ -14,7 +14,8 @@ import { lightTable } from "./volume.js";
 
 const SMALLEST_RADIUS_MM = 0.5;
 const LARGEST_RADIUS_MM = 50;
-const OUTSIDE_COLOUR = [90, 169, 255];
+const INSIDE = { name: "Scribble inside", colour: [46, 230, 138], dash: [] };
+const OUTSIDE = { name: "Scribble outside", colour: [90, 169, 255], dash: [] };
 const PLAIN = { colour: [255, 92, 80], dash: [14, 10] };
 
 /** Holds the state of one viewer and every way to change it. */
@@ -80,8 +81,7 @@ export class Viewer {
     if (isSaved(data.stored, this.courier)) this._forget();
     this.leave();
     this.volume = volume;
-    this.masks = { target: new Mask(volume.shape, target), outside: new Mask(volume.shape, outside) };
-    this.history = new History(this.masks);
+    this._draw(target, outside);
     this.layers = layers;
     this.points = [];
     this.actions = [];
@@ -202,13 +202,15 @@ export class Viewer {
       unpack(data.target, length),
       unpack(data.outside, length),
     ]);
-    this.masks = {
-      target: new Mask(this.volume.shape, target),
-      outside: new Mask(this.volume.shape, outside),
-    };
-    this.history = new History(this.masks);
+    this._draw(target, outside);
     this._generation += 1;
     this.courier.forget();
+  }
+
+  _draw(target, outside) {
+    const { shape } = this.volume;
+    this.masks = { target: new Mask(shape, target), outside: new Mask(shape, outside) };
+    this.history = new History(this.masks);
   }
 
   async _readLayer(layer, volume) {
@@ -221,10 +223,10 @@ export class Viewer {
     return {
       work: {
         began_at: this.clock.beganAt,
-        elapsed_ms: this.clock.elapsedMs,
         active: this.clock.intervals(),
         waiting,
         actions: this.actions.map((action) => [...action]),
+        elapsed_ms: this.clock.elapsedMs, // last: nothing above may end after it
       },
       target: this.masks.target.runs(),
       outside: this.mode === "scribble" ? this.masks.outside.runs() : null,
@@ -252,7 +254,7 @@ export class Viewer {
 
   /** Keep an edit for undoing and tell the server about it soon. */
   finish(edit, detail = {}) {
-    if (edit.refused && edit.size === 0) this.hint("This slice was not asked for: it stays as it is.");
+    if (edit.refused && !edit.size) this.hint("This slice was not asked for: it stays as it is.");
     if (edit.points) this.points = edit.points.after;
     if (!this.history.record(edit)) return;
     this.act(edit.name, edit.z, { voxels: edit.size, ...detail });
@@ -515,12 +517,13 @@ export class Viewer {
 
   /** Return the name, colour and line of what is being drawn. */
   get targetStyle() {
+    if (this.mode === "scribble") return INSIDE;
     return { ...(this.data?.target_style ?? PLAIN), name: "Your contour" };
   }
 
   /** Say whether what is being drawn is shown beside the layers: not before a revision starts. */
   get hasTarget() {
-    return this.mode !== "view" || !this.data?.compare;
+    return this.mode !== "view";
   }
 
   /** Return what to draw, from below to above. */
@@ -531,13 +534,10 @@ export class Viewer {
     const all = layers.map((layer) => ({ ...layer, generation }));
     if (!this.hasTarget || !this.isShown("target")) return all;
     const scribble = this.mode === "scribble";
-    const own = { ...this.targetStyle, key: "target", mask: this.masks.target, generation };
-    if (scribble) {
-      const { outside } = this.masks;
-      const line = { key: "outside", colour: OUTSIDE_COLOUR, dash: [], fill: 0.35 };
-      all.push({ ...line, mask: outside, generation });
-    }
-    all.push({ ...own, fill: scribble ? 0.35 : 0.1 });
+    const { target, outside } = this.masks;
+    const fill = scribble ? 0.35 : 0.1;
+    if (scribble) all.push({ ...OUTSIDE, key: "outside", mask: outside, fill, generation });
+    all.push({ ...this.targetStyle, key: "target", mask: target, fill, generation });
     return all;
   }
 

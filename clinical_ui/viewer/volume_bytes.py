@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from algorithms.contracts.volume import Geometry, ImageArray, Volume
-from clinical_ui.slice_picture import percentile_window, radiological_view
+from clinical_ui.orientation import percentile_window, radiological_view
 
 _LEAST, _LARGEST = -32768, 32767
 _COMPRESSION = 1  # on one machine time counts for more than size
@@ -61,7 +61,9 @@ def quantise(image: ImageArray) -> tuple[NDArray[np.int16], float, float]:
     low, high = float(image.min()), float(image.max())
     if low >= _LEAST and high <= _LARGEST and (np.rint(image) == image).all():
         return image.astype(np.int16), 1.0, 0.0
-    slope = (high - low) / (_LARGEST - _LEAST) or 1.0
+    if low == high:
+        return np.zeros(image.shape, dtype=np.int16), 1.0, low
+    slope = (high - low) / (_LARGEST - _LEAST)
     levels = np.rint((image.astype(np.float64) - low) / slope) + _LEAST
     stored = np.clip(levels, _LEAST, _LARGEST).astype(np.int16)
     return stored, slope, low - _LEAST * slope

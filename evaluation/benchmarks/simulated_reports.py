@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 from numpy.random import Generator
 
-from algorithms.contracts.site_report import AnnotationSummary, SiteReport
+from algorithms.contracts.site_report import AnnotationSummary, SiteReport, Vendor
 from evaluation.case_metrics import CaseMetrics
 from evaluation.site_summary import (
     ARMS,
@@ -26,9 +26,12 @@ from evaluation.site_summary import (
 STUDY = "simulated-cohort"
 PACKAGE_ID = "5c" * 32
 SITES = {"north": 420, "south": 310, "east": 204, "west": 120, "island": 3}  # 1,057 patients
+MAKERS: dict[str, tuple[Vendor, ...]] = {"south": ("ge",), "west": ("ge",)}  # else siemens
 RATERS = "abcd"
 RATED_PATIENTS = 20
 _MEAN_DICE = {"direct": 0.70, "adapted": 0.83, "target_trained": 0.85}
+_GAIN_PER_ROUND = 0.006
+_SLICES_PER_ROUND = 4  # of every patient's 20
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class SimulatedSite:
     rows: tuple[PatientRow, ...]
     revisions: tuple[RevisionRow, ...]
     raters: tuple[RaterRow, ...]
+    round_number: int = 1
 
     def report(self, *, minimum_group_size: int = 5) -> SiteReport:
         """Summarise as a hospital does."""
@@ -54,19 +58,20 @@ class SimulatedSite:
             subject=ReportSubject(
                 study=STUDY,
                 site=self.name,
-                package_id=PACKAGE_ID,
-                model_version="v1",
+                package_id=PACKAGE_ID if self.round_number == 1 else f"{self.round_number:064x}",
+                model_version=f"v{self.round_number}",
                 adapted_model_sha256="7e" * 32,
                 code_version="0.1.0",
                 seed=0,
-                vendors=("siemens",),
+                vendors=MAKERS.get(self.name, ("siemens",)),
             ),
             annotation=AnnotationSummary(
                 strategy="stdr",
                 training_patients=patients,
                 training_slices=20 * patients,
-                selected_slices=4 * patients,
+                selected_slices=_SLICES_PER_ROUND * patients,
                 patients_with_selected_slices=patients,
+                earlier_slices=_SLICES_PER_ROUND * (self.round_number - 1) * patients,
                 simulated=True,
             ),
             revisions=self.revisions,
@@ -76,7 +81,11 @@ class SimulatedSite:
 
 
 def simulate_study(
-    generator: Generator, *, sites: dict[str, int] | None = None, failures: int = 1
+    generator: Generator,
+    *,
+    sites: dict[str, int] | None = None,
+    failures: int = 1,
+    round_number: int = 1,
 ) -> list[SimulatedSite]:
     """Draw the patients of a study.
 
@@ -84,13 +93,17 @@ def simulate_study(
         generator: draws everything.
         sites: patients of every hospital; None takes `SITES`.
         failures: patients of the first hospital whom the adapted model misses altogether.
+        round_number: every round asks for as many slices more, and adaptation gains a little.
     """
     drawn = []
     for i, (name, patients) in enumerate((SITES if sites is None else sites).items()):
         shift = 0.02 * generator.standard_normal()
         missed = failures if i == 0 else 0
+        gained = {"adapted": _GAIN_PER_ROUND * (round_number - 1)}
         dsc = {
-            arm: np.clip(generator.normal(mean + shift, 0.08, patients), 0.05, 0.99)
+            arm: np.clip(
+                generator.normal(mean + shift + gained.get(arm, 0.0), 0.08, patients), 0.05, 0.99
+            )
             for arm, mean in _MEAN_DICE.items()
         }
         dsc["adapted"][:missed] = 0.0
@@ -108,7 +121,9 @@ def simulate_study(
             for _ in range(patients)
         ]
         raters = list(_rate(generator, min(patients, RATED_PATIENTS)))
-        drawn.append(SimulatedSite(name, tuple(rows), tuple(revisions), tuple(raters)))
+        drawn.append(
+            SimulatedSite(name, tuple(rows), tuple(revisions), tuple(raters), round_number)
+        )
     return drawn
 
 

@@ -4,7 +4,6 @@ import os
 import re
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -33,12 +32,6 @@ FLAGS = [
 SMALL, LARGE = (1366, 768), (1920, 1080)  # the screens of a hospital
 SCREENSHOTS = "FEDGTV_SCREENSHOTS"
 START_LIMIT_S = 60
-_QUIET = (
-    "--server.address=127.0.0.1",
-    "--server.headless=true",
-    "--server.fileWatcherType=none",
-    "--browser.gatherUsageStats=false",
-)
 SHOW_LIMIT_MS = 30_000
 
 
@@ -46,15 +39,15 @@ SHOW_LIMIT_MS = 30_000
 class Server:
     """The pages of one site, served by the command that people use.
 
-    It can be killed and started again at the same address, as a hospital's server is. A trap stands
-    where its calls to the outside would arrive.
+    It can be killed and started again at the same address, as a hospital's server is. The viewer
+    lets tests look at its state. A trap stands where the server's calls to the outside would
+    arrive.
     """
 
     home: Path
     folder: Path
     port: int
     trap: socket.socket
-    script: Path | None = None
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -68,15 +61,11 @@ class Server:
         return self.folder / "server.log"
 
     def start(self) -> None:
-        command = launch.command(self.home, self.port)
-        if self.script is not None:
-            arguments = [str(self.script), "--server.port", str(self.port)]
-            command = [sys.executable, "-m", "streamlit", "run", *arguments, *_QUIET]
         proxy = f"http://{launch.ADDRESS}:{self.trap.getsockname()[1]}"
         calls_outside = {"http_proxy": proxy, "https_proxy": proxy, "no_proxy": ""}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command,
+                launch.command(self.home, self.port),
                 cwd=self.folder,
                 env={
                     **launch.environment(self.home, os.environ),
@@ -104,18 +93,12 @@ class Server:
 
 
 @contextmanager
-def serve(home: Path, folder: Path, *, script: Path | None = None) -> Iterator[Server]:
-    """Serve the site in `home`.
-
-    Args:
-        home: of the site.
-        folder: where the server runs and logs.
-        script: a page of a test, in place of the site's pages.
-    """
+def serve(home: Path, folder: Path) -> Iterator[Server]:
+    """Serve the site in `home`; `folder` is where the server runs and logs."""
     folder.mkdir(parents=True, exist_ok=True)
     with socket.create_server((launch.ADDRESS, 0)) as trap:
         trap.setblocking(False)
-        server = Server(home, folder, _free_port(), trap, script)
+        server = Server(home, folder, _free_port(), trap)
         try:
             server.start()
             yield server
@@ -153,7 +136,9 @@ class Window:
         # Streamlit puts a button that shows the password under the same label.
         self.page.locator("input[type=password]").fill(password)
         self.page.get_by_role("button", name=re.compile("^sign in$", re.IGNORECASE)).click()
-        self.page.locator("input[type=password]").wait_for(state="detached")
+        self.page.get_by_role("button", name="Sign out").wait_for()
+        # Until the browser holds the cookie, a reload would ask again.
+        self.page.wait_for_function("() => /(^|; )fedgtv_/.test(document.cookie)")
 
     def settle(self) -> None:
         """Wait until the server has nothing more to draw."""
@@ -161,6 +146,11 @@ class Window:
             "() => document.querySelector('[data-testid=stApp]')"
             "?.getAttribute('data-test-script-state') !== 'running'"
         )
+
+    def wait_for_case(self) -> None:
+        """Wait until the viewer shows a case."""
+        self.page.wait_for_function("() => window.fedgtvViewer !== undefined")
+        self.settle()
 
     def stroke(self, points: Sequence[tuple[float, float]], *, button: str = "left") -> None:
         """Press the mouse at the first point, move it over the others, and let go at the last."""

@@ -16,7 +16,8 @@ from tests.clinical_ui.synthetic_site import make_site
 
 PAGES = {
     "worklist": "worklist_page",
-    "case": "review_page",
+    "annotate": "annotation_page",
+    "review": "review_page",
     "study": "study_page",
     "accounts": "accounts_page",
 }
@@ -45,8 +46,9 @@ def run_page(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., AppTest]
         store: CaseStore, page: str, *, username: str | None = EVERYTHING, **query: str
     ) -> AppTest:
         monkeypatch.setenv(HOME_VARIABLE, str(store.home.folder))
-        arguments = "lambda: None, lambda: None" if page == "worklist" else ""
-        script = f"from clinical_ui import {PAGES[page]}\n{PAGES[page]}.show({arguments})\n"
+        arguments = {"worklist": "lambda: None, lambda: None", "annotate": "lambda: None"}
+        call = f"{PAGES[page]}.show({arguments.get(page, '')})"
+        script = f"from clinical_ui import {PAGES[page]}\n{call}\n"
         test = AppTest.from_string(script, default_timeout=30)
         add_people(store.engine)
         if username is not None:

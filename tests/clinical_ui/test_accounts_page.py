@@ -10,6 +10,11 @@ from tests.clinical_ui.people import PASSWORD, QUICK
 NEW = "another horse battery"
 
 
+def roles(page, form: int):
+    """Return the field of the form for changes (0) or for a new account (1)."""
+    return page.multiselect[form]
+
+
 def press(page, label: str):
     (button,) = (button for button in page.button if button.label == label)
     return button.click().run()
@@ -27,10 +32,11 @@ def test_somebody_is_added_and_signs_in(site, run_page):
     for label, text in {**texts, "Password": NEW}.items():
         (field,) = (f for f in page.text_input if f.label.startswith(label))
         field.input(text)
-    page.multiselect(key="roles_new").select("reviewer")
+    roles(page, 1).select("reviewer")
     page = press(page, "Add")
     assert not page.exception
     assert page.success[0].value == "carla: added."
+    assert {field.value for field in page.text_input} == {""}  # the password above all
     account = authenticate(site.engine, "carla", NEW, now=utc_now(), hasher=QUICK)
     assert account == Account("carla", "Dr Carla", "C^Carla", frozenset({"reviewer"}))
     with Session(site.engine) as session:
@@ -49,7 +55,7 @@ def test_roles_password_and_access_of_others_are_changed(site, run_page):
     username = "annotator"
     page = run_page(site, "accounts", username="it")
     assert page.selectbox[0].options == ["annotator", "everything", "lead", "reviewer"]
-    page.multiselect(key=f"roles_{username}").select("reviewer")
+    roles(page, 0).select("reviewer")
     (field,) = (f for f in page.text_input if f.label.startswith("New password"))
     field.input(NEW)
     page = press(page, "Save")
@@ -68,7 +74,7 @@ def test_too_short_a_password_changes_nothing(site, run_page):
     page = run_page(site, "accounts", username="it")
     (field,) = (f for f in page.text_input if f.label.startswith("New password"))
     field.input("short")
-    page.multiselect(key="roles_annotator").select("lead")
+    roles(page, 0).select("lead")
     page = press(page, "Save")
     assert "12 to 1024 characters" in page.error[0].value
     assert accounts.find(site.engine, "annotator").roles == {"annotator"}

@@ -7,8 +7,6 @@ from clinical_ui.case_layers import (
     Layer,
     first_slice,
     largest_slice,
-    most_changed_slice,
-    widest_slice,
 )
 
 
@@ -25,11 +23,6 @@ def test_the_largest_slice_has_the_most_voxels():
     assert largest_slice(boxes(0, 0)) is None
 
 
-def test_the_largest_change_is_where_most_voxels_differ():
-    assert most_changed_slice(boxes(5, 5, 5), boxes(5, 4, 9)) == 2
-    assert most_changed_slice(boxes(5, 5), boxes(5, 5)) is None
-
-
 def test_a_case_opens_at_its_most_final_contour():
     masks = {Layer.DIRECT: boxes(9, 0, 0), Layer.REVIEWED: boxes(0, 0, 2)}
     assert first_slice(masks, 3) == 2
@@ -42,10 +35,10 @@ def test_a_missed_tumour_falls_back_on_the_other_contours():
 def test_the_reference_does_not_show_the_way():
     masks = {Layer.REFERENCE: boxes(9, 0, 0, 0)}
     assert first_slice(masks, 4) == 2
-    assert widest_slice(masks) == 0
+    assert first_slice({**masks, Layer.ANNOTATION: boxes(0, 0, 0, 1)}, 4) == 3
 
 
-def test_contours_differ_by_line_and_symbol_as_well_as_colour():
+def test_contours_differ_by_line_as_well_as_colour():
     styles = [STYLES[layer] for layer in Layer]
-    for key in ("name", "symbol", "colour", "dash_px", "line"):
+    for key in ("name", "colour", "dash_px"):
         assert len({getattr(style, key) for style in styles}) == len(Layer)

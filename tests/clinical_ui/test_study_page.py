@@ -11,6 +11,7 @@ from algorithms.contracts.canonical_json import sha256_hex
 from algorithms.contracts.messages import RoundState
 from clinical_ui import study_job
 from clinical_ui.study_round import step_rows
+from site_agent import accounts
 from site_agent.database import AuditRow, utc_now
 from site_agent.egress import list_entries, verify_ledger
 from site_agent.live_progress import LiveProgress, ProgressWriter
@@ -18,15 +19,11 @@ from site_agent.model_store import active_model
 from site_agent.package_store import active_package
 from site_agent.round_counts import RoundCounts
 from site_agent.site_lock import only_worker
+from tests.clinical_ui.people import EVERYTHING
 from tests.clinical_ui.study_site import make_study_site
 from tests.clinical_ui.synthetic_site import MODEL_VERSION, PACKAGE_ID
 
 A, B, C = (sha256_hex(name)[:16] for name in (b"a", b"b", b"c"))
-
-
-@pytest.fixture
-def hospital_it(monkeypatch):
-    monkeypatch.setenv("FEDGTV_UI_HOSPITAL_IT", "it.example")
 
 
 @pytest.fixture
@@ -105,7 +102,7 @@ def test_every_step_is_done_now_failed_or_later(state, asked, marks):
 
 
 def test_nothing_can_be_changed_by_others(study, run_page):
-    page = run_page(study, "study")
+    page = run_page(study, "study", username="lead")
     assert not page.exception
     assert [button.key for button in page.button] == []
     assert messages(page) == []  # nothing is read either
@@ -129,7 +126,7 @@ def test_the_gate_is_told_for_every_model(study, run_page):
     ]
 
 
-def test_hospital_it_brings_a_model_into_use_and_goes_back(study, run_page, hospital_it):
+def test_hospital_it_brings_a_model_into_use_and_goes_back(study, run_page):
     page = run_page(study, "study")
     chosen = next(o for o in page.selectbox(key="model_choice").options if o.startswith(B))
     page.selectbox(key="model_choice").select(chosen).run()
@@ -143,25 +140,24 @@ def test_hospital_it_brings_a_model_into_use_and_goes_back(study, run_page, hosp
     page.button(key=f"rollback_{A}").click().run()
     assert active_model(study.engine) is None
     assert "rollback" not in " ".join(button.key for button in page.button)
-    done = [entry for entry in audited(study) if entry[1] == "it.example"]
-    assert done == [
-        ("model_activated", "it.example"),
-        ("model_rolled_back", "it.example"),
-        ("model_rolled_back", "it.example"),
+    assert [entry for entry in audited(study) if entry[0].startswith("model_")][-3:] == [
+        ("model_activated", EVERYTHING),
+        ("model_rolled_back", EVERYTHING),
+        ("model_rolled_back", EVERYTHING),
     ]
     history = table(page, "Time")
     assert history["What"].tolist()[0].endswith("back to the package's own model")
 
 
-def test_who_is_no_longer_hospital_it_changes_nothing(study, run_page, hospital_it, monkeypatch):
+def test_who_is_no_longer_hospital_it_changes_nothing(study, run_page):
     page = run_page(study, "study")
-    monkeypatch.delenv("FEDGTV_UI_HOSPITAL_IT")
+    accounts.set_roles(study.engine, EVERYTHING, ["lead"], actor="it", now=utc_now())
     page.button(key=f"rollback_{A}").click().run()
     assert active_model(study.engine).sha256.startswith(A)
     assert "Only hospital IT" in page.error[0].value
 
 
-def test_going_back_means_the_model_that_was_shown(study, run_page, hospital_it):
+def test_going_back_means_the_model_that_was_shown(study, run_page):
     """Two people press at the same moment: only one step is gone back."""
     mine, other = run_page(study, "study"), run_page(study, "study")
     key = next(b.key for b in other.button if b.key.startswith("activate_"))
@@ -172,7 +168,7 @@ def test_going_back_means_the_model_that_was_shown(study, run_page, hospital_it)
     assert "another model is in use by now" in mine.error[0].value
 
 
-def test_lost_weights_are_told_and_cannot_be_chosen(study, run_page, hospital_it):
+def test_lost_weights_are_told_and_cannot_be_chosen(study, run_page):
     next(study.home.models.glob(f"{B}*")).unlink()
     page = run_page(study, "study")
     assert table(page, "What the gate said").set_index("Model").loc[B, "State"].startswith("✕")
@@ -182,7 +178,7 @@ def test_lost_weights_are_told_and_cannot_be_chosen(study, run_page, hospital_it
 # -- packages -------------------------------------------------------------------------------------
 
 
-def test_hospital_it_approves_a_verified_package(study, run_page, hospital_it):
+def test_hospital_it_approves_a_verified_package(study, run_page):
     page = run_page(study, "study")
     facts = next(t.value for t in page.table if "About" in t.value.columns)
     assert "2.2.0, follows 2.1.0" in facts["Says"].tolist()
@@ -190,11 +186,11 @@ def test_hospital_it_approves_a_verified_package(study, run_page, hospital_it):
     page.button(key=key).click().run()
     assert not page.exception
     assert active_package(study.engine).model_version == "2.2.0"
-    assert ("package_approved", "it.example") in audited(study)
+    assert ("package_approved", EVERYTHING) in audited(study)
     assert "begins another round" in texts(page)
 
 
-def test_a_package_that_was_changed_cannot_be_approved(study, run_page, hospital_it):
+def test_a_package_that_was_changed_cannot_be_approved(study, run_page):
     page = run_page(study, "study")
     (key,) = (b.key for b in page.button if b.key.startswith("approve_"))
     folder = study.home.packages / next(
@@ -214,7 +210,7 @@ def test_a_package_that_was_changed_cannot_be_approved(study, run_page, hospital
 # -- what leaves ----------------------------------------------------------------------------------
 
 
-def test_hospital_it_reads_a_held_message_and_lets_it_leave(study, run_page, hospital_it):
+def test_hospital_it_reads_a_held_message_and_lets_it_leave(study, run_page):
     page = run_page(study, "study")
     (shown,) = messages(page)
     assert "&quot;kind&quot;: &quot;site_report&quot;" in shown
@@ -223,7 +219,7 @@ def test_hospital_it_reads_a_held_message_and_lets_it_leave(study, run_page, hos
     assert not page.exception
     entries = list_entries(study.engine)
     assert [entry.state for entry in entries] == ["released", "held", "approved"]
-    assert ("release_approved", "it.example") in audited(study)
+    assert ("release_approved", EVERYTHING) in audited(study)
     assert verify_ledger(study.home, study.engine) == 3
     ledger = next(d.value for d in page.dataframe if "Size" in d.value.columns)
     assert ledger["State"].tolist()[:2] == ["✓ approved to leave", "✓ was held, then approved"]
@@ -232,7 +228,7 @@ def test_hospital_it_reads_a_held_message_and_lets_it_leave(study, run_page, hos
     assert page.toast[0].value == "✓ 3 entries, unbroken."
 
 
-def test_a_changed_copy_of_a_message_is_told(study, run_page, hospital_it):
+def test_a_changed_copy_of_a_message_is_told(study, run_page):
     (copy,) = (study.home.ledger / "held").iterdir()
     copy.write_bytes(copy.read_bytes().replace(b"0.8", b"0.9"))
     page = run_page(study, "study")
@@ -286,7 +282,7 @@ def test_reviews_are_summarised_for_all_and_for_each(study, run_page):
 # -- the job --------------------------------------------------------------------------------------
 
 
-def test_a_running_job_shows_its_bar_and_no_button(study, run_page, hospital_it):
+def test_a_running_job_shows_its_bar_and_no_button(study, run_page):
     with only_worker(study.home):
         writer = ProgressWriter(study.home, "stage1")
         writer.update(100, 400, 0.5)
@@ -299,7 +295,7 @@ def test_a_running_job_shows_its_bar_and_no_button(study, run_page, hospital_it)
         assert "continue" not in {button.key for button in page.button}
 
 
-def test_a_killed_job_is_told_with_the_way_on(study, run_page, hospital_it):
+def test_a_killed_job_is_told_with_the_way_on(study, run_page):
     ProgressWriter(study.home, "stage3").update(30, 400, -1.0)
     page = run_page(study, "study")
     assert "stopped at 30 of 400" in texts(page)

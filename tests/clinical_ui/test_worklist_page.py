@@ -4,11 +4,12 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from clinical_ui import sign_in, wording
+from clinical_ui import wording
 from clinical_ui.work_items import Show
-from site_agent import claims
+from site_agent import accounts, claims
 from site_agent.claims import WorkKey
-from site_agent.database import AuditRow
+from site_agent.database import AuditRow, utc_now
+from tests.clinical_ui.people import EVERYTHING
 from tests.clinical_ui.synthetic_site import CASES, REVIEWED_CASE, UNREVIEWED_CASE, make_site
 
 FREE_CASE, BEGUN_CASE, FINISHED_CASE = CASES[2], CASES[0], CASES[1]
@@ -68,11 +69,11 @@ def test_one_click_claims_the_next_case_and_opens_its_most_wanted_slice(annotati
     assert not page.exception
     assert page.session_state["open_case"] == BEGUN_CASE
     assert page.session_state["open_slices"] == {BEGUN_CASE: 3}
-    assert holders(annotating) == {(BEGUN_CASE, "annotation"): sign_in.current().username}
+    assert holders(annotating) == {(BEGUN_CASE, "annotation"): EVERYTHING}
 
 
 def test_what_i_hold_comes_first_and_can_be_given_back(annotating, run_page):
-    claims.claim(annotating, key(annotating, FREE_CASE), author=sign_in.current().username)
+    claims.claim(annotating, key(annotating, FREE_CASE), author=EVERYTHING)
     page = run_page(annotating, "worklist")
     assert rows(page) == [FREE_CASE, BEGUN_CASE]
     assert "yours since just now" in texts(page)
@@ -105,7 +106,32 @@ def test_a_claim_of_somebody_else_is_released_after_a_question_and_on_record(ann
     assert holders(annotating) == {}
     with Session(annotating.engine) as session:
         newest = session.scalars(select(AuditRow).order_by(AuditRow.sequence.desc())).first()
-    assert (newest.actor, newest.subject) == (sign_in.current().username, BEGUN_CASE)
+    assert (newest.actor, newest.subject) == (EVERYTHING, BEGUN_CASE)
+
+
+def test_a_role_that_is_gone_takes_nothing_any_more(annotating, run_page):
+    claims.claim(annotating, key(annotating, BEGUN_CASE), author="dr-beta")
+    page = run_page(annotating, "worklist")
+    page.button(key=f"ask_annotation_{BEGUN_CASE}").click().run()
+    accounts.set_roles(annotating.engine, EVERYTHING, ["reviewer"], actor="it", now=utc_now())
+    page.button(key=f"force_annotation_{BEGUN_CASE}").click().run()
+    assert "Hospital IT can give an account more roles" in page.error[0].value
+    assert holders(annotating) == {(BEGUN_CASE, "annotation"): "dr-beta"}
+
+
+@pytest.mark.parametrize(
+    ("username", "offered"),
+    [
+        ("annotator", ["Start next", "Open", "Claim", "Look"]),
+        ("reviewer", ["Look", "Look"]),
+        ("it", ["Release …"]),
+        ("lead", ["Release …"]),
+    ],
+)
+def test_everybody_is_offered_what_the_role_may_do(annotating, run_page, username, offered):
+    claims.claim(annotating, key(annotating, BEGUN_CASE), author="dr-beta")
+    page = run_page(annotating, "worklist", username=username)
+    assert labels(page) == offered
 
 
 def test_filters_narrow_the_list(annotating, run_page):
@@ -139,7 +165,7 @@ def test_cases_to_review_show_state_and_revision(site, run_page):
 def test_reviews_are_claimed_apart_from_annotations(site, run_page):
     page = run_page(site, "worklist")
     page.button(key=f"claim_review_{UNREVIEWED_CASE}").click().run()
-    assert holders(site) == {(UNREVIEWED_CASE, "review"): sign_in.current().username}
+    assert holders(site) == {(UNREVIEWED_CASE, "review"): EVERYTHING}
     assert "open_case" not in page.session_state
     page.button(key=f"open_review_{UNREVIEWED_CASE}").click().run()
     assert page.session_state["open_case"] == UNREVIEWED_CASE

@@ -1,8 +1,9 @@
 """A page with nothing but the viewer, and a server behind it that keeps everything in memory.
 
 Streamlit runs this file. Query parameters choose the case: mode, prompts, shape ("z,y,x"), asked
-(slices "4,6"), compare, idle (s). The model's contour is a ball around the points. What the
-browser sends is kept in the folder that an environment variable names, over restarts too.
+(slices "4,6"), compare, idle (s), elsewhere (a second page). The model's contour is a ball around
+the points. What the browser sends is kept in the folder that an environment variable names, over
+restarts too.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ import streamlit as st
 
 from algorithms.contracts.volume import Geometry, Volume
 from clinical_ui.case_layers import STYLES, Layer
-from clinical_ui.slice_picture import percentile_window
+from clinical_ui.orientation import percentile_window
 from clinical_ui.viewer import (
     SelectedSlice,
     ViewerData,
@@ -166,6 +167,9 @@ def main() -> None:
     compare = query.get("compare") == "1"
     start = model if compare else np.zeros(shape, dtype=bool)
     draft = draft_of(tuple(sorted(query.to_dict().items())), shape, start)
+    if query.get("elsewhere") and st.sidebar.checkbox("Elsewhere"):
+        st.write("Another page")
+        return
     mount_volume(packed, key="volume")
 
     @st.fragment

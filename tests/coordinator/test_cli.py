@@ -9,6 +9,7 @@ import pytest
 from coordinator.config import open_home
 from coordinator.study_store import StudyStore
 from coordinator.study_workflow import SiteEvent
+from evaluation.report_seal import SIGNED_FILES, verify_report
 from site_agent.config import open_home as open_site_home
 from site_agent.database import open_database
 from tests.simulated_site import (
@@ -57,7 +58,9 @@ def test_a_study_by_command(tmp_path: Path) -> None:
         "study.html",
         "study.csv",
         "study.json",
+        "study.signature.json",
     }
+    assert set(verify_report(tmp_path / "out", key).files) == set(SIGNED_FILES)
 
 
 @pytest.mark.parametrize(

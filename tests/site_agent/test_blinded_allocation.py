@@ -125,6 +125,7 @@ def test_the_longest_allocation_fits_its_seal() -> None:
         (KEY, "r1", 4, "exchanged"),
         (KEY, "r2", 3, "exchanged"),
     ],
+    ids=["another key", "another place", "another reading"],  # a key drawn anew is no name
 )
 def test_a_seal_of_another_place_or_key_is_refused(key, reading, place, words) -> None:
     sealed = seal_allocation(allocation(), KEY)

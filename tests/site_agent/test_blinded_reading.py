@@ -34,7 +34,7 @@ from site_agent.blinded_results import (
     write_csv,
 )
 from site_agent.case_store import CaseStore
-from site_agent.database import AuditRow, BlindedReadingRow, ContourRow, transaction
+from site_agent.database import AuditRow, BlindedReadingRow, ContourRow, ReviewRow, transaction
 from site_agent.erasure import erase
 from tests.phantoms import filled_store, make_home
 from tests.site_agent.test_cli import run as run
@@ -225,6 +225,25 @@ def test_only_cases_with_every_wanted_contour_are_read(store) -> None:
         begin(store, "r3")
 
 
+def test_a_rejected_case_has_no_reviewed_contour(store) -> None:
+    """Whatever a review before the rejection left."""
+    with transaction(store.engine) as session:
+        session.add(
+            ReviewRow(
+                round_id=store.latest_round().round_id,
+                case_id="case-000000000000",
+                verdict="rejected",
+                revision_degree_percent=100.0,
+                author="olga",
+                simulated=False,
+                reviewed_at=NOW,
+            )
+        )
+    assert begin(store) == CASES - 1
+    assert "case-000000000000" not in {row.case_id for row in rows(store)}
+    assert begin(store, "r2", arms=("adapted", "reference")) == CASES
+
+
 # -- judging ------------------------------------------------------------------------------------
 
 
@@ -266,6 +285,7 @@ def test_another_reader_s_reading_is_closed(store) -> None:
 # -- opening the seals --------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("each_database")
 def test_the_seals_stay_closed_until_all_is_judged(store) -> None:
     begin(store)
     for _ in range(CASES - 1):

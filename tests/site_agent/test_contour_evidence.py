@@ -282,6 +282,25 @@ def test_what_is_measured_is_what_can_be_measured_again(store, seed, share) -> N
         )
 
 
+def test_clicks_of_a_review_are_closed_with_it(store) -> None:
+    from site_agent.segmentation import open_case
+
+    key = review(store)
+    model = store.contour(REVIEWED, purpose="adapted", round_id=key.round_id)
+    window = begun(store, key, MODEL).work(4000)
+    clicks = open_case(store, REVIEWED, author=DR_A, start=model, round_id=key.round_id)
+    window.target = clicks.refine(foreground=[(1, 3, 3)])
+    window.target[0, 0, 0] = True
+    row = save(store, key, window.save(), click_session=clicks)
+    assert row.mask_sha256 == mask_sha256(window.target)
+    with Session(store.engine) as session:
+        (kept,) = session.scalars(select(ClickSessionRow)).all()
+    assert (kept.state, kept.clicks, kept.active_s) == ("finished", 1, 4.0)
+    assert store.contour(REVIEWED, purpose="corrected", round_id=key.round_id) is None
+    finished = next(entry for entry in audit(store) if entry.event == "clicks_accepted")
+    assert finished.detail["mask_sha256"] == row.mask_sha256
+
+
 @pytest.mark.parametrize("chosen", ["accepted", "revised"])
 def test_the_masks_decide_between_accepted_and_revised(store, chosen) -> None:
     key = review(store)
@@ -304,16 +323,16 @@ def test_accepted_without_a_stroke_is_what_was_begun(store) -> None:
     assert (row.active_s, row.wall_s, only_review(store).verdict) == (0.0, 60.0, "accepted")
 
 
-@pytest.mark.parametrize("reason", REJECTION_REASONS)
-def test_a_rejected_case_keeps_no_contour(store, reason) -> None:
+def test_a_rejected_case_keeps_no_contour(store) -> None:
     key = review(store)
     before = masks(store, REVIEWED)
-    window = begun(store, key, MODEL).work(2000)
-    window.target = REVISED
-    assert save(store, key, window.save(), "rejected", reason=reason, likert=1) is None
-    said = only_review(store)
-    assert (said.verdict, said.reason, said.revision_degree_percent) == ("rejected", reason, 100.0)
-    assert (said.active_s, said.wall_s) == (2.0, 60.0)
+    for reason in REJECTION_REASONS:
+        window = begun(store, key, MODEL).work(2000)
+        window.target = REVISED
+        assert save(store, key, window.save(), "rejected", reason=reason, likert=1) is None
+        said = only_review(store)
+        assert (said.verdict, said.reason, said.likert) == ("rejected", reason, 1)
+        assert (said.revision_degree_percent, said.active_s, said.wall_s) == (100.0, 2.0, 60.0)
     assert store.contour(REVIEWED, purpose=REVIEWED_PURPOSE, round_id=key.round_id) is None
     assert masks(store, REVIEWED) == before
     assert contour_evidence.saves(store, key.round_id) == []
@@ -377,11 +396,11 @@ def test_an_answer_that_was_lost_is_given_again(store) -> None:
     key = review(store)
     window = begun(store, key, MODEL).work(100)
     window.target = REVISED
-    message = window.save()
-    first = save(store, key, message)
-    again = save(CaseStore(store.home), key, message, seconds=99)
+    first = save(store, key, window.save())
+    again = save(CaseStore(store.home), key, window.idle(9000).save(), seconds=99)
     assert (again.id, again.wall_s) == (first.id, 60.0)
-    with pytest.raises(DataError, match=r"was released|begun anew"):
+    window.target = MODEL
+    with pytest.raises(DataError, match="was released"):
         save(store, key, window.save(), seconds=99)
     other = annotation(store)
     drawing = begun(store, other, sitting="b").work(100, 2)

@@ -120,6 +120,7 @@ def test_what_was_signed_is_approved_by_name_and_time(home, store, tmp_path) -> 
     assert name.startswith(case_of(store))
 
 
+@pytest.mark.usefixtures("each_database")
 def test_it_is_made_once_and_the_same_ever_after(home, store) -> None:
     signature = signed(store)
     first = signed_rtstruct(home, store, signature.id, actor=DOCTOR)

@@ -18,6 +18,7 @@ from site_agent.database import (
     AuditRow,
     ContourRow,
     ReviewRow,
+    RoundRow,
     SignatureRow,
     transaction,
     utc_now,
@@ -53,7 +54,10 @@ def store(tmp_path) -> CaseStore:
 
 
 def round_of(store: CaseStore) -> str:
-    return store.latest_round().round_id
+    """Return the round that the cases were segmented in."""
+    with Session(store.engine) as session:
+        adapted = select(ContourRow.round_id).where(ContourRow.purpose == "adapted")
+        return session.scalars(adapted.limit(1)).one()
 
 
 def model(store: CaseStore, case_id: str = CASE) -> np.ndarray:
@@ -145,6 +149,26 @@ def review_in_a_later_round(store: CaseStore) -> None:
     store.save_contour(CASE, contour, purpose=REVIEWED, round_id="later", author=DOCTOR)
 
 
+def reject_in_a_later_round(store: CaseStore) -> None:
+    """A rejection leaves no contour."""
+    with transaction(store.engine) as session:
+        first = session.scalars(select(RoundRow)).one()
+        columns = {c.key: getattr(first, c.key) for c in RoundRow.__table__.columns}
+        session.add(RoundRow(**{**columns, "round_id": "later"}))
+        session.flush()
+        session.add(
+            ReviewRow(
+                round_id="later",
+                case_id=CASE,
+                verdict="rejected",
+                revision_degree_percent=100.0,
+                author="otto",
+                simulated=False,
+                reviewed_at=utc_now(),
+            )
+        )
+
+
 def forget_the_review(store: CaseStore) -> None:
     with transaction(store.engine) as session:
         session.delete(session.scalars(select(ReviewRow)).one())
@@ -157,6 +181,7 @@ REFUSALS: dict[str, tuple[Callable[[CaseStore], None], str]] = {
     "somebody else's": (lambda store: review(store, by="otto"), "reviewed by somebody else"),
     "returned since": (return_contour, "another contour came after"),
     "reviewed in a later round": (review_in_a_later_round, "another contour came after"),
+    "rejected in a later round": (reject_in_a_later_round, "in another round after this"),
 }
 
 
@@ -206,6 +231,7 @@ LATER_WORDS = {
     "rejected": reject,
     "returned": return_contour,
     "in a later round": review_in_a_later_round,
+    "rejected in a later round": reject_in_a_later_round,
 }
 
 
@@ -218,6 +244,7 @@ def test_any_later_word_makes_the_signature_outdated(store, word) -> None:
     assert verify(store) == []  # what was signed then is as it was
 
 
+@pytest.mark.usefixtures("each_database")
 def test_signed_revised_and_signed_again(store) -> None:
     first = signed(store)
     review(store, shift=2)

@@ -21,7 +21,7 @@ def runs(mask: MaskArray) -> str:
 
 def packed(data: bytes) -> str:
     """Zip and write as base64."""
-    return base64.b64encode(gzip.compress(data)).decode()
+    return base64.b64encode(gzip.compress(data, mtime=0)).decode()
 
 
 class Window:
