@@ -47,7 +47,7 @@ def contour_layers(
 def _viewer(desk: Desk, data: ViewerData, role: str, key: str) -> None:
     """Mount the viewer; what it sends runs only this part of the page."""
     mount_viewer(
-        replace(data, **desk.state()),
+        replace(data, idle_limit_s=desk.store.home.config.idle_limit_s, **desk.state()),
         key,
         on_draft=_checked(desk, role, desk.take),
         on_prompt=_checked(desk, role, desk.prompt),

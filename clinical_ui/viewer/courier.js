@@ -188,7 +188,9 @@ export class Courier {
     if (recovered) {
       recovered.sequence += 1;
       const { target, outside, earlier: _, ...rest } = recovered;
-      head = rest;
+      // The server places a sitting by how long ago it began; it was kept a while ago.
+      const ago = Date.now() - Date.parse(rest.began_at);
+      head = { ...rest, elapsed_ms: Math.max(rest.elapsed_ms, ago) };
       runs = [fromText(target), outside && fromText(outside)];
     } else {
       this.sequence += 1;

@@ -45,7 +45,8 @@ export class Interface {
     this.panel.opened();
     for (const view of this.views) view.fit();
     this._cover.hidden = true;
-    if (document.activeElement === document.body) {
+    // From the button that opened it, too: its keys would go to Streamlit; not from who is typing.
+    if (!document.activeElement?.matches("input, select, textarea, [contenteditable]")) {
       this.focusLarge();
     }
     this.refresh();

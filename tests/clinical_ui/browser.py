@@ -7,7 +7,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -177,12 +177,24 @@ class Window:
 
 @contextmanager
 def open_window(url: str, profile: Path, size: tuple[int, int] = SMALL) -> Iterator[Window]:
-    """Open a browser with a profile of its own, as a second person at a second screen has."""
+    """Open a browser with a profile of its own."""
+    with open_windows(url, [profile], size) as (window,):
+        yield window
+
+
+@contextmanager
+def open_windows(
+    url: str, profiles: Sequence[Path], size: tuple[int, int] = SMALL
+) -> Iterator[list[Window]]:
+    """Open one browser for each profile, as people at screens of their own have."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if not CHROMIUM.is_file():
         absent(str(CHROMIUM), "chromium")
-    with playwright.sync_playwright() as driver, _browser(driver, profile, size) as context:
-        yield watch(context, url)
+    with playwright.sync_playwright() as driver, ExitStack() as open_browsers:
+        yield [
+            watch(open_browsers.enter_context(_browser(driver, profile, size)), url)
+            for profile in profiles
+        ]
 
 
 @contextmanager

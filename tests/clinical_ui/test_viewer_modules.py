@@ -501,3 +501,33 @@ def test_intervals_are_ordered_and_never_overlap(js, seed):
     for start, end in got["waits"]:
         assert ((edges[:, 1] <= start) | (edges[:, 0] >= end)).all()
     assert json.dumps(got["active"])  # plain numbers
+
+
+# -- what an earlier page could not send ----------------------------------------------------------
+
+
+def test_a_sitting_that_ended_earlier_is_sent_with_how_long_ago_it_began(js):
+    began_s_ago, worked_ms = 60, 1500
+    sent = js(
+        """
+        const began_at = new Date(Date.now() - 1000 * ago).toISOString();
+        const times = { began_at, elapsed_ms: worked, active: [[0, worked, -1]], waiting: [] };
+        const kept = { ...times, actions: [], epoch: "e", sitting: "a".repeat(16), sequence: 3 };
+        const target = m.run_lengths.toText(new Uint32Array([6]));
+        const text = JSON.stringify({ ...kept, revision: 2, target, outside: null, earlier: [] });
+        sessionStorage.setItem(m.courier.storageKey("e"), text);
+        const arrived = new Promise((resolve) => {
+          new m.courier.Courier({ epoch: "e", revision: 2, mayDraft: () => false,
+            isActive: () => false, changed: () => {}, snapshot: () => null,
+            send(kind, message) { this.close?.(); resolve(message); } });
+        });
+        const message = await arrived;
+        sessionStorage.clear();
+        return message;
+        """,
+        ago=began_s_ago,
+        worked=worked_ms,
+    )
+    assert (sent["sitting"], sent["sequence"]) == ("a" * 16, 4)
+    assert sent["active"] == [[0, worked_ms, -1]]
+    assert began_s_ago * 1000 <= sent["elapsed_ms"] < began_s_ago * 1000 + 30_000

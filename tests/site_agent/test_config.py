@@ -49,6 +49,8 @@ def test_the_environment_overrides_the_file(tmp_path, monkeypatch) -> None:
         ('treads = "2"', "did you mean 'threads'"),
         ("minimum_group_size = 1", "minimum_group_size"),
         ("test_share = 1.0", "test_share"),
+        ("idle_limit_s = 4.9", "idle_limit_s"),
+        ("idle_limit_s = 601", "idle_limit_s"),
         ('trusted_keys = ["zz"]', "trusted_keys"),
         ('database_url = "nonsense"', "key 'database_url': .*no SQLAlchemy URL"),
         ('database_url = "nosuch://db"', "key 'database_url': .*no SQLAlchemy URL"),

@@ -1,0 +1,93 @@
+"""What a doctor's hands do in the viewer of the real pages, and what can be seen of it."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from algorithms.contracts.volume import MaskArray
+from site_agent.claims import WorkKey
+from tests.clinical_ui.browser import Window
+from tests.clinical_ui.people import PASSWORD
+
+PAGES = {"annotation": "annotate", "review": "review"}
+BEGIN = re.compile("^(Start|Go on|Start revision|Revise again)$")
+WAIT_MS = 60_000  # generous: five browsers may share two cores
+
+
+@dataclass
+class Hands:
+    """A doctor at a window.
+
+    Attributes:
+        window: of the browser.
+        shape_zyx: of the case that is open.
+    """
+
+    window: Window
+    shape_zyx: tuple[int, int, int]
+
+    @property
+    def page(self) -> Any:
+        """Return the page as Playwright drives it."""
+        return self.window.page
+
+    def open(self, key: WorkKey, username: str | None = None) -> None:
+        """Open a case on its page; `username` signs in first."""
+        self.page.goto(f"{self.window.url}/{PAGES[key.purpose]}?case={key.case_id}")
+        if username is not None:
+            self.page.get_by_label("User name").wait_for(timeout=WAIT_MS)
+            self.window.sign_in(username, PASSWORD)
+        self.wait("true")
+
+    def begin(self, tool: str = "b") -> None:
+        """Start to draw, with a tool of the keyboard."""
+        self.page.get_by_role("button", name=BEGIN).click()
+        self.wait("fedgtvViewer.state().mode !== 'view'")
+        self.page.keyboard.press(tool)
+
+    def wait(self, what: str) -> None:
+        """Wait until there is a viewer and an expression about it is true."""
+        self.page.wait_for_function(
+            f"() => window.fedgtvViewer && ({what})", timeout=WAIT_MS, polling=50
+        )
+
+    def wait_stored(self) -> None:
+        """Wait until the server has everything that is drawn."""
+        self.wait("!fedgtvViewer.state().unsent && !fedgtvViewer.state().busy")
+
+    def ask(self, what: str) -> Any:
+        """Return what the viewer's test hook says."""
+        return self.page.evaluate(f"fedgtvViewer.{what}")
+
+    def state(self) -> dict[str, Any]:
+        """Return the viewer's state."""
+        return dict(self.ask("state()"))
+
+    def checksum(self) -> str:
+        """Return the checksum of what is on screen, as the browser computes it."""
+        return str(self.ask("checksum()"))
+
+    def mask(self) -> MaskArray:
+        """Return what is on screen."""
+        runs = self.ask("runs()")
+        return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(self.shape_zyx)
+
+    def at(self, z: int, y: float, x: float) -> tuple[float, float]:
+        """Return where a voxel is in the large plane."""
+        place = self.ask(f"screen({z}, {y}, {x})")
+        return place["x"], place["y"]
+
+    def click(self, z: int, y: float, x: float) -> None:
+        """Click on a voxel."""
+        self.page.mouse.click(*self.at(z, y, x))
+
+    def stroke(self, z: int, yx: Sequence[tuple[float, float]]) -> None:
+        """Draw from voxel to voxel of a slice."""
+        self.window.stroke([self.at(z, y, x) for y, x in yx])
+
+    def button(self, name: str) -> Any:
+        """Return a button by its words."""
+        return self.page.get_by_role("button", name=re.compile(f"^{name}$"))

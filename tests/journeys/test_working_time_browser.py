@@ -1,0 +1,385 @@
+"""How long a doctor worked, whatever happened meanwhile, against the test's own clock.
+
+The test is the doctor: it knows when it works, and when it pauses, looks elsewhere, reloads, or has
+no server. What is stored must say the same within a second, with every voxel that was drawn.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from algorithms.contracts.contour import Contour, Provenance
+from algorithms.contracts.volume import Mask, MaskArray
+from site_agent import contour_evidence, drafts
+from site_agent.case_store import CaseStore, SliceChoice
+from site_agent.claims import WorkKey, holders
+from site_agent.click_store import mask_sha256
+from site_agent.database import DraftRow, ReviewRow
+from site_agent.dicom_series import read_series
+from site_agent.ingest import ingest
+from site_agent.pacs_export import export_rtstruct
+from site_agent.rtstruct import read_rtstruct
+from tests.clinical_ui.browser import Server, open_window, serve
+from tests.clinical_ui.people import EVERYTHING, add_people
+from tests.clinical_ui.viewer_hands import Hands
+from tests.phantoms import SHAPE_ZYX, make_home
+from tests.site_agent.test_cli import start_round
+from tests.site_agent.test_ingest import write_patient
+
+pytestmark = pytest.mark.journey
+
+ASKED = (2, 4)
+IDLE_LIMIT_S = 5
+AWAY_S = 2.5  # more than the second by which the stored time may be wrong
+WORK_S = 2.5
+
+
+@dataclass
+class Hospital:
+    """A site with one patient from DICOM: two slices to annotate, and a contour to review."""
+
+    store: CaseStore
+    server: Server
+    images: Path
+    round_id: str
+    case_id: str
+    model: MaskArray
+
+    def key(self, purpose) -> WorkKey:
+        return WorkKey(self.round_id, self.case_id, purpose)
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory) -> Iterator[Hospital]:
+    folder = tmp_path_factory.mktemp("working-time")
+    write_patient(folder / "export", 1)
+    home = make_home(folder / "home", idle_limit_s=IDLE_LIMIT_S)
+    store = CaseStore(home)
+    (case_id,) = ingest(home, store, folder / "export", actor="test")
+    round_id = start_round(store)
+    store.open_tasks(
+        round_id, [SliceChoice(case_id, z, "chosen", 1.0) for z in ASKED], actor="test"
+    )
+    reference = store.contour(case_id, purpose="reference").mask
+    model = np.roll(reference.voxels, 2, axis=2)
+    contour = Contour("GTVp", Mask(model, reference.geometry), Provenance.AUTOMATIC)
+    store.save_contour(case_id, contour, purpose="adapted", round_id=round_id, author="model")
+    add_people(store.engine)
+    images = folder / "images"
+    images.mkdir()
+    for file in (folder / "export").glob("MR.*.dcm"):
+        file.rename(images / file.name)
+    with serve(home.folder, folder / "run") as server:
+        yield Hospital(store, server, images, round_id, case_id, model)
+
+
+@pytest.fixture
+def doctor(hospital, tmp_path) -> Iterator["TimedHands"]:
+    with open_window(hospital.server.url, tmp_path / "profile") as window:
+        yield TimedHands(window, SHAPE_ZYX)
+
+
+@dataclass
+class StopWatch:
+    """The test's clock; it is pressed in the middle of the act that starts or ends the work."""
+
+    seconds: float = 0.0
+    parts: list[tuple[str, float]] = field(default_factory=list)
+    _since: float | None = None
+
+    @property
+    def is_running(self) -> bool:
+        return self._since is not None
+
+    @contextmanager
+    def start(self) -> Iterator[None]:
+        """Run from the middle of the block on."""
+        assert self._since is None
+        before = time.monotonic()
+        yield
+        self._since = (before + time.monotonic()) / 2
+
+    @contextmanager
+    def stop(self, why: str) -> Iterator[None]:
+        """Stand from the middle of the block on."""
+        assert self._since is not None
+        before = time.monotonic()
+        yield
+        worked = (before + time.monotonic()) / 2 - self._since
+        self._since = None
+        self.seconds += worked
+        self.parts.append((why, worked))
+
+
+@dataclass
+class TimedHands(Hands):
+    """A doctor whose work the test times."""
+
+    watch: StopWatch = field(default_factory=StopWatch)
+    strokes: int = 0
+
+    def begin(self, tool: str = "b") -> None:
+        super().begin(tool)
+        with self.watch.start():  # the clock starts when the tools are there
+            pass
+
+    def draw(self, z: int, seconds: float = WORK_S) -> None:
+        """Draw strokes on a slice for some time, each on a line of its own."""
+        assert self.watch.is_running
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            y = 5 + self.strokes * 3 % 22
+            self.strokes += 1
+            self.stroke(z, [(y, x) for x in range(6, 26, 4)])
+
+    def pause(self) -> None:
+        """Press Pause, and go on with nothing, though the mouse still moves."""
+        place = self._middle("Pause")
+        with self.watch.stop("pause"):
+            self.page.mouse.click(*place)
+        self.stay_away()
+
+    def go_on(self) -> None:
+        """Press Continue."""
+        place = self._middle("Continue")
+        with self.watch.start():
+            self.page.mouse.click(*place)
+
+    def stay_away(self, seconds: float = AWAY_S) -> None:
+        """Let time pass while the mouse moves over the page."""
+        assert not self.watch.is_running
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.page.mouse.move(400, 400)
+            self.page.mouse.move(420, 400)
+            self.page.wait_for_timeout(100)
+
+    def look_at_another_tab(self) -> None:
+        """Bring another tab to the front for a while."""
+        # Playwright makes each page believe that it has the focus, unless told not to.
+        devtools = self.page.context.new_cdp_session(self.page)
+        devtools.send("Emulation.setFocusEmulationEnabled", {"enabled": False})
+        other = self.page.context.new_page()
+        with self.watch.stop("blur"):
+            other.bring_to_front()
+            self.wait("!document.hasFocus()")
+        time.sleep(AWAY_S)
+        with self.watch.start():
+            self.page.bring_to_front()
+            self.wait("document.hasFocus()")
+        other.close()
+
+    def hide(self) -> None:
+        """Let the page say that it is hidden, which no headless browser makes it do."""
+        script = (
+            "hidden => { Object.defineProperty(document, 'hidden', "
+            "{ configurable: true, get: () => hidden });"
+            "document.dispatchEvent(new Event('visibilitychange')); }"
+        )
+        with self.watch.stop("hidden"):
+            self.page.evaluate(script, True)
+        self.stay_away()
+        with self.watch.start():
+            self.page.evaluate(script, False)
+
+    def reload(self) -> None:
+        """Press F5."""
+        sitting = self.state()["sitting"]
+        with self.watch.stop("reload"):
+            self.page.evaluate("location.reload()")
+        self.wait(f"fedgtvViewer.state().sitting !== '{sitting}'")
+        self._be_back()
+
+    def go_elsewhere_and_back(self) -> None:
+        """Look at the worklist."""
+        with self.watch.stop("page switch"):
+            self._menu("Worklist")
+        self.page.get_by_role("heading", name="Worklist").wait_for()
+        self.page.get_by_role("region", name="Contour viewer").wait_for(state="detached")
+        self.stay_away()
+        self._menu("Annotate")
+        self._be_back()
+
+    def idle(self) -> None:
+        """Take the hands off for longer than the limit."""
+        with self.watch.stop("idle"):
+            self.page.mouse.move(500, 400)
+        time.sleep(IDLE_LIMIT_S + 1.5)
+        with self.watch.start():
+            self.page.mouse.move(510, 400)
+
+    def _be_back(self) -> None:
+        self.wait("fedgtvViewer.state().lock === ''")
+        with self.watch.start():
+            pass
+        self.page.keyboard.press("b")
+
+    def _middle(self, button: str) -> tuple[float, float]:
+        box = self.button(button).bounding_box()
+        return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    def _menu(self, name: str) -> None:
+        self.page.get_by_role("link", name=name).first.click()
+
+
+def draft_sha256(store: CaseStore, key: WorkKey) -> str:
+    draft = drafts.restore(store, key, author=EVERYTHING)
+    assert draft is not None
+    assert draft.target is not None
+    return mask_sha256(draft.target)
+
+
+def test_nothing_that_happens_meanwhile_loses_or_doubles_work(hospital, doctor) -> None:
+    store, key = hospital.store, hospital.key("annotation")
+    doctor.open(key, EVERYTHING)
+    doctor.begin()
+    z = doctor.state()["cursor"][0]
+    assert z == ASKED[0]
+
+    doctor.draw(z)
+    doctor.pause()
+    paused = doctor.checksum()
+    doctor.stroke(z, [(25, 4), (25, 28)])  # not while paused
+    assert doctor.checksum() == paused
+    doctor.go_on()
+    doctor.draw(z)
+    doctor.look_at_another_tab()
+    doctor.draw(z)
+    doctor.hide()
+    doctor.draw(z)
+    doctor.idle()
+    doctor.draw(z, 1)
+    drawn = doctor.checksum()
+    doctor.reload()  # within two seconds of the last stroke
+    assert doctor.checksum() == drawn
+    doctor.draw(z)
+    drawn = doctor.checksum()
+    doctor.go_elsewhere_and_back()
+    assert doctor.checksum() == drawn
+    doctor.draw(z)
+    doctor.wait_stored()
+    assert draft_sha256(store, key) == doctor.checksum()
+
+    hospital.server.kill()
+    doctor.draw(z)
+    doctor.pause()
+    drawn = doctor.checksum()
+    assert doctor.state()["unsent"]
+    hospital.server.start()
+    doctor.wait_stored()
+    assert doctor.checksum() == drawn == draft_sha256(store, key)
+    doctor.go_on()
+    doctor.draw(z)
+    first = save_the_slice_shown(doctor)
+
+    doctor.wait(f"fedgtvViewer.state().epoch !== '{first.epoch}'")
+    with doctor.watch.start():
+        pass
+    doctor.page.keyboard.press("n")
+    doctor.wait(f"fedgtvViewer.state().cursor[0] === {ASKED[1]}")
+    doctor.page.keyboard.press("b")
+    doctor.draw(ASKED[1])
+    doctor.pause()
+    doctor.go_on()
+    doctor.draw(ASKED[1])
+    second = save_the_slice_shown(doctor)
+    doctor.wait("fedgtvViewer.state().mode === 'view'")
+
+    rows = contour_evidence.saves(store, key.round_id, key.case_id)
+    say(doctor.watch.parts, [row.active_s for row in rows])
+    assert [row.active_s for row in rows] == [
+        pytest.approx(first.worked_s, abs=1),
+        pytest.approx(second.worked_s - first.worked_s, abs=1),
+    ]
+    assert sum(row.active_s for row in rows) == pytest.approx(doctor.watch.seconds, abs=1)
+    for row, shown, slice_z in zip(rows, (first, second), ASKED, strict=True):
+        assert row.mask_sha256 == mask_sha256(shown.mask[slice_z])
+        assert row.wall_s > row.active_s + 4 * AWAY_S
+    assert len(rows[0].sittings["sittings"]) == 3  # opened, reloaded, come back to
+    assert holders(store, key.round_id) == {}
+    with Session(store.engine) as session:
+        assert list(session.scalars(select(DraftRow))) == []
+
+
+def say(*figures: object) -> None:
+    """Print what was measured; pytest shows it with -rP, and of a test that fails."""
+    sys.stdout.write(f"{figures}\n")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What the screen and the test's clock said when a slice was saved."""
+
+    epoch: str
+    mask: MaskArray
+    worked_s: float
+
+
+def save_the_slice_shown(doctor: TimedHands) -> Saved:
+    """Declare it done and save it."""
+    epoch, mask = doctor.state()["epoch"], doctor.mask()
+    doctor.page.keyboard.press("d")
+    save = doctor.button("Save 1 done slice")
+    save.wait_for()
+    with doctor.watch.stop("save"):
+        save.click()
+    return Saved(epoch, mask, doctor.watch.seconds)
+
+
+def test_a_review_stores_its_time_and_how_much_was_revised(hospital, doctor, tmp_path) -> None:
+    store, key = hospital.store, hospital.key("review")
+    doctor.open(key, EVERYTHING)
+    assert doctor.checksum() == mask_sha256(hospital.model)
+    doctor.stroke(4, [(8, 8), (24, 24)])  # read-only until the revision is started
+    assert doctor.checksum() == mask_sha256(hospital.model)
+    doctor.begin()
+    z = doctor.state()["cursor"][0]
+    doctor.page.keyboard.press("[")
+    doctor.draw(z)
+    doctor.idle()
+    doctor.draw(z, 1)
+    drawn = doctor.checksum()
+    doctor.reload()
+    assert doctor.checksum() == drawn
+    doctor.draw(z)
+    doctor.pause()
+    doctor.go_on()
+    doctor.draw(z)
+    shown = doctor.mask()
+    with doctor.watch.stop("save"):
+        doctor.button("Save revision").click()
+    doctor.wait("fedgtvViewer.state().mode === 'view'")
+
+    with Session(store.engine) as session:
+        review = session.scalars(select(ReviewRow).where(ReviewRow.round_id == key.round_id)).one()
+    (row,) = [r for r in contour_evidence.saves(store, key.round_id) if r.purpose == "review"]
+    say(doctor.watch.parts, review.active_s)
+    assert review.active_s == row.active_s == pytest.approx(doctor.watch.seconds, abs=1)
+    assert row.mask_sha256 == mask_sha256(shown)
+    assert review.verdict == "revised"
+
+    export_rtstruct(store.home, store, key.case_id, tmp_path / "revised.dcm", actor="test")
+    (given_back,) = read_rtstruct(tmp_path / "revised.dcm", read_series(hospital.images)).values()
+    recomputed = degree_percent(hospital.model, given_back.voxels)
+    say(review.revision_degree_percent, recomputed)
+    assert review.revision_degree_percent > 5
+    assert review.revision_degree_percent == pytest.approx(recomputed, abs=0.5)
+    of_slice = {int(name): degree for name, degree in row.slice_degrees_percent.items()}
+    assert of_slice == {
+        k: pytest.approx(degree_percent(hospital.model[k], given_back.voxels[k]), abs=0.5)
+        for k in range(SHAPE_ZYX[0])
+        if (hospital.model[k] | shown[k]).any()
+    }
+
+
+def degree_percent(before: MaskArray, after: MaskArray) -> float:
+    """Return 100 * (1 - Dice), written down a second time."""
+    return 100 * (1 - 2 * float((before & after).sum()) / float(before.sum() + after.sum()))
