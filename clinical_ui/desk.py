@@ -125,10 +125,11 @@ class Desk:
                 self._save_review(message)
         except DataError as error:
             self._refuse(_name(message), error)
+            self._catch_up()
             return
         finally:
             self.page_is_behind = True
-        self._take_up(drafts.restore(self.store, self.key, author=self.author))
+        self._catch_up()
         self._stored(message, "save")
 
     def turn_away(self, value: object, why: DataError) -> None:
@@ -272,11 +273,16 @@ class Desk:
             revision = drafts.take(self.store, self.key, author=self.author, message=message)
         except DataError as error:
             self._refuse(_name(message), error)
-            self.page_is_behind = True  # the case was released, say, or opened in another window
+            self._catch_up()  # the case was released, say, or drawn on in another window
             return False
         self.target, self.outside, self.revision = message.target, message.outside, revision
         self._stored(message, "draft")
         return True
+
+    def _catch_up(self) -> None:
+        """Know the case as it stands, and have the page drawn anew, which may say otherwise."""
+        self.page_is_behind = True
+        self._take_up(drafts.restore(self.store, self.key, author=self.author))
 
     def _stored(self, message: WorkMessage, kind: Kind) -> None:
         self.stored = {

@@ -418,6 +418,29 @@ def test_work_saved_in_another_window_is_noticed(reviewing) -> None:
     assert not open_desk(reviewing, REVIEWED_CASE).is_current  # nothing is begun
 
 
+def test_an_older_window_is_shown_what_the_newer_one_drew(annotated) -> None:
+    case_id = doctors_site.ANNOTATED
+    older = sit(annotated, case_id)
+    older.window.target[2] = TUMOUR[2]
+    older.desk.take(older.window.value())
+    newer = sit(annotated, case_id, sitting="b")
+    newer.window.target[4] = TUMOUR[4]
+    newer.desk.take(newer.window.value())
+
+    for send, more in ((older.desk.take, {}), (older.desk.save, {"slices": [5]})):
+        older.window.target[5] = TUMOUR[5]
+        send(older.window.value(**more))
+        assert "another window" in older.desk.refused["message"]
+        np.testing.assert_array_equal(shown(older.desk), newer.window.target)
+        assert older.desk.state()["revision"] == newer.desk.state()["revision"]
+    # Reloaded, it may go on from there.
+    reloaded = Window(older.desk.draft, older.desk.shape_zyx, "c")
+    reloaded.target[5] = TUMOUR[5]
+    older.desk.take(reloaded.value())
+    assert older.desk.refused is None
+    np.testing.assert_array_equal(shown(open_desk(annotated, case_id)), reloaded.target)
+
+
 def test_an_erased_case_takes_nothing_any_more(reviewing) -> None:
     sat = sit(reviewing, UNREVIEWED_CASE)
     erase(reviewing.home, reviewing, [PATIENTS[4]], actor="it")

@@ -1,6 +1,7 @@
 """What a doctor's hands do in the viewer of the real pages, and what can be seen of it."""
 
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,11 +43,14 @@ class Hands:
             self.window.sign_in(username, PASSWORD)
         self.wait("true")
 
-    def begin(self, tool: str = "b") -> None:
-        """Start to draw, with a tool of the keyboard."""
+    def press_begin(self) -> None:
+        """Press the button that starts the work, or goes on with it."""
         self.page.get_by_role("button", name=BEGIN).click()
+
+    def begin(self) -> None:
+        """Start to draw."""
+        self.press_begin()
         self.wait("fedgtvViewer.state().mode !== 'view'")
-        self.page.keyboard.press(tool)
 
     def wait(self, what: str) -> None:
         """Wait until there is a viewer and an expression about it is true."""
@@ -80,13 +84,23 @@ class Hands:
         place = self.ask(f"screen({z}, {y}, {x})")
         return place["x"], place["y"]
 
-    def click(self, z: int, y: float, x: float) -> None:
-        """Click on a voxel."""
+    def click(self, z: int, y: float, x: float, tool: str) -> None:
+        """Click on a voxel with the tool of a key."""
+        self.page.mouse.move(*self.at(z, y, x))  # keys work where the mouse is
+        self.page.keyboard.press(tool)
         self.page.mouse.click(*self.at(z, y, x))
 
-    def stroke(self, z: int, yx: Sequence[tuple[float, float]]) -> None:
-        """Draw from voxel to voxel of a slice."""
-        self.window.stroke([self.at(z, y, x) for y, x in yx])
+    def stroke(self, z: int, yx: Sequence[tuple[float, float]], tool: str = "b") -> float:
+        """Draw from voxel to voxel of a slice with the tool of a key; return the seconds it took.
+
+        The time is that of the mouse alone.
+        """
+        places = [self.at(z, y, x) for y, x in yx]
+        self.page.mouse.move(*places[0])
+        self.page.keyboard.press(tool)
+        start = time.monotonic()
+        self.window.stroke(places)
+        return time.monotonic() - start
 
     def button(self, name: str) -> Any:
         """Return a button by its words."""

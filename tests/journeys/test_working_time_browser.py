@@ -40,6 +40,7 @@ ASKED = (2, 4)
 IDLE_LIMIT_S = 5
 AWAY_S = 2.5  # more than the second by which the stored time may be wrong
 WORK_S = 2.5
+ROWS = 5
 
 
 @dataclass
@@ -126,19 +127,20 @@ class TimedHands(Hands):
     watch: StopWatch = field(default_factory=StopWatch)
     strokes: int = 0
 
-    def begin(self, tool: str = "b") -> None:
-        super().begin(tool)
+    def begin(self) -> None:
+        super().begin()
         with self.watch.start():  # the clock starts when the tools are there
             pass
 
     def draw(self, z: int, seconds: float = WORK_S) -> None:
-        """Draw strokes on a slice for some time, each on a line of its own."""
+        """Draw on a slice for some time; each stroke changes something."""
         assert self.watch.is_running
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            y = 5 + self.strokes * 3 % 22
+            times, row = divmod(self.strokes, ROWS)
+            y = 4 + 6 * row  # a little more than the brush is wide
+            self.stroke(z, [(y, x) for x in range(6, 26, 4)], "be"[times % 2])
             self.strokes += 1
-            self.stroke(z, [(y, x) for x in range(6, 26, 4)])
 
     def pause(self) -> None:
         """Press Pause, and go on with nothing, though the mouse still moves."""
@@ -220,7 +222,6 @@ class TimedHands(Hands):
         self.wait("fedgtvViewer.state().lock === ''")
         with self.watch.start():
             pass
-        self.page.keyboard.press("b")
 
     def _middle(self, button: str) -> tuple[float, float]:
         box = self.button(button).bounding_box()
@@ -285,7 +286,6 @@ def test_nothing_that_happens_meanwhile_loses_or_doubles_work(hospital, doctor) 
         pass
     doctor.page.keyboard.press("n")
     doctor.wait(f"fedgtvViewer.state().cursor[0] === {ASKED[1]}")
-    doctor.page.keyboard.press("b")
     doctor.draw(ASKED[1])
     doctor.pause()
     doctor.go_on()
@@ -342,7 +342,6 @@ def test_a_review_stores_its_time_and_how_much_was_revised(hospital, doctor, tmp
     assert doctor.checksum() == mask_sha256(hospital.model)
     doctor.begin()
     z = doctor.state()["cursor"][0]
-    doctor.page.keyboard.press("[")
     doctor.draw(z)
     doctor.idle()
     doctor.draw(z, 1)
