@@ -138,7 +138,6 @@ def test_what_was_changed_on_its_way_is_refused_told_and_logged(hospital, doctor
         doctor.stroke(Z, [(10 + 2 * row, 6), (10 + 2 * row, 24)])
         doctor.wait("fedgtvViewer.state().trouble !== ''")
         told = doctor.state()["trouble"]
-        print(name, told, doctor.state()["sitting"], doctor.checksum(), honest)
         assert why in told, name
         assert refusals(store)[logged:] == [told], name
         assert PLANTED not in told
