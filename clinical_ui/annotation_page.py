@@ -162,38 +162,35 @@ def _buttons(
     account: Account,
     open_worklist: Callable[[], None],
 ) -> None:
-    first, second, third = st.columns(3, gap="xsmall")
     mine = holder is not None and holder.author == account.username
-    if all(task.state == "done" for task in tasks):
-        if first.button("Worklist", type="primary", width="stretch"):
-            open_worklist()
-        return
-    if not mine or desk.draft is None:
-        first.button(
-            "Start" if desk.draft is None else "Go on",
-            type="primary",
-            disabled=holder is not None and not mine,
-            on_click=_try,
-            args=(desk.begin,),
-            width="stretch",
-            help="Claims the case and starts the clock; what you drew before is still there",
-        )
-    if mine:
-        second.button(
-            "Release",
-            on_click=_try,
-            args=(lambda: claims.release(store, desk.key, author=account.username),),
-            width="stretch",
-            help="Lets others take the case; what you drew stays as your draft",
-        )
-        third.button(
-            "Begin anew",
-            on_click=_try,
-            args=(desk.discard,),
-            disabled=desk.draft is None,
-            width="stretch",
-            help="Throws away what is not saved",
-        )
+    with st.container(horizontal=True, horizontal_alignment="right", gap="small"):
+        if all(task.state == "done" for task in tasks):
+            if st.button("Worklist", type="primary"):
+                open_worklist()
+            return
+        if not mine or desk.draft is None:
+            st.button(
+                "Start" if desk.draft is None else "Go on",
+                type="primary",
+                disabled=holder is not None and not mine,
+                on_click=_try,
+                args=(desk.begin,),
+                help="Claims the case and starts the clock; what you drew before is still there",
+            )
+        if mine and desk.draft is not None:
+            st.button(
+                "Begin anew",
+                on_click=_try,
+                args=(desk.discard,),
+                help="Throws away what is not saved; the clock goes on",
+            )
+        if mine:
+            st.button(
+                "Release",
+                on_click=_try,
+                args=(lambda: claims.release(store, desk.key, author=account.username),),
+                help="Lets others take the case; what you drew stays as your draft",
+            )
 
 
 def _try(act: Callable[[], None]) -> None:

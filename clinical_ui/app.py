@@ -28,7 +28,8 @@ STYLE = """
   .st-key-sign_out button { min-height: 0; padding: .3rem .8rem; }
   .st-key-frame > div:has(.st-key-sign_in_cookie) { display: none; }
   h1 { font-size: 1.5rem !important; padding: 0 !important; }
-  h2, h3 { font-size: 1.1rem !important; padding: .3rem 0 .2rem !important; }
+  [data-testid=stMain] :is(h2, h3) { font-size: 1.1rem !important;
+    padding: .3rem 0 .2rem !important; }
   :focus-visible { outline: 3px solid #1f6f8b !important; outline-offset: 1px; }
   [data-testid=stCaptionContainer] { opacity: 1 !important; }
   [data-testid=stCaptionContainer] :is(p, code) { color: #46565f !important; }

@@ -39,6 +39,7 @@ class OpenCase:
         unreadable: layers whose file is missing or damaged.
         tasks: annotation tasks by slice.
         drawn: masks `[y, x]` of finished tasks by slice.
+        is_dicom: it came as DICOM, so that its contour can go back to the PACS.
         hidden: layers that are off until somebody switches them on.
     """
 
@@ -50,6 +51,7 @@ class OpenCase:
     drawn: Mapping[int, MaskArray]
     review: ReviewRow | None
     signature: SignatureState
+    is_dicom: bool
     hidden: frozenset[Layer]
 
     @property
@@ -152,7 +154,9 @@ def read_case(store: CaseStore, case: Case) -> OpenCase:
                 drawn[slice_z] = store.task_mask(task)
             except (OSError, ValueError):
                 unreadable.add(Layer.ANNOTATION)
-    reviews = (r for r in store.reviews(round_id) if r.case_id == case.case_id)
+    review = next((r for r in store.reviews(round_id) if r.case_id == case.case_id), None)
+    if review is not None and review.verdict == "rejected":  # what an earlier review said is void
+        contours.pop(Layer.REVIEWED, None)
     # A source hospital works with its reference contours; elsewhere they are held back.
     source = store.home.config.role == "source"
     shown = SHOWN_AT_FIRST | ({Layer.REFERENCE} if source else set())
@@ -163,8 +167,9 @@ def read_case(store: CaseStore, case: Case) -> OpenCase:
         unreadable=frozenset(unreadable),
         tasks=tasks,
         drawn=drawn,
-        review=next(reviews, None),
+        review=review,
         signature=signature_state(store, round_id, case.case_id),
+        is_dicom=store.identity_sealed(case.case_id) is not None,
         hidden=frozenset(Layer) - shown,
     )
 
@@ -217,7 +222,7 @@ def state_line(opened: OpenCase, holder: ClaimRow | None, account: Account, *, b
     if review.verdict == "rejected":
         return f"{said}: {wording.rejection(review.reason)}."
     degree = wording.degree(review.revision_degree_percent)
-    return f"{said}, {degree}. {wording.signature(opened.signature)}"
+    return f"{said}, {degree}. {wording.signature(opened.signature, is_dicom=opened.is_dicom)}"
 
 
 def _buttons(
@@ -231,25 +236,13 @@ def _buttons(
     mine, others = is_mine(holder, account), holder is not None and not is_mine(holder, account)
     with st.container(horizontal=True, horizontal_alignment="right", gap="small"):
         if ROLE in account.roles and opened.to_review:
-            if mine and desk.draft is not None:
-                st.button(
-                    "Begin anew",
-                    on_click=_try,
-                    args=(desk.discard,),
-                    help="Goes back to the contour that you started from; the clock goes on",
-                )
-                st.button(
-                    "Release",
-                    on_click=_try,
-                    args=(lambda: claims.release(store, desk.key, author=account.username),),
-                    help="Lets others take the case; what you drew stays as your draft",
-                )
-            else:
-                if _may_sign(opened, account) and holder is None:
-                    signed = opened.signature.standing is Standing.SIGNED
-                    if st.button("Signature" if signed else "Sign", type="primary", key="sign"):
-                        digest = mask_sha256(opened.contours[Layer.REVIEWED].mask.voxels)
-                        signing_dialog.show(store, opened.round_id, opened.case.case_id, digest)
+            begun = mine and desk.draft is not None
+            if holder is None and _may_sign(opened, account):
+                signed = opened.signature.standing is Standing.SIGNED
+                if st.button("Signature" if signed else "Sign", type="primary", key="sign"):
+                    digest = mask_sha256(opened.contours[Layer.REVIEWED].mask.voxels)
+                    signing_dialog.show(store, opened.round_id, opened.case.case_id, digest)
+            if not begun:
                 st.button(
                     _start_label(opened, desk),
                     type="primary" if opened.review is None else "secondary",
@@ -257,6 +250,20 @@ def _buttons(
                     on_click=_try,
                     args=(desk.begin,),
                     help="Claims the case, unlocks the tools and starts the clock",
+                )
+            if begun:
+                st.button(
+                    "Begin anew",
+                    on_click=_try,
+                    args=(desk.discard,),
+                    help="Goes back to the contour that you started from; the clock goes on",
+                )
+            if mine:
+                st.button(
+                    "Release",
+                    on_click=_try,
+                    args=(lambda: claims.release(store, desk.key, author=account.username),),
+                    help="Lets others take the case; what you drew stays as your draft",
                 )
         with st.popover("About"):
             st.html(facts_html(opened, plane))
@@ -311,7 +318,7 @@ def facts_html(opened: OpenCase, plane: str) -> str:
         if review is None
         else wording.degree(review.revision_degree_percent),
         "Active time": wording.duration(None if review is None else review.active_s),
-        "Signature": wording.signature(opened.signature),
+        "Signature": wording.signature(opened.signature, is_dicom=opened.is_dicom),
     }
     cells = "".join(
         f"<tr><th scope='row'>{escape(name)}</th><td>{escape(text)}</td></tr>"

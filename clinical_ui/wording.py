@@ -170,12 +170,14 @@ def whose(roles: Iterable[str]) -> str:
 
 
 def sentence(message: str) -> str:
-    """Write what went wrong as a sentence.
+    """Write what went wrong as a sentence; a name that it begins with keeps its letters.
 
-    >>> sentence("the password is wrong")
-    'The password is wrong.'
+    >>> sentence("the password is wrong"), sentence("case-1: is taken")
+    ('The password is wrong.', 'case-1: is taken.')
     """
-    return f"{message[:1].upper()}{message[1:].rstrip('.')}."
+    is_name = message.partition(" ")[0].endswith(":")
+    first = message[:1] if is_name else message[:1].upper()
+    return f"{first}{message[1:].rstrip('.')}."
 
 
 def reason(role: str) -> str:
@@ -223,13 +225,15 @@ def rejection(reason: str) -> str:
     return dict(REJECTIONS).get(reason, "another reason").lower()
 
 
-def signature(state: SignatureState) -> str:
-    """Say whether a contour is signed."""
+def signature(state: SignatureState, *, is_dicom: bool = True) -> str:
+    """Say whether a contour is signed; only a case that came as DICOM is sent."""
     row = state.signature
     if row is None:
         return "Not signed."
     if state.standing is Standing.OUTDATED:
         return "Signed, then changed: sign again."
+    if not is_dicom:
+        return f"Signed {moment(row.signed_at)}."
     where = "in the PACS" if row.sent_at is not None else "not sent yet"
     return f"Signed {moment(row.signed_at)}, {where}."
 

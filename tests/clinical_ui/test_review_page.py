@@ -182,6 +182,19 @@ def test_a_rejected_contour_is_named_with_its_reason_and_cannot_be_signed(site, 
     assert labels(page) == ["Revise again"]
 
 
+def test_a_rejection_voids_the_contour_of_an_earlier_review(site, run_page):
+    page = press(run_page(site, "review", case=UNREVIEWED_CASE), "Start revision")
+    at_work = window(site)
+    at_work.target[:] = REFERENCE
+    send(page, "save", verdict(at_work))
+    press(page, "Revise again")
+    send(page, "save", verdict(window(site), "reject", "needs_redrawing"))
+    assert labels(page) == ["Revise again"]
+    assert "reviewed" not in layers(page)
+    press(page, "Revise again")
+    np.testing.assert_array_equal(decode(told(page)["target"], SHAPE), ADAPTED)
+
+
 def test_a_revision_goes_on_after_the_browser_was_closed(site, run_page):
     page = press(run_page(site, "review", case=UNREVIEWED_CASE), "Start revision")
     at_work = window(site)
@@ -333,3 +346,11 @@ def test_an_empty_site_says_what_to_do(tmp_path, run_page):
     page = run_page(store, "review")
     assert not page.exception
     assert wording.NO_CASES in texts(page)
+
+
+def test_a_case_claimed_in_the_worklist_can_be_released_here(site, run_page):
+    claims.claim(site, key(site), author=EVERYTHING)
+    page = run_page(site, "review", case=UNREVIEWED_CASE)
+    press(page, "Release")
+    assert claims.holders(site, key(site).round_id) == {}
+    assert "○ To review." in texts(page)

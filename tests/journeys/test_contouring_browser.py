@@ -84,7 +84,8 @@ class Canvas:
 
     def go_to(self, z: int) -> None:
         """Scroll to a slice."""
-        self.page.mouse.move(*self.place((z, 1, 1)))
+        cursor = self.state()["cursor"]
+        self.page.mouse.move(*self.place((z, cursor[1], cursor[2])))
         while (step := z - self.state()["cursor"][0]) != 0:
             self.page.mouse.wheel(0, 100 if step > 0 else -100)
             self.wait(f"fedgtvViewer.state().cursor[0] !== {z - step}")

@@ -1,7 +1,5 @@
 """Hospital IT in a browser: going back asks first, and a worker's bar moves by itself."""
 
-import os
-import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -11,9 +9,9 @@ from site_agent.case_store import CaseStore
 from site_agent.live_progress import ProgressWriter, clear_progress
 from site_agent.model_store import active_model
 from site_agent.site_lock import only_worker
+from tests.clinical_ui.browser import open_window, serve
+from tests.clinical_ui.people import PASSWORD, add_people
 from tests.clinical_ui.study_site import make_study_site
-from tests.debian_packages import absent
-from tests.journeys.test_ui_browser import CHROMIUM, FLAGS, _free_port, _wait_until_ready
 
 pytestmark = pytest.mark.journey
 
@@ -26,33 +24,15 @@ def study(tmp_path) -> CaseStore:
 @pytest.fixture
 def page(study, tmp_path) -> Iterator[object]:
     """Open the study page as hospital IT; nothing but this machine is asked for anything."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.is_file():
-        absent(str(CHROMIUM), "chromium")
-    port = _free_port()
-    url = f"http://{launch.ADDRESS}:{port}"
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            launch.command(study.home.folder, port),
-            env={**os.environ, "FEDGTV_UI_HOSPITAL_IT": "it.example"},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        _wait_until_ready(url, process)
-        with playwright.sync_playwright() as driver:
-            browser = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
-            opened = browser.new_page(viewport={"width": 1366, "height": 768})
-            asked: set[str] = set()
-            opened.on("request", lambda request: asked.add(request.url))
-            opened.goto(f"{url}/study")
-            opened.get_by_role("tab", name="What left").wait_for(timeout=60_000)
-            yield opened
-            browser.close()
-        assert all(one.startswith((url, "data:", "blob:")) for one in asked)
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
+    add_people(study.engine)
+    home, folder = study.home.folder, tmp_path / "server"
+    with serve(home, folder) as server, open_window(server.url, tmp_path / "it") as window:
+        window.go("study")
+        window.sign_in("it", PASSWORD)
+        window.page.get_by_role("tab", name="What left").wait_for(timeout=60_000)
+        yield window.page
+        assert window.hosts <= {launch.ADDRESS, "page"}
+        assert not server.called_out()
 
 
 def test_going_back_asks_first_and_closes_the_question(study, page):
@@ -65,7 +45,7 @@ def test_going_back_asks_first_and_closes_the_question(study, page):
     page.get_by_text("The package's own model is in use.").wait_for()
     page.get_by_role("button", name="Yes, go back").wait_for(state="detached")
     assert active_model(study.engine) is None
-    page.get_by_role("cell", name="it.example").wait_for()
+    page.get_by_role("cell", name="it", exact=True).wait_for()
 
 
 def test_a_bar_moves_by_itself_and_the_page_follows_the_worker(study, page):

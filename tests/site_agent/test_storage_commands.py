@@ -10,7 +10,9 @@ import pytest
 from site_agent import cli
 from site_agent.case_store import CaseStore
 from site_agent.config import SiteHome, open_home
+from site_agent.database import SCHEMA
 from tests.phantoms import filled_store, make_home
+from tests.site_agent.test_schema import make_old
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def execute(home: SiteHome, statement: str) -> None:
 
 
 def test_an_old_database_is_refused_by_every_kind_of_command_and_upgraded_by_one(home, run) -> None:
-    execute(home, "DROP TABLE alembic_version")
+    make_old(home)
     for command in (("cases",), ("status",), ("ledger", "verify")):
         code, said, warned = run(*command, "--home", home.folder)
         assert (code, said, warned.count("\n")) == (2, "", 1)
@@ -49,7 +51,7 @@ def test_an_old_database_is_refused_by_every_kind_of_command_and_upgraded_by_one
     code, said, _ = run("restore", archive, "--home", again)
     assert (code, "older version: run 'fedgtv-site database upgrade'" in said) == (0, True)
     code, said, _ = run("database", "upgrade", "--home", home.folder)
-    assert (code, said.splitlines()[0]) == (0, "schema before 0001: upgraded to 0001")
+    assert (code, said.splitlines()[0]) == (0, f"schema before 0001: upgraded to {SCHEMA}")
     (copy,) = home.database_copies.iterdir()
     assert str(copy) in said
     assert "up to date" in run("database", "upgrade", "--home", home.folder)[1]
