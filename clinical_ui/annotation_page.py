@@ -57,16 +57,19 @@ def show(open_worklist: Callable[[], None]) -> None:
     state.markdown(state_line(tasks, holder, account, begun=desk.draft is not None))
     with buttons:
         _buttons(store, desk, tasks, holder, account, open_worklist)
-    if (notice := session.said()) is not None:
-        st.error(wording.sentence(notice), icon="⚠")
-    saved, unreadable = saved_slices(store, tasks)
-    if unreadable:
-        st.warning(wording.unreadable(unreadable), icon="⚠")
-    try:
-        loaded = session.load_volume(case_id)
-    except (OSError, ValueError):
-        st.warning(wording.NO_IMAGE, icon="⚠")
-        return
+    # Always there: what comes and goes above the viewer would have it mounted anew, and what can
+    # be undone would be lost.
+    with st.container():
+        if (notice := session.said()) is not None:
+            st.error(wording.sentence(notice), icon="⚠")
+        saved, unreadable = saved_slices(store, tasks)
+        if unreadable:
+            st.warning(wording.unreadable(unreadable), icon="⚠")
+        try:
+            loaded = session.load_volume(case_id)
+        except (OSError, ValueError):
+            st.warning(wording.NO_IMAGE, icon="⚠")
+            return
     working = desk.draft is not None and holder is not None and holder.author == account.username
     mode: Mode = "view"
     if working and any(task.state == "open" for task in tasks):

@@ -112,16 +112,19 @@ def show() -> None:
     plane = radiological_view(store.geometry(case.case_id)).plane
     with buttons:
         _buttons(store, opened, desk, holder, account, plane)
-    if (notice := session.said()) is not None:
-        st.error(wording.sentence(notice), icon="⚠")
-    if opened.unreadable:
-        names = (style.name for layer, style in STYLES.items() if layer in opened.unreadable)
-        st.warning(wording.unreadable(names), icon="⚠")
-    try:
-        loaded = session.load_volume(case.case_id)
-    except (OSError, ValueError):
-        st.warning(wording.NO_IMAGE, icon="⚠")
-        return
+    # Always there: what comes and goes above the viewer would have it mounted anew, and what can
+    # be undone would be lost.
+    with st.container():
+        if (notice := session.said()) is not None:
+            st.error(wording.sentence(notice), icon="⚠")
+        if opened.unreadable:
+            names = (style.name for layer, style in STYLES.items() if layer in opened.unreadable)
+            st.warning(wording.unreadable(names), icon="⚠")
+        try:
+            loaded = session.load_volume(case.case_id)
+        except (OSError, ValueError):
+            st.warning(wording.NO_IMAGE, icon="⚠")
+            return
     revising = is_mine(holder, account) and desk.draft is not None and opened.to_review
     show_case(
         loaded,
