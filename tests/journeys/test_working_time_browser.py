@@ -142,6 +142,14 @@ class TimedHands(Hands):
             self.stroke(z, [(y, x) for x in range(6, 26, 4)], "be"[times % 2])
             self.strokes += 1
 
+    def wait_stored(self) -> None:
+        """Wait, and while the watch runs move the mouse, as somebody at work does."""
+        while self.state()["unsent"] or self.state()["busy"]:
+            if self.watch.is_running:
+                self.page.mouse.move(400, 400)
+                self.page.mouse.move(420, 400)
+            self.page.wait_for_timeout(100)
+
     def pause(self) -> None:
         """Press Pause, and go on with nothing, though the mouse still moves."""
         place = self._middle("Pause")
@@ -275,7 +283,7 @@ def test_nothing_that_happens_meanwhile_loses_or_doubles_work(hospital, doctor) 
     drawn = doctor.checksum()
     assert doctor.state()["unsent"]
     hospital.server.start()
-    doctor.wait_stored()
+    doctor.wait("!fedgtvViewer.state().unsent")
     assert doctor.checksum() == drawn == draft_sha256(store, key)
     doctor.go_on()
     doctor.draw(z)
