@@ -85,7 +85,7 @@ export class Viewer {
     this.layers = layers;
     this.points = [];
     this.actions = [];
-    this.paused = false;
+    this.paused = sessionStorage.getItem(pausedKey(data.epoch)) !== null; // until Continue
     this._generation += 1;
     if (!sameImage) {
       this.window = [...data.window];
@@ -126,6 +126,7 @@ export class Viewer {
     this.courier.close();
     this.courier.forget();
     sessionStorage.removeItem(doneKey(this.data.epoch));
+    sessionStorage.removeItem(pausedKey(this.data.epoch));
     this.courier = null;
   }
 
@@ -139,6 +140,7 @@ export class Viewer {
   _begin(data) {
     this.clock = new ActiveClock(() => performance.now(), data.idle_limit_s * 1000);
     this.clock.block("view");
+    if (this.paused) this.clock.block("paused");
     if (document.hidden) this.clock.block("hidden");
     if (!document.hasFocus()) this.clock.block("blurred");
     this.mode = "view";
@@ -380,8 +382,13 @@ export class Viewer {
   togglePause() {
     if (this.mode === "view" || !this.clock) return;
     this.paused = !this.paused;
-    if (this.paused) this.clock.block("paused");
-    else this.clock.unblock("paused");
+    if (this.paused) {
+      this.clock.block("paused");
+      sessionStorage.setItem(pausedKey(this.data.epoch), "");
+    } else {
+      this.clock.unblock("paused");
+      sessionStorage.removeItem(pausedKey(this.data.epoch));
+    }
     this.act(this.paused ? "pause" : "resume", this.cursor[0]);
     if (this.paused) this.courier.draftNow();
     this.refresh();
@@ -574,6 +581,10 @@ function openingOf({ epoch, volume, revision, target }) {
 
 function doneKey(epoch) {
   return `fedgtv:${epoch}:done`;
+}
+
+function pausedKey(epoch) {
+  return `fedgtv:${epoch}:paused`;
 }
 
 function readDone(epoch) {

@@ -358,6 +358,9 @@ def test_a_review_stores_its_time_and_how_much_was_revised(hospital, doctor, tmp
     assert doctor.checksum() == drawn
     doctor.draw(z)
     doctor.pause()
+    doctor.page.reload()
+    doctor.wait("fedgtvViewer.state().paused")  # until Continue is pressed
+    doctor.stay_away()
     doctor.go_on()
     doctor.draw(z)
     shown = doctor.mask()
