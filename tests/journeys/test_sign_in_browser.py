@@ -63,14 +63,14 @@ def test_in_by_keyboard_to_the_page_asked_for_and_out_in_every_tab(server, opene
     sign_in(page, "lead")
     heading(page, "Study").wait_for()
     page.get_by_text("Prof Lea Lead (lead)").wait_for()
-    for hidden in ("Worklist", "Case", "Accounts"):  # a lead has no work there
+    for hidden in ("Annotate", "Review", "Accounts"):  # a lead has no work there
         assert page.get_by_role("link", name=hidden).count() == 0
     kept = wait_for_cookie(opened, "fedgtv_")
     assert (kept["sameSite"], kept["path"], kept["expires"]) == ("Strict", "/", -1)
 
     other = opened.new_page()
     other.goto(server.url)
-    heading(other, "Study").wait_for()
+    heading(other, "Worklist").wait_for()
     page.reload()
     heading(page, "Study").wait_for()
     page.get_by_role("button", name="Sign out").click()
@@ -100,8 +100,8 @@ def test_a_killed_server_comes_back_with_everybody_signed_in(tmp_path, opened) -
         server.process.wait()
     with serving(store, port=port):
         page.get_by_text("Dr Anna Annotator (annotator)").wait_for()
-        page.get_by_role("link", name="Case").click(timeout=60_000)
-        heading(page, "Case").wait_for(timeout=60_000)
+        page.get_by_role("link", name="Review").click(timeout=60_000)
+        heading(page, "Review").wait_for(timeout=60_000)
 
 
 def test_a_page_left_alone_is_taken_away_when_the_time_is_up(tmp_path, opened) -> None:
