@@ -311,7 +311,8 @@ def test_nothing_that_happens_meanwhile_loses_or_doubles_work(hospital, doctor) 
     for row, shown, slice_z in zip(rows, (first, second), ASKED, strict=True):
         assert row.mask_sha256 == mask_sha256(shown.mask[slice_z])
         assert row.wall_s > row.active_s + 4 * AWAY_S
-    assert len(rows[0].sittings["sittings"]) == 3  # opened, reloaded, come back to
+    # Opened, reloaded, come back to; a server that starts again may have the viewer mounted anew.
+    assert len(rows[0].sittings["sittings"]) >= 3
     assert holders(store, key.round_id) == {}
     with Session(store.engine) as session:
         assert list(session.scalars(select(DraftRow))) == []
