@@ -62,6 +62,13 @@ class Hands:
         """Wait until the server has everything that is drawn."""
         self.wait("!fedgtvViewer.state().unsent && !fedgtvViewer.state().busy")
 
+    def wait_shown(self, checksum: str) -> None:
+        """Wait until a contour is on screen."""
+        deadline = time.monotonic() + WAIT_MS / 1000
+        while self.checksum() != checksum:  # a promise would count as true while it is waited for
+            assert time.monotonic() < deadline, "another contour is shown"
+            self.page.wait_for_timeout(100)
+
     def ask(self, what: str) -> Any:
         """Return what the viewer's test hook says."""
         return self.page.evaluate(f"fedgtvViewer.{what}")
