@@ -181,12 +181,9 @@ def _buttons(
                 help="Claims the case and starts the clock; what you drew before is still there",
             )
         if mine and desk.draft is not None:
-            st.button(
-                "Begin anew",
-                on_click=_try,
-                args=(desk.discard,),
-                help="Throws away what is not saved; the clock goes on",
-            )
+            with st.popover("Begin anew"):
+                st.write("Slices that are saved stay as they are.")
+                st.button(wording.THROW_AWAY, on_click=_try, args=(desk.discard,))
         if mine:
             st.button(
                 "Release",

@@ -113,6 +113,7 @@ def draw_case(loaded: LoadedVolume, mask: MaskArray, title: str) -> None:
         window=loaded.window,
         layers=[ViewerLayer("contour", "Contour", COLOUR, (), True, run_lengths.encode(mask))],
         target_style=LayerStyle("Contour", COLOUR, ()),
+        volumes_shown=False,  # it is listed by name elsewhere
         testing=launch.is_tested(),
     )
     mount_viewer(data, "blinded", on_draft=_nothing, on_prompt=_nothing, on_save=_nothing)

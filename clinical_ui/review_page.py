@@ -140,7 +140,13 @@ def read_case(store: CaseStore, case: Case) -> OpenCase:
     current = store.latest_round()
     round_id = current.round_id if current is not None else ""
     contours, unreadable = {}, set()
+    # A source hospital works with its reference contours. Elsewhere they are held back: what is
+    # not sent to the browser cannot lead anybody's judgement.
+    source = store.home.config.role == "source"
+    held_back = set() if source else {Layer.REFERENCE}
     for layer in (Layer.DIRECT, Layer.ADAPTED, Layer.REFERENCE, Layer.REVIEWED):
+        if layer in held_back:
+            continue
         of_round = "" if layer is Layer.REFERENCE else round_id
         try:
             found = store.contour(case.case_id, purpose=layer.value, round_id=of_round)
@@ -160,8 +166,6 @@ def read_case(store: CaseStore, case: Case) -> OpenCase:
     review = next((r for r in store.reviews(round_id) if r.case_id == case.case_id), None)
     if review is not None and review.verdict == "rejected":  # what an earlier review said is void
         contours.pop(Layer.REVIEWED, None)
-    # A source hospital works with its reference contours; elsewhere they are held back.
-    source = store.home.config.role == "source"
     shown = SHOWN_AT_FIRST | ({Layer.REFERENCE} if source else set())
     return OpenCase(
         case=case,
@@ -223,7 +227,8 @@ def state_line(opened: OpenCase, holder: ClaimRow | None, account: Account, *, b
     by = wording.author(review.author, simulated=review.simulated)
     said = f"{wording.verdict(review.verdict)} by {by}"
     if review.verdict == "rejected":
-        return f"{said}: {wording.rejection(review.reason)}."
+        void = wording.SIGNED_BEFORE if opened.signature.signature is not None else ""
+        return f"{said}: {wording.rejection(review.reason)}. {void}".rstrip()
     degree = wording.degree(review.revision_degree_percent)
     return f"{said}, {degree}. {wording.signature(opened.signature, is_dicom=opened.is_dicom)}"
 
@@ -255,12 +260,9 @@ def _buttons(
                     help="Claims the case, unlocks the tools and starts the clock",
                 )
             if begun:
-                st.button(
-                    "Begin anew",
-                    on_click=_try,
-                    args=(desk.discard,),
-                    help="Goes back to the contour that you started from; the clock goes on",
-                )
+                with st.popover("Begin anew"):
+                    st.write("This goes back to the contour that you started from.")
+                    st.button(wording.THROW_AWAY, on_click=_try, args=(desk.discard,))
             if mine:
                 st.button(
                     "Release",

@@ -45,6 +45,11 @@ NOTHING_TO_ANNOTATE = (
     "There is nothing to annotate: no slices have been chosen yet. The worklist says what comes "
     "next."
 )
+THROW_AWAY = "Throw away what is not saved"
+SIGNED_BEFORE = (
+    "It was signed before: that signature counts no more, and what was sent or handed over must be "
+    "withdrawn."
+)
 NOT_SEGMENTED = "· The model has not contoured this case; you can look at it."
 SPLITS = {
     Split.TRAINING: "training",

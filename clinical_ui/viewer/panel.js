@@ -228,7 +228,8 @@ export class Panel {
         layer === "target"
           ? viewer.masks.target
           : viewer.layers.find((one) => one.key === layer)?.mask;
-      setText(box.parentElement.querySelector(".number"), millilitres(mask, viewer.volume));
+      const volume = viewer.data.volumes_shown ? millilitres(mask, viewer.volume) : "";
+      setText(box.parentElement.querySelector(".number"), volume);
     }
   }
 }

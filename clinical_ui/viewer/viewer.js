@@ -14,6 +14,7 @@ import { lightTable } from "./volume.js";
 
 const SMALLEST_RADIUS_MM = 0.5;
 const LARGEST_RADIUS_MM = 50;
+const SCRIBBLE_RADIUS_MM = 1;
 const INSIDE = { name: "Scribble inside", colour: [46, 230, 138], dash: [] };
 const OUTSIDE = { name: "Scribble outside", colour: [90, 169, 255], dash: [] };
 const PLAIN = { colour: [255, 92, 80], dash: [14, 10] };
@@ -91,7 +92,7 @@ export class Viewer {
       this.window = [...data.window];
       this.cursor = volume.shape.map((n) => Math.floor(n / 2));
       this.cursor[0] = Math.min(Math.max(data.slice, 0), volume.shape[0] - 1);
-      this.radiusMm = data.mode === "scribble" ? 1 : 5;
+      this.radiusMm = 5;
     }
     this._opened = openingOf(data);
     this.done = new Set(readDone(data.epoch));
@@ -170,6 +171,7 @@ export class Viewer {
     this._workOn(this.cursor[0]);
     if (this.mode === "view") this.clock.block("view");
     if (started) {
+      if (this.mode === "scribble") this.radiusMm = SCRIBBLE_RADIUS_MM;
       this.act("start", this.cursor[0]);
       this.clock.unblock("view");
     }

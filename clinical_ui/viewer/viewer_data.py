@@ -77,6 +77,7 @@ class ViewerData:
         earlier_active_s: active time of earlier sittings, for the display.
         target_style: how the drawn contour looks; the annotation's or the review's.
         verdict: of a review: how it may end; None in an annotation.
+        volumes_shown: write the volume of each contour beside its name; not in a blinded reading.
         testing: let browser tests look at the state.
     """
 
@@ -102,6 +103,7 @@ class ViewerData:
     earlier_active_s: float = 0.0
     target_style: LayerStyle = field(default_factory=lambda: STYLES[Layer.REVIEWED])
     verdict: VerdictForm | None = None
+    volumes_shown: bool = True
     testing: bool = False
 
     def as_json(self) -> dict[str, Any]:

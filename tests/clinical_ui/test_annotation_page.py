@@ -119,7 +119,7 @@ def test_what_was_drawn_waits_while_others_may_take_the_case(annotating, run_pag
     press(page, "Go on")
     assert told(page)["mode"] == "contour"
     assert told(page)["epoch"] == at_work.epoch
-    press(page, "Begin anew")
+    press(page, wording.THROW_AWAY)
     assert told(page)["fresh"]
     assert told(page)["target"] is None
 
@@ -218,7 +218,7 @@ def test_a_button_whose_action_fails_leaves_one_line(annotating, run_page):
     """The page's buttons go through `_try`: the error of a store becomes the page's sentence."""
     page = press(run_page(annotating, "annotate", case=BEGUN_CASE), "Start")
     claims.release(annotating, key(annotating), author="dr-beta", force=True)
-    press(page, "Begin anew")
+    press(page, wording.THROW_AWAY)
     assert "claim it again" in page.error[0].value
     page.run()
     assert not page.error

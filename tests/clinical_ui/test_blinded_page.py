@@ -124,6 +124,7 @@ def test_the_contour_is_outlined_in_one_colour_of_no_other_layer(site, read) -> 
     assert blinded_page.COLOUR not in {style.colour for style in STYLES.values()}
     begin(site)
     data = told(read())
+    assert data["volumes_shown"] is False  # other pages list it by name
     mask = contour_to_show(site, rows(site)[0])
     (layer,) = data["layers"]
     assert (layer["colour"], layer["dash"], layer["shown"]) == (list(blinded_page.COLOUR), [], True)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import streamlit as st
 
 from clinical_ui import wording
 from clinical_ui.case_layers import Layer
@@ -73,7 +74,7 @@ def verdict(window: Window, how: str = "accept", reason: str = "") -> dict:
 def test_a_reviewed_case_shows_model_and_reviewer(site, run_page):
     page = run_page(site, "review", case=REVIEWED_CASE)
     assert not page.exception
-    assert layers(page) == {"direct": False, "adapted": True, "reference": False, "reviewed": True}
+    assert layers(page) == {"direct": False, "adapted": True, "reviewed": True}
     np.testing.assert_array_equal(mask(page, Layer.ADAPTED), ADAPTED)
     np.testing.assert_array_equal(mask(page, Layer.REVIEWED), REFERENCE)
     assert "✎ revised by simulated annotator (demo), 12.5 % (>10-15 %). Not signed." in texts(page)
@@ -139,7 +140,18 @@ def test_a_site_without_a_round_shows_its_cases(site, run_page, monkeypatch):
     monkeypatch.setattr(type(site), "latest_round", lambda self: None)
     page = run_page(site, "review", case=UNREVIEWED_CASE)
     assert not page.exception
-    assert layers(page) == {"reference": False}
+    assert layers(page) == {}
+
+
+def test_the_reference_is_shown_where_it_is_worked_with_and_sent_nowhere_else(site, run_page):
+    assert "reference" not in layers(run_page(site, "review", case=UNREVIEWED_CASE))
+    settings = site.home.folder / "site.toml"
+    text = settings.read_text("utf-8")
+    settings.write_text(text.replace('role = "target"', 'role = "source"'), "utf-8")
+    st.cache_resource.clear()
+    page = run_page(site, "review", case=UNREVIEWED_CASE)
+    assert layers(page)["reference"] is True
+    np.testing.assert_array_equal(mask(page, Layer.REFERENCE), REFERENCE)
 
 
 def test_markup_in_a_scanner_name_stays_text(site, run_page):
@@ -160,7 +172,7 @@ def test_a_review_from_its_start_to_the_verdict(site, run_page):
     ]
     np.testing.assert_array_equal(decode(data["target"], SHAPE), ADAPTED)
     assert "reviewed" not in layers(page)  # it is what is being drawn
-    assert labels(page) == ["Begin anew", "Release"]
+    assert labels(page) == [wording.THROW_AWAY, "Release"]
 
     at_work = window(site)
     at_work.target[:] = REFERENCE
@@ -211,7 +223,7 @@ def test_begin_anew_goes_back_to_the_model(site, run_page):
     at_work = window(site)
     at_work.target[:] = False
     send(page, "draft", at_work.value())
-    press(page, "Begin anew")
+    press(page, wording.THROW_AWAY)
     assert told(page)["fresh"]
     np.testing.assert_array_equal(decode(told(page)["target"], SHAPE), ADAPTED)
 
@@ -321,7 +333,7 @@ def test_a_missing_contour_is_named_and_the_rest_is_shown(site, run_page):
         file.unlink()
     page = run_page(site, "review", case=UNREVIEWED_CASE)
     assert not page.exception
-    assert "Cannot be read, ask hospital IT: AI direct, AI adapted, Reference" in texts(page)
+    assert "Cannot be read, ask hospital IT: AI direct, AI adapted" in texts(page)
     assert "The model's contour cannot be read." in texts(page)
     assert layers(page) == {}
     assert labels(page) == []
