@@ -160,7 +160,16 @@ export class Interface {
     this._leaving = new AbortController();
     const { signal } = this._leaving;
     const { viewer } = this;
-    const alive = () => viewer.clock?.activity();
+    let pointerAt = "";
+    const alive = (event) => {
+      if (event.type === "pointermove") {
+        // A browser may say that the pointer moved when the page moved below a hand at rest.
+        const place = `${event.screenX} ${event.screenY}`;
+        if (place === pointerAt) return;
+        pointerAt = place;
+      }
+      viewer.clock?.activity();
+    };
     for (const event of ["pointermove", "pointerdown", "keydown", "wheel"]) {
       addEventListener(event, alive, { capture: true, passive: true, signal });
     }

@@ -52,9 +52,9 @@ class Hands:
         self.press_begin()
         self.wait("fedgtvViewer.state().mode !== 'view'")
 
-    def wait(self, what: str) -> None:
-        """Wait until there is a viewer and an expression about it is true."""
-        self.page.wait_for_function(
+    def wait(self, what: str) -> Any:
+        """Wait until there is a viewer and an expression about it is true; return its handle."""
+        return self.page.wait_for_function(
             f"() => window.fedgtvViewer && ({what})", timeout=WAIT_MS, polling=50
         )
 

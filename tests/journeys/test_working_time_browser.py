@@ -108,6 +108,11 @@ class StopWatch:
         yield
         self._since = (before + time.monotonic()) / 2
 
+    def start_at(self, moment: float) -> None:
+        """Run from a moment of the monotonic clock on."""
+        assert self._since is None
+        self._since = moment
+
     @contextmanager
     def stop(self, why: str) -> Iterator[None]:
         """Stand from the middle of the block on."""
@@ -128,9 +133,8 @@ class TimedHands(Hands):
     strokes: int = 0
 
     def begin(self) -> None:
-        super().begin()
-        with self.watch.start():  # the clock starts when the tools are there
-            pass
+        self.press_begin()
+        self.start_when("fedgtvViewer.state().mode !== 'view'")
 
     def draw(self, z: int, seconds: float = WORK_S) -> None:
         """Draw on a slice for some time; each stroke changes something."""
@@ -227,9 +231,12 @@ class TimedHands(Hands):
             self.page.mouse.move(510, 400)
 
     def _be_back(self) -> None:
-        self.wait("fedgtvViewer.state().lock === ''")
-        with self.watch.start():
-            pass
+        self.start_when("fedgtvViewer.state().lock === ''")
+
+    def start_when(self, what: str) -> None:
+        """Start the watch when the tools are there, as the page sees it: the test hears it late."""
+        seen = self.wait(f"({what}) && Date.now()").json_value()
+        self.watch.start_at(time.monotonic() - (time.time() - seen / 1000))
 
     def _middle(self, button: str) -> tuple[float, float]:
         box = self.button(button).bounding_box()
@@ -289,9 +296,7 @@ def test_nothing_that_happens_meanwhile_loses_or_doubles_work(hospital, doctor) 
     doctor.draw(z)
     first = save_the_slice_shown(doctor)
 
-    doctor.wait(f"fedgtvViewer.state().epoch !== '{first.epoch}'")
-    with doctor.watch.start():
-        pass
+    doctor.start_when(f"fedgtvViewer.state().epoch !== '{first.epoch}'")
     doctor.page.keyboard.press("n")
     doctor.wait(f"fedgtvViewer.state().cursor[0] === {ASKED[1]}")
     doctor.draw(ASKED[1])
@@ -372,7 +377,7 @@ def test_a_review_stores_its_time_and_how_much_was_revised(hospital, doctor, tmp
     with Session(store.engine) as session:
         review = session.scalars(select(ReviewRow).where(ReviewRow.round_id == key.round_id)).one()
     (row,) = [r for r in contour_evidence.saves(store, key.round_id) if r.purpose == "review"]
-    say(doctor.watch.parts, review.active_s)
+    say(doctor.watch.parts, review.active_s, row.sittings)
     assert review.active_s == row.active_s == pytest.approx(doctor.watch.seconds, abs=1)
     assert row.mask_sha256 == mask_sha256(shown)
     assert review.verdict == "revised"
