@@ -9,6 +9,7 @@ from clinical_ui import (
     accounts_page,
     annotation_page,
     blinded_page,
+    connection,
     review_page,
     session,
     sign_in,
@@ -26,7 +27,7 @@ STYLE = """
     padding: .35rem .8rem; border-radius: 4px; font-size: .9rem; }
   .fedgtv-banner b { font-weight: 600; }
   .st-key-sign_out button { min-height: 0; padding: .3rem .8rem; }
-  .st-key-frame > div:has(.st-key-sign_in_cookie) { display: none; }
+  .st-key-frame > div:has(.st-key-sign_in_cookie, .st-key-connection) { display: none; }
   h1 { font-size: 1.5rem !important; padding: 0 !important; }
   [data-testid=stMain] :is(h2, h3) { font-size: 1.1rem !important;
     padding: .3rem 0 .2rem !important; }
@@ -121,6 +122,7 @@ def _frame(place: str, account: Account | None) -> None:
         if account is not None:
             st.button("Sign out", key="sign_out", on_click=sign_in.leave)
             sign_in.keep()
+        connection.watch()
 
 
 def _banner(place: str, account: Account | None) -> str:

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from algorithms.contracts.contour import Contour, Provenance
 from algorithms.contracts.volume import Mask, MaskArray
+from clinical_ui import wording
 from site_agent import contour_evidence, drafts
 from site_agent.case_store import CaseStore, SliceChoice
 from site_agent.claims import WorkKey, holders
@@ -399,3 +400,30 @@ def test_a_review_stores_its_time_and_how_much_was_revised(hospital, doctor, tmp
 def degree_percent(before: MaskArray, after: MaskArray) -> float:
     """Return 100 * (1 - Dice), written down a second time."""
     return 100 * (1 - 2 * float((before & after).sum()) / float(before.sum() + after.sum()))
+
+
+def test_a_server_that_starts_again_is_sent_what_was_drawn_meanwhile(hospital, doctor) -> None:
+    """Also where the page was drawn anew as a whole before: Streamlit asks for nothing then."""
+    store, key, page = hospital.store, hospital.key("review"), doctor.page
+    doctor.open(key, EVERYTHING)
+    doctor.press_begin()
+    doctor.wait("fedgtvViewer.state().mode !== 'view'")
+    started_from = doctor.checksum()
+    z = doctor.state()["cursor"][0]
+    doctor.stroke(z, [(8, 8), (24, 24)])
+    page.get_by_role("button", name="Begin anew").click()
+    page.get_by_role("button", name=wording.THROW_AWAY).click()
+    doctor.wait_shown(started_from)
+    doctor.window.settle()
+    away = page.get_by_role("alert").get_by_text("The hospital's server does not answer")
+    hospital.server.kill()
+    away.wait_for()
+    page.wait_for_timeout(4000)  # by then Streamlit would have covered the page
+    assert page.get_by_role("dialog").count() == 0
+    doctor.stroke(z, [(8, 24), (24, 8)])
+    drawn = doctor.checksum()
+    assert drawn != started_from
+    hospital.server.start()
+    away.wait_for(state="detached")
+    doctor.wait("!fedgtvViewer.state().unsent")
+    assert doctor.checksum() == drawn == draft_sha256(store, key)
