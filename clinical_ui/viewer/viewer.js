@@ -9,6 +9,7 @@ import { PathCache } from "./contour_lines.js";
 import { Courier, keptWorks } from "./courier.js";
 import { Edit, History, Mask, maskSha256 } from "./mask.js";
 import { decodeRuns, fromText, unpackRuns } from "./run_lengths.js";
+import { forgetAll, recall, remember } from "./tab_memory.js";
 import { toolsOf } from "./tools.js";
 import { lightTable } from "./volume.js";
 
@@ -70,7 +71,10 @@ export class Viewer {
     this._ticket += 1;
     const ticket = this._ticket;
     const total = volume.voxels.length;
-    if (data.fresh) sessionStorage.removeItem(`fedgtv:${data.epoch}`);
+    if (data.fresh) {
+      sessionStorage.removeItem(`fedgtv:${data.epoch}`);
+      forgetAll(data.epoch);
+    }
     const kept = keptWorks(data.epoch).at(-1);
     const [target, outside, layers] = await Promise.all([
       kept ? decodeKept(kept.target, total) : unpack(data.target, total),
@@ -84,9 +88,9 @@ export class Viewer {
     this.volume = volume;
     this._draw(target, outside);
     this.layers = layers;
-    this.points = [];
+    this.points = recall(data.epoch, "points", []);
     this.actions = [];
-    this.paused = sessionStorage.getItem(pausedKey(data.epoch)) !== null; // until Continue
+    this.paused = recall(data.epoch, "paused", false); // until Continue
     this._generation += 1;
     if (!sameImage) {
       this.window = [...data.window];
@@ -95,7 +99,7 @@ export class Viewer {
       this.radiusMm = 5;
     }
     this._opened = openingOf(data);
-    this.done = new Set(readDone(data.epoch));
+    this.done = new Set(recall(data.epoch, "done", []));
     this._begin(data);
     this._take(data);
     return true;
@@ -109,6 +113,7 @@ export class Viewer {
       this._generation += 1;
     }
     const news = this.courier.receive(data);
+    if (!this.courier.recovered.length) this.clock.unblock("sending");
     this._take(data);
     if (news) await this._answered(news, data);
     this.refresh();
@@ -126,8 +131,7 @@ export class Viewer {
   _forget() {
     this.courier.close();
     this.courier.forget();
-    sessionStorage.removeItem(doneKey(this.data.epoch));
-    sessionStorage.removeItem(pausedKey(this.data.epoch));
+    forgetAll(this.data.epoch);
     this.courier = null;
   }
 
@@ -154,6 +158,7 @@ export class Viewer {
       isActive: () => this.clock.isActive,
       changed: () => this.refresh(),
     });
+    if (this.courier.recovered.length) this.clock.block("sending");
     this.act("open", this.cursor[0]);
   }
 
@@ -246,6 +251,7 @@ export class Viewer {
     if (this.paused) return "Paused: press Continue to draw.";
     if (this.courier.isPrompting || this._applying) return "The model is at work.";
     if (this.courier.isBusy) return "The contour is being saved.";
+    if (this.courier.recovered.length) return "What this tab kept is being sent.";
     return "";
   }
 
@@ -259,7 +265,7 @@ export class Viewer {
   /** Keep an edit for undoing and tell the server about it soon. */
   finish(edit, detail = {}) {
     if (edit.refused && !edit.size) this.hint("This slice was not asked for: it stays as it is.");
-    if (edit.points) this.points = edit.points.after;
+    if (edit.points) this._setPoints(edit.points.after);
     if (!this.history.record(edit)) return;
     this.act(edit.name, edit.z, { voxels: edit.size, ...detail });
     this.courier.edited();
@@ -298,10 +304,15 @@ export class Viewer {
     }
     const entry = this.history[way]();
     if (!entry) return;
-    if (entry.points) this.points = way === "undo" ? entry.points.before : entry.points.after;
+    if (entry.points) this._setPoints(entry.points[way === "undo" ? "before" : "after"]);
     this.act(way, entry.z, { of: entry.name });
     this.courier.edited();
     this.refresh();
+  }
+
+  _setPoints(points) {
+    this.points = points;
+    remember(this.data.epoch, "points", points);
   }
 
   // -- the model and the server -----------------------------------------------------------------
@@ -376,7 +387,7 @@ export class Viewer {
     const slice = this.data.selected.find((one) => one.z === z);
     if (!slice || this.mode === "view") return;
     if (!this.done.delete(z)) this.done.add(z);
-    sessionStorage.setItem(doneKey(this.data.epoch), JSON.stringify([...this.done]));
+    remember(this.data.epoch, "done", [...this.done]);
     this.refresh();
   }
 
@@ -384,13 +395,9 @@ export class Viewer {
   togglePause() {
     if (this.mode === "view" || !this.clock) return;
     this.paused = !this.paused;
-    if (this.paused) {
-      this.clock.block("paused");
-      sessionStorage.setItem(pausedKey(this.data.epoch), "");
-    } else {
-      this.clock.unblock("paused");
-      sessionStorage.removeItem(pausedKey(this.data.epoch));
-    }
+    if (this.paused) this.clock.block("paused");
+    else this.clock.unblock("paused");
+    remember(this.data.epoch, "paused", this.paused);
     this.act(this.paused ? "pause" : "resume", this.cursor[0]);
     if (this.paused) this.courier.draftNow();
     this.refresh();
@@ -579,20 +586,4 @@ function isSaved(stored, courier) {
 
 function openingOf({ epoch, volume, revision, target }) {
   return JSON.stringify([epoch, volume, revision, target]);
-}
-
-function doneKey(epoch) {
-  return `fedgtv:${epoch}:done`;
-}
-
-function pausedKey(epoch) {
-  return `fedgtv:${epoch}:paused`;
-}
-
-function readDone(epoch) {
-  try {
-    return JSON.parse(sessionStorage.getItem(doneKey(epoch)) ?? "[]");
-  } catch {
-    return [];
-  }
 }

@@ -437,6 +437,24 @@ def test_a_reload_within_two_seconds_loses_neither_drawing_nor_time(doctor):
     assert mask_sha256(decode(last["target"], SHAPE)) == doctor.checksum()
 
 
+def test_points_that_the_model_was_not_sent_are_still_there_after_a_reload(doctor):
+    doctor.open("points", asked="6,8", prompts="2d")
+    doctor.press("1")
+    z = doctor.state()["cursor"][0]
+    for dy, dx in ((-6, 0), (6, 0), (0, -6)):
+        doctor.click(z, 48 + dy, 40 + dx)
+    placed = doctor.state()["points"]
+    assert len(placed) == 3
+    doctor.page.reload()
+    doctor.wait("window.fedgtvViewer && fedgtvViewer.state().lock === ''")
+    assert doctor.state()["points"] == placed
+    doctor.press("1")
+    doctor.click(z, 48, 46)
+    doctor.press("Enter")
+    doctor.wait("fedgtvViewer.voxels() > 0")
+    assert [point["sent"] for point in doctor.state()["points"]] == [True] * 4
+
+
 def test_another_page_and_back_loses_nothing(doctor):
     doctor.open("elsewhere", elsewhere="1")
     doctor.press("b")
