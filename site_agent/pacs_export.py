@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from algorithms.contracts.contour import Contour
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import Volume
-from site_agent.case_store import CaseStore
+from site_agent.case_store import REJECTED, CaseStore
 from site_agent.config import SiteHome
 from site_agent.database import utc_now
 from site_agent.deidentification import OriginalIdentity, mapped_uid, unseal
@@ -55,9 +55,9 @@ def export_rtstruct(
         The name of the region that was written.
 
     Raises:
-        DataError: the case was neither reviewed nor segmented in the latest round, or never was
-            DICOM, `output` is there already or lies in the home, or the gate refused the export
-            (`export_rules.ExportRefused`): nothing was written.
+        DataError: the case was neither reviewed nor segmented in the latest round, its contour was
+            rejected there, it never was DICOM, `output` is there already or lies in the home, or
+            the gate refused the export (`export_rules.ExportRefused`): nothing was written.
     """
     before = newest_export(store, case_id, "rtstruct")
     predecessor = None if before is None else uids_of(store, before).sop_instance_uid
@@ -195,4 +195,9 @@ def _newest_contour(store: CaseStore, case_id: str) -> tuple[str, Contour]:
     contour = store.contour(case_id, purpose="adapted", round_id=round_id)
     if contour is None:
         raise DataError(f"{case_id}: not segmented yet: run 'fedgtv-site work' first")
+    said = next((one for one in store.reviews(round_id) if one.case_id == case_id), None)
+    if said is not None and said.verdict == REJECTED:
+        raise DataError(
+            f"{case_id}: the model's contour was rejected in its review: revise it first"
+        )
     return round_id, contour

@@ -25,6 +25,7 @@ from site_agent.export_rules import ExportRefused, Rule
 from site_agent.export_store import EXPORTED, check_passed, newest_export, uids_of
 from site_agent.ingest import ingest
 from site_agent.pacs_export import export_rtstruct, export_segmentation
+from site_agent.review import put_review
 from site_agent.rtstruct import Placement, ReviewSignature, placement_of, read_rtstruct
 from tests.phantoms import SHAPE_ZYX, ball, filled_store, make_home
 from tests.site_agent.test_cli import start_round
@@ -135,6 +136,19 @@ def test_a_signature_approves_and_is_told_apart_in_the_log(home, store, case_id,
     written = pydicom.dcmread(tmp_path / "rs.dcm")
     assert (written.ApprovalStatus, written.ReviewerName) == ("APPROVED", "Onkologin^Olga")
     assert events(store)[-1].detail["approved"] is True
+
+
+def test_a_contour_that_was_rejected_stays_here(home, store, case_id, tmp_path) -> None:
+    latest = store.latest_round()
+    assert latest is not None
+    with transaction(store.engine) as session:
+        put_review(
+            session, store, latest.round_id, case_id, None, author="dr_x", reason="missed_target"
+        )
+    with pytest.raises(DataError, match="rejected in its review: revise it first"):
+        export_rtstruct(home, store, case_id, tmp_path / "rs.dcm", actor="test")
+    assert not (tmp_path / "rs.dcm").exists()
+    assert newest_export(store, case_id, "rtstruct") is None
 
 
 def test_only_bytes_that_passed_are_sent(home, store, case_id, tmp_path) -> None:
