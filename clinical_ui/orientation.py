@@ -7,6 +7,7 @@ the patient's right on the left of the screen and the front on top.
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from algorithms.contracts.volume import FloatArray, Geometry, ImageArray
 
@@ -91,8 +92,24 @@ def _normals(axes_zyx: FloatArray) -> tuple[int, int, int]:
 
 def percentile_window(image: ImageArray) -> tuple[float, float]:
     """Return the grey values shown black and white: the 1st and 99th percentile of the volume."""
-    low, high = (float(v) for v in np.percentile(image, WINDOW_PERCENTILES))
+    with np.errstate(invalid="ignore"):  # what is too large, or no number, becomes another value
+        levels = image.astype(np.int16)
+    whole = bool((levels == image).all())  # as a scanner stores them: counted, which is quicker
+    percentiles = (
+        _counted_percentiles(levels) if whole else np.percentile(image, WINDOW_PERCENTILES)
+    )
+    low, high = (float(v) for v in percentiles)
     return (low, high) if high > low else (low, low + 1.0)
+
+
+def _counted_percentiles(levels: NDArray[np.int16]) -> FloatArray:
+    """Return the percentiles as `np.percentile` does, between two neighbours by their distance."""
+    lowest = int(levels.min())
+    up_to = np.bincount(levels.ravel() - np.int32(lowest)).cumsum()
+    ranks = np.asarray(WINDOW_PERCENTILES) / 100 * (levels.size - 1)
+    below, above = np.floor(ranks), np.ceil(ranks)
+    at_below, at_above = (lowest + np.searchsorted(up_to, r, side="right") for r in (below, above))
+    return np.asarray(at_below + (ranks - below) * (at_above - at_below), dtype=np.float64)
 
 
 def _letters(direction_xyz: FloatArray) -> str:

@@ -83,6 +83,20 @@ def test_tilted_slices_have_three_planes_too_and_the_first_is_the_nearest(seed):
         assert towards >= 0
 
 
+@given(
+    values=st.one_of(
+        st.lists(st.integers(-40_000, 40_000), min_size=1, max_size=60),
+        st.lists(st.integers(-3, 3), min_size=1, max_size=60),
+        st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60),
+    )
+)
+def test_the_window_is_what_numpy_says_of_whole_and_of_other_grey_values(values):
+    image = np.array(values, dtype=np.float32).reshape(1, 1, -1)
+    low, high = np.percentile(image.astype(np.float64), (1, 99))
+    expected = (low, high) if np.float32(high) > np.float32(low) else (low, low + 1)
+    assert percentile_window(image) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
 def test_the_window_leaves_out_the_extremes():
     image = np.arange(10_001, dtype=np.float32).reshape(1, 73, 137)
     assert percentile_window(image) == (100.0, 9900.0)
