@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from scipy.ndimage import binary_erosion
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from algorithms.contracts.contour import Contour, Provenance
-from algorithms.contracts.volume import Mask
+from algorithms.contracts.volume import Mask, MaskArray
 from evaluation.overlap import dice
 from evaluation.revision import revision_degree_percent
 from site_agent import contour_evidence
-from site_agent.case_store import REVIEWED, CaseStore
+from site_agent.case_store import REVIEWED, CaseStore, SliceChoice
 from site_agent.click_store import mask_sha256
 from site_agent.database import ClickStepRow
 from site_agent.dicom_series import read_series
@@ -98,6 +99,11 @@ class Canvas:
     def drawn(self) -> str:
         return str(self.ask("checksum()"))
 
+    def mask(self, shape_yx: tuple[int, ...]) -> MaskArray:
+        """Return what the screen shows, bool `[z, y, x]`."""
+        runs = self.ask("runs()")
+        return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(-1, *shape_yx)
+
 
 @contextmanager
 def doctor(home: Path, folder: Path) -> Iterator[Canvas]:
@@ -116,71 +122,108 @@ def doctor(home: Path, folder: Path) -> Iterator[Canvas]:
 def test_a_slice_is_contoured_by_points_corrected_and_saved(tmp_path) -> None:
     store = make_site(tmp_path / "home", reviewed=False)
     add_people(store.engine)
-    z, case_id = 7, CASES[2]
+    case_id, z = CASES[2], 7
     with doctor(store.home.folder, tmp_path) as canvas:
-        page = canvas.page
-        row = page.locator(".st-key-row-annotation-" + case_id).or_(
-            page.get_by_test_id("stHorizontalBlock").filter(has_text=case_id)
-        )
-        row.get_by_role("button", name="Claim").last.click()
-        row.get_by_role("button", name="Release").last.wait_for()
-        row.get_by_role("button", name="Open").last.click()
-        page.get_by_role("heading", name="Annotate").wait_for()
-        canvas.wait_for_mode("view")
-        page.get_by_role("button", name="Go on").or_(
-            page.get_by_role("button", name="Start")
-        ).click()
-        canvas.wait_for_mode("contour")
-        assert canvas.state()["cursor"][0] == z
+        drawn = claim_and_contour(canvas, case_id, z, REFERENCE[z])
+        canvas.page.wait_for_function("() => Object.keys(sessionStorage).length === 0")
+    check_what_is_stored(store, case_id, z, drawn)
 
-        # Four points just inside the edge, and the contour is there in one go.
-        canvas.click((z, 35, 38), (z, 55, 38), (z, 45, 31), (z, 45, 46))
-        canvas.press("Enter")
-        canvas.answered(1)
-        first = canvas.drawn()
-        # A click on what is too much takes it away: the answer is one step that can be undone.
-        canvas.press("3")
-        canvas.click((z, 47, 38))
-        canvas.answered(2)
-        mended = canvas.drawn()
-        assert mended != first
-        canvas.press("Control+z")
-        assert canvas.drawn() == first
-        canvas.press("Control+y")
-        assert canvas.drawn() == mended
 
-        # Lasso and brush, each a step; undo and redo go over all of them.
-        canvas.press("l")
-        canvas.stroke([(z, y, x) for y, x in ((20, 10), (20, 20), (30, 20), (30, 10), (20, 10))])
-        lassoed = canvas.drawn()
-        canvas.press("b")
-        canvas.stroke([(z, 45, x) for x in range(30, 48, 3)])
-        brushed = canvas.drawn()
-        assert len({mended, lassoed, brushed}) == 3
-        assert canvas.state()["undo"][-4:] == ["model", "model", "lasso", "stroke"]
-        canvas.press("Control+z", "Control+z")
-        assert canvas.drawn() == mended
-        canvas.press("Control+y", "Control+y")
-        assert canvas.drawn() == brushed
-        canvas.press("e")
-        canvas.stroke([(z, 25, x) for x in range(8, 24, 3)])
-        drawn, runs = canvas.drawn(), canvas.ask("runs()")
+def test_a_slice_of_a_real_sarcoma_is_contoured_and_saved(
+    data_packs, tmp_path, monkeypatch
+) -> None:
+    store, case_id = sarcoma(data_packs, tmp_path, monkeypatch)
+    reference = store.contour(case_id, purpose="reference").mask.voxels
+    z = int(reference.sum(axis=(1, 2)).argmax())
+    round_id = start_round(store)
+    store.open_tasks(round_id, [SliceChoice(case_id, z, "chosen", 1.0)], actor="test")
+    add_people(store.engine)
+    with doctor(store.home.folder, tmp_path) as canvas:
+        drawn = claim_and_contour(canvas, case_id, z, reference[z])
+    check_what_is_stored(store, case_id, z, drawn)
 
-        # A slice that was not asked for cannot be drawn on.
-        canvas.go_to(z - 1)
-        canvas.press("b")
-        canvas.stroke([(z - 1, 45, 30), (z - 1, 45, 40)])
-        assert canvas.drawn() == drawn
-        canvas.press("n", "d")
-        page.get_by_role("button", name="Save 1 done slice").click()
-        page.get_by_text("All slices are done").wait_for()
-        page.wait_for_function("() => Object.keys(sessionStorage).length === 0")
 
+def claim_and_contour(canvas: Canvas, case_id: str, z: int, target: np.ndarray) -> MaskArray:
+    """Claim a slice, contour it with every tool, and save it; return what the screen showed.
+
+    Args:
+        canvas: at the worklist.
+        case_id: of the case.
+        z: the slice that is asked for.
+        target: bool `[y, x]`, what is to be contoured.
+    """
+    page = canvas.page
+    row = page.locator(".st-key-row-annotation-" + case_id).or_(
+        page.get_by_test_id("stHorizontalBlock").filter(has_text=case_id)
+    )
+    row.get_by_role("button", name="Claim").last.click()
+    row.get_by_role("button", name="Release").last.wait_for()
+    row.get_by_role("button", name="Open").last.click()
+    page.get_by_role("heading", name="Annotate").wait_for()
+    canvas.wait_for_mode("view")
+    page.get_by_role("button", name="Go on").or_(page.get_by_role("button", name="Start")).click()
+    canvas.wait_for_mode("contour")
+    assert canvas.state()["cursor"][0] == z
+
+    # Four points just inside the edge, and the contour is there in one go.
+    canvas.click(*((z, *yx) for yx in margin_points(target)))
+    canvas.press("Enter")
+    canvas.answered(1)
+    first = canvas.drawn()
+    assert dice(canvas.mask(target.shape)[z], target) > 0.7
+    # A click on what is too much takes it away: the answer is one step that can be undone.
+    y, x = (round(float(one)) for one in np.argwhere(target).mean(axis=0))
+    canvas.press("3")
+    canvas.click((z, y + 2, x))
+    canvas.answered(2)
+    mended = canvas.drawn()
+    assert mended != first
+    canvas.press("Control+z")
+    assert canvas.drawn() == first
+    canvas.press("Control+y")
+    assert canvas.drawn() == mended
+
+    # Lasso and brush, each a step; undo and redo go over all of them.
+    canvas.press("l")
+    canvas.stroke([(z, y, x) for y, x in ((20, 10), (20, 20), (30, 20), (30, 10), (20, 10))])
+    lassoed = canvas.drawn()
+    canvas.press("b")
+    canvas.stroke([(z, y, x + step) for step in range(-8, 10, 3)])
+    brushed = canvas.drawn()
+    assert len({mended, lassoed, brushed}) == 3
+    assert canvas.state()["undo"][-4:] == ["model", "model", "lasso", "stroke"]
+    canvas.press("Control+z", "Control+z")
+    assert canvas.drawn() == mended
+    canvas.press("Control+y", "Control+y")
+    assert canvas.drawn() == brushed
+    canvas.press("e")
+    canvas.stroke([(z, 25, x) for x in range(8, 24, 3)])
+    drawn, screen = canvas.drawn(), canvas.mask(target.shape)
+    assert mask_sha256(screen) == drawn
+
+    # A slice that was not asked for cannot be drawn on.
+    canvas.go_to(z - 1)
+    canvas.press("b")
+    canvas.stroke([(z - 1, y, x - 8), (z - 1, y, x + 8)])
+    assert canvas.drawn() == drawn
+    canvas.press("n", "d")
+    canvas.window.screenshot(f"contoured-{case_id}")
+    page.get_by_role("button", name="Save 1 done slice").click()
+    page.get_by_text("All slices are done").wait_for()
+    return screen
+
+
+def margin_points(target: np.ndarray) -> list[tuple[int, int]]:
+    """Return `(y, x)` just inside the edge of a mask `[y, x]`: top, bottom, left and right."""
+    inside = np.argwhere(binary_erosion(target))
+    ends = (inside[:, 0].argmin(), inside[:, 0].argmax(), inside[:, 1].argmin())
+    return [(int(y), int(x)) for y, x in inside[[*ends, inside[:, 1].argmax()]]]
+
+
+def check_what_is_stored(store: CaseStore, case_id: str, z: int, screen: MaskArray) -> None:
     task = next(t for t in store.tasks(store.latest_round().round_id) if t.case_id == case_id)
     stored = np.zeros(store.geometry(case_id).shape_zyx, bool)
     stored[z] = store.task_mask(task)
-    assert mask_sha256(stored) == drawn
-    screen = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(stored.shape)
     np.testing.assert_array_equal(stored, screen)
     assert (task.author, task.provenance) == (EVERYTHING, Provenance.SEMIAUTOMATIC.value)
     (save,) = contour_evidence.saves(store, task.round_id)
@@ -203,19 +246,19 @@ def archived(tmp_path) -> Iterator[tuple[Orthanc, CaseStore, Path]]:
         make_home(tmp_path / "home")
         home = write_settings(tmp_path / "home", dimse_settings(archive, free_ports(1)[0], "auto"))
         store = CaseStore(home)
-        yield archive, segmented(store, tmp_path / "export"), tmp_path / "export"
+        (case_id,) = ingest(home, store, tmp_path / "export", actor="test")
+        segmented(store, case_id)
+        yield archive, store, tmp_path / "export"
 
 
-def segmented(store: CaseStore, images: Path) -> CaseStore:
-    """Take a patient in, whom a model contours: its reference, moved a little."""
-    (case_id,) = ingest(store.home, store, images, actor="test")
+def segmented(store: CaseStore, case_id: str) -> None:
+    """Have a model contour a patient: the reference, moved a little."""
     reference = store.contour(case_id, purpose="reference").mask
     moved = Mask(np.roll(reference.voxels, 2, axis=2), reference.geometry)
     model = Contour("GTVp", moved, Provenance.AUTOMATIC)
     round_id = start_round(store)
     store.save_contour(case_id, model, purpose="adapted", round_id=round_id, author="model")
     add_people(store.engine)
-    return store
 
 
 def revise(canvas: Canvas, slices: Sequence[int], centre: tuple[int, int]) -> str:
@@ -302,19 +345,13 @@ def test_a_review_is_revised_signed_and_approved_in_the_archive(archived, tmp_pa
 
 def test_a_real_sarcoma_is_revised_and_signed(data_packs, tmp_path, monkeypatch) -> None:
     """The same with a patient of the collection: T1 MR with the contour of its planning."""
-    source = data_packs / "dicom" / "sts_rtstruct" / "STS_015" / "MR_T1"
-    images = tmp_path / "export"
-    shutil.copytree(source / "image", images)
-    shutil.copy(source / "mask" / "RS.dcm", images)
-    monkeypatch.setenv("FEDGTV_SITE_ROI_NAMES", '["GTV_Mass_MR_T1"]')
-    home = make_home(tmp_path / "home")
-    store = segmented(CaseStore(home), images)
-    case_id = store.cases()[0].case_id
+    store, case_id = sarcoma(data_packs, tmp_path, monkeypatch)
+    segmented(store, case_id)
     round_id = store.latest_round().round_id
     model = store.contour(case_id, purpose="adapted", round_id=round_id).mask.voxels
     z = int(model.sum(axis=(1, 2)).argmax())
     y, x = (round(float(one)) for one in np.argwhere(model[z]).mean(axis=0))
-    with doctor(home.folder, tmp_path) as canvas:
+    with doctor(store.home.folder, tmp_path) as canvas:
         canvas.page.get_by_role("link", name="Review").click()
         drawn = revise(canvas, (z, z + 2), (y, x + 30))
         canvas.window.screenshot("review-sarcoma")
@@ -322,7 +359,15 @@ def test_a_real_sarcoma_is_revised_and_signed(data_packs, tmp_path, monkeypatch)
     assert mask_sha256(reviewed) == drawn
 
 
-def test_the_reference_is_where_the_synthetic_site_puts_it() -> None:
-    """The points above lie just inside the target's edge."""
-    for y, x in ((35, 38), (55, 38), (45, 31), (45, 46)):
-        assert REFERENCE[7, y, x]
+def sarcoma(
+    data_packs: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[CaseStore, str]:
+    """Take a patient of the collection in, with its reference."""
+    source = data_packs / "dicom" / "sts_rtstruct" / "STS_015" / "MR_T1"
+    images = folder / "export"
+    shutil.copytree(source / "image", images)
+    shutil.copy(source / "mask" / "RS.dcm", images)
+    monkeypatch.setenv("FEDGTV_SITE_ROI_NAMES", '["GTV_Mass_MR_T1"]')
+    store = CaseStore(make_home(folder / "home"))
+    (case_id,) = ingest(store.home, store, images, actor="test")
+    return store, case_id
