@@ -210,6 +210,7 @@ def _section(
 
 
 def _progress(listed: Worklist, items: list[WorkItem], purpose: Purpose, time: Expected) -> None:
+    words: tuple[str, ...]
     if purpose == ANNOTATION:
         left = sum(len(item.open_tasks) for item in items)
         share = 1 - left / len(listed.tasks)
