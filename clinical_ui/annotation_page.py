@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import streamlit as st
 
-from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import MaskArray
 from clinical_ui import launch, session, sign_in, wording
 from clinical_ui.case_layers import STYLES, Layer
@@ -14,7 +13,8 @@ from clinical_ui.case_viewer import contour_layers, show_case
 from clinical_ui.desk import NO_EPOCH, Desk
 from clinical_ui.session import LoadedVolume
 from clinical_ui.viewer import Mode, SelectedSlice, ViewerData
-from site_agent import claims
+from clinical_ui.work_buttons import is_mine, work_buttons
+from site_agent import accounts, claims
 from site_agent.accounts import Account
 from site_agent.case_store import CaseStore
 from site_agent.claims import WorkKey
@@ -54,9 +54,11 @@ def show(open_worklist: Callable[[], None]) -> None:
     except (OSError, ValueError):
         st.error(wording.NO_DRAFT, icon="⚠")
         return
-    state.markdown(state_line(tasks, holder, account, begun=desk.draft is not None))
+    names = accounts.display_names(store.engine)
+    begun = desk.draft is not None
+    state.markdown(state_line(tasks, holder, account, names, begun=begun))
     with buttons:
-        _buttons(store, desk, tasks, holder, account, open_worklist)
+        _buttons(desk, tasks, holder, account, open_worklist)
     # Always there: what comes and goes above the viewer would have it mounted anew, and what can
     # be undone would be lost.
     with st.container():
@@ -70,7 +72,7 @@ def show(open_worklist: Callable[[], None]) -> None:
         except (OSError, ValueError):
             st.warning(wording.NO_IMAGE, icon="⚠")
             return
-    working = desk.draft is not None and holder is not None and holder.author == account.username
+    working = desk.draft is not None and is_mine(holder, account)
     mode: Mode = "view"
     if working and any(task.state == "open" for task in tasks):
         mode = "scribble" if any(task.kind == "scribble" for task in tasks) else "contour"
@@ -139,64 +141,54 @@ def case_line(case_id: str, tasks: Sequence[AnnotationTaskRow]) -> str:
 
 
 def state_line(
-    tasks: Sequence[AnnotationTaskRow], holder: ClaimRow | None, account: Account, *, begun: bool
+    tasks: Sequence[AnnotationTaskRow],
+    holder: ClaimRow | None,
+    account: Account,
+    names: Mapping[str, str],
+    *,
+    begun: bool,
 ) -> str:
-    """Say what can be done with a case just now; `begun`: there is a draft of one's own."""
+    """Say what can be done with a case just now, in Markdown.
+
+    Args:
+        tasks: the slices of the case.
+        holder: who holds it.
+        account: who is signed in.
+        names: what people are called, by user name.
+        begun: there is a draft of one's own.
+    """
     if all(task.state == "done" for task in tasks):
         by = {
-            wording.author(task.author, simulated=wording.is_simulated(task.provenance))
+            wording.author(task.author, names, simulated=wording.is_simulated(task.provenance))
             for task in tasks
         }
-        return f"✓ All slices are done, by {', '.join(sorted(by))}."
+        return f"✓ All slices are done, by {wording.verbatim(', '.join(sorted(by)))}."
     if holder is None:
         return "○ Free; what you drew is kept." if begun else "○ Free: start to draw on it."
-    if holder.author != account.username:
-        return f"◆ {holder.author} works on it. You can look."
+    if not is_mine(holder, account):
+        return wording.works_on_it(holder.author, names)
     if not begun:
         return "● Yours: start when you are ready; the clock starts with it."
     return "● Yours: only the slices asked for can be drawn on."
 
 
 def _buttons(
-    store: CaseStore,
     desk: Desk,
     tasks: Sequence[AnnotationTaskRow],
     holder: ClaimRow | None,
     account: Account,
     open_worklist: Callable[[], None],
 ) -> None:
-    mine = holder is not None and holder.author == account.username
     with st.container(horizontal=True, horizontal_alignment="right", gap="small"):
         if all(task.state == "done" for task in tasks):
             if st.button("Worklist", type="primary"):
                 open_worklist()
             return
-        if not mine or desk.draft is None:
-            st.button(
-                "Start" if desk.draft is None else "Go on",
-                type="primary",
-                disabled=holder is not None and not mine,
-                on_click=_try,
-                args=(desk.begin,),
-                help="Claims the case and starts the clock; what you drew before is still there",
-            )
-        if mine and desk.draft is not None:
-            with st.popover("Begin anew"):
-                st.write("Slices that are saved stay as they are.")
-                st.button(wording.THROW_AWAY, on_click=_try, args=(desk.discard,))
-        if mine:
-            st.button(
-                "Release",
-                on_click=_try,
-                args=(lambda: claims.release(store, desk.key, author=account.username),),
-                help="Lets others take the case; what you drew stays as your draft",
-            )
-
-
-def _try(act: Callable[[], None]) -> None:
-    """Do what a button says; what cannot be done is said on the page."""
-    try:
-        sign_in.actor(ROLE)
-        act()
-    except DataError as error:
-        session.say(str(error))
+        work_buttons(
+            desk,
+            holder,
+            account,
+            role=ROLE,
+            start="Start",
+            anew="Slices that are saved stay as they are.",
+        )

@@ -1,6 +1,9 @@
 """The frame around every page: banner, navigation and looks. Streamlit runs this file."""
 
+from collections.abc import Callable
 from html import escape
+from typing import Literal
+from urllib.parse import urlsplit
 
 import streamlit as st
 
@@ -77,30 +80,58 @@ def main() -> None:
 
 
 def _pages(account: Account | None) -> list[st.Page]:
-    """Return the pages for an account, the first of them to begin with; None returns all."""
+    """Return the pages for an account, the first of them to begin with; None returns all.
 
-    def show_annotation() -> None:
-        annotation_page.show(lambda: st.switch_page(worklist))
-
-    annotate = st.Page(show_annotation, title="Annotate", url_path="annotate")
-    review = st.Page(review_page.show, title="Review", url_path="review")
+    Every address leads to a page, or Streamlit would put a window of its own over the first one:
+    what is for other roles, and what does not exist, says so.
+    """
 
     def show_worklist() -> None:
-        worklist_page.show(lambda: st.switch_page(annotate), lambda: st.switch_page(review))
+        worklist_page.show(
+            lambda: _open_case(pages["annotate"]), lambda: _open_case(pages["review"])
+        )
 
-    worklist = st.Page(show_worklist, title="Worklist", url_path="worklist")
+    def show_annotation() -> None:
+        annotation_page.show(lambda: st.switch_page(pages[""]))
 
-    pages: list[tuple[st.Page, Roles]] = [
-        (worklist, None),  # hospital IT and study leads release what somebody forgot
-        (annotate, frozenset({"annotator"})),
-        (review, DOCTORS),
-        (st.Page(blinded_page.show, title="Blinded", url_path="blinded"), frozenset({"reviewer"})),
-        (st.Page(study_page.show, title="Study", url_path="study"), None),
-        (st.Page(accounts_page.show, title="Accounts", url_path="accounts"), frozenset({"it"})),
+    def show_review() -> None:
+        review_page.show(lambda: st.switch_page(pages["blinded"]))
+
+    def refuse(title: str, why: str) -> Callable[[], None]:
+        def show_refusal() -> None:
+            st.title(title)
+            st.info(why)
+            st.page_link(pages[""], label="Go to the worklist")
+
+        return show_refusal
+
+    shown: list[tuple[str, str, Callable[[], None], Roles]] = [
+        # For everybody: hospital IT and study leads release what somebody forgot.
+        ("Worklist", "worklist", show_worklist, None),
+        ("Annotate", "annotate", show_annotation, frozenset({"annotator"})),
+        ("Review", "review", show_review, DOCTORS),
+        ("Blinded", "blinded", blinded_page.show, frozenset({"reviewer"})),
+        ("Study", "study", study_page.show, None),
+        ("Accounts", "accounts", accounts_page.show, frozenset({"it"})),
     ]
-    return [
-        page for page, roles in pages if account is None or roles is None or account.roles & roles
-    ]
+    pages = {"": st.Page(show_worklist, title="Worklist", url_path="", default=True)}
+    for title, path, show, roles in shown:
+        if account is None or roles is None or account.roles & roles:
+            hidden = path == "worklist"  # it stands there already, as the first page
+        else:
+            show, hidden = refuse(title, sign_in.refusal(roles)), True
+        visibility: Literal["hidden", "visible"] = "hidden" if hidden else "visible"
+        pages[path] = st.Page(show, title=title, url_path=path, visibility=visibility)
+    asked = urlsplit(st.context.url or "").path.strip("/")
+    if asked not in pages and "/" not in asked:
+        nothing = refuse("No such page", wording.NO_SUCH_PAGE)
+        pages[asked] = st.Page(nothing, title="fedgtv", url_path=asked, visibility="hidden")
+    return list(pages.values())
+
+
+def _open_case(page: st.Page) -> None:
+    """Go to the page of the case that was chosen."""
+    st.switch_page(page, query_params=session.case_query())
 
 
 def _take_confirmation(pages: list[st.Page]) -> None:

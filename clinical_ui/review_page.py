@@ -6,10 +6,10 @@ from html import escape
 
 import numpy as np
 import streamlit as st
+from sqlalchemy.orm import Session
 
 from algorithms.contracts.case import Case
 from algorithms.contracts.contour import Contour, Provenance
-from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import MaskArray
 from clinical_ui import launch, session, sign_in, signing_dialog, wording
 from clinical_ui.case_layers import SHOWN_AT_FIRST, STYLES, Layer, first_slice
@@ -18,8 +18,10 @@ from clinical_ui.desk import NO_EPOCH, Desk
 from clinical_ui.orientation import radiological_view
 from clinical_ui.session import LoadedVolume
 from clinical_ui.viewer import VerdictForm, ViewerData
-from site_agent import claims
+from clinical_ui.work_buttons import is_mine, work_buttons
+from site_agent import accounts, claims
 from site_agent.accounts import Account
+from site_agent.blinding import blinded_cases
 from site_agent.case_store import CaseStore
 from site_agent.claims import WorkKey
 from site_agent.click_store import mask_sha256
@@ -77,8 +79,8 @@ class OpenCase:
         return any(made)
 
 
-def show() -> None:
-    """Show the page."""
+def show(open_blinded: Callable[[], None]) -> None:
+    """Show the page; `open_blinded` goes to the page of blinded readings."""
     account = sign_in.require("annotator", ROLE)
     store = session.store()
     cases = {case.case_id: case for case in store.cases()}
@@ -97,6 +99,13 @@ def show() -> None:
         on_change=session.case_chosen,
         label_visibility="collapsed",
     )
+    with Session(store.engine) as reading:
+        blinded = case.case_id in blinded_cases(reading, account.username)
+    if blinded:  # nothing of it is read, so that nothing of it can show
+        st.info(wording.BLINDED)
+        if st.button("Blinded reading", type="primary"):
+            open_blinded()
+        return
     opened = read_case(store, case)
     key = WorkKey(opened.round_id, case.case_id, "review")
     holder = claims.holders(store, opened.round_id).get((case.case_id, key.purpose))
@@ -108,18 +117,20 @@ def show() -> None:
     except (OSError, ValueError):
         st.error(wording.NO_DRAFT, icon="⚠")
         return
-    state.markdown(state_line(opened, holder, account, begun=desk.draft is not None))
+    names = accounts.display_names(store.engine)
+    begun = desk.draft is not None
+    state.markdown(state_line(opened, holder, account, names, begun=begun))
     plane = radiological_view(store.geometry(case.case_id)).plane
     with buttons:
-        _buttons(store, opened, desk, holder, account, plane)
+        _buttons(store, opened, desk, holder, account, facts_html(opened, plane, names))
     # Always there: what comes and goes above the viewer would have it mounted anew, and what can
     # be undone would be lost.
     with st.container():
         if (notice := session.said()) is not None:
             st.error(wording.sentence(notice), icon="⚠")
         if opened.unreadable:
-            names = (style.name for layer, style in STYLES.items() if layer in opened.unreadable)
-            st.warning(wording.unreadable(names), icon="⚠")
+            lost = (style.name for layer, style in STYLES.items() if layer in opened.unreadable)
+            st.warning(wording.unreadable(lost), icon="⚠")
         try:
             loaded = session.load_volume(case.case_id)
         except (OSError, ValueError):
@@ -206,16 +217,26 @@ def viewer_data(opened: OpenCase, loaded: LoadedVolume, *, revising: bool) -> Vi
     )
 
 
-def is_mine(holder: ClaimRow | None, account: Account) -> bool:
-    """Say whether who is signed in holds the case."""
-    return holder is not None and holder.author == account.username
+def state_line(
+    opened: OpenCase,
+    holder: ClaimRow | None,
+    account: Account,
+    names: Mapping[str, str],
+    *,
+    begun: bool,
+) -> str:
+    """Say in one line how a case stands, in Markdown.
 
-
-def state_line(opened: OpenCase, holder: ClaimRow | None, account: Account, *, begun: bool) -> str:
-    """Say in one line how a case stands; `begun`: there is a draft of one's own."""
+    Args:
+        opened: the case.
+        holder: who holds it.
+        account: who is signed in.
+        names: what people are called, by user name.
+        begun: there is a draft of one's own.
+    """
     if holder is not None:
         if not is_mine(holder, account):
-            return f"◆ {holder.author} works on it. You can look."
+            return wording.works_on_it(holder.author, names)
         if begun:
             return "● Yours: the clock runs while you work in the viewer."
         return "● Yours: start the revision when you are ready; the clock starts with it."
@@ -224,8 +245,8 @@ def state_line(opened: OpenCase, holder: ClaimRow | None, account: Account, *, b
         return "✕ The model's contour cannot be read."
     if review is None:
         return "○ To review." if opened.to_review else wording.NOT_SEGMENTED
-    by = wording.author(review.author, simulated=review.simulated)
-    said = f"{wording.verdict(review.verdict)} by {by}"
+    by = wording.author(review.author, names, simulated=review.simulated)
+    said = f"{wording.verdict(review.verdict)} by {wording.verbatim(by)}"
     if review.verdict == "rejected":
         void = wording.SIGNED_BEFORE if opened.signature.signature is not None else ""
         return f"{said}: {wording.rejection(review.reason)}. {void}".rstrip()
@@ -239,47 +260,29 @@ def _buttons(
     desk: Desk,
     holder: ClaimRow | None,
     account: Account,
-    plane: str,
+    facts: str,
 ) -> None:
-    mine, others = is_mine(holder, account), holder is not None and not is_mine(holder, account)
     with st.container(horizontal=True, horizontal_alignment="right", gap="small"):
         if ROLE in account.roles and opened.to_review:
-            begun = mine and desk.draft is not None
             if holder is None and _may_sign(opened, account):
                 signed = opened.signature.standing is Standing.SIGNED
                 if st.button("Signature" if signed else "Sign", type="primary", key="sign"):
                     digest = mask_sha256(opened.contours[Layer.REVIEWED].mask.voxels)
                     signing_dialog.show(store, opened.round_id, opened.case.case_id, digest)
-            if not begun:
-                st.button(
-                    _start_label(opened, desk),
-                    type="primary" if opened.review is None else "secondary",
-                    disabled=others,
-                    on_click=_try,
-                    args=(desk.begin,),
-                    help="Claims the case, unlocks the tools and starts the clock",
-                )
-            if begun:
-                with st.popover("Begin anew"):
-                    st.write("This goes back to the contour that you started from.")
-                    st.button(wording.THROW_AWAY, on_click=_try, args=(desk.discard,))
-            if mine:
-                st.button(
-                    "Release",
-                    on_click=_try,
-                    args=(lambda: claims.release(store, desk.key, author=account.username),),
-                    help="Lets others take the case; what you drew stays as your draft",
-                )
+            first = opened.review is None
+            work_buttons(
+                desk,
+                holder,
+                account,
+                role=ROLE,
+                start="Start revision" if first else "Revise again",
+                anew="This goes back to the contour that you started from.",
+                kind="primary" if first else "secondary",
+            )
         with st.popover("About"):
-            st.html(facts_html(opened, plane))
+            st.html(facts)
             if opened.simulated:
                 st.warning(wording.SIMULATED_NOTICE, icon="⚠")
-
-
-def _start_label(opened: OpenCase, desk: Desk) -> str:
-    if desk.draft is not None:
-        return "Go on"
-    return "Start revision" if opened.review is None else "Revise again"
 
 
 def _may_sign(opened: OpenCase, account: Account) -> bool:
@@ -292,16 +295,7 @@ def _may_sign(opened: OpenCase, account: Account) -> bool:
     )
 
 
-def _try(act: Callable[[], None]) -> None:
-    """Do what a button says; what cannot be done is said on the page."""
-    try:
-        sign_in.actor(ROLE)
-        act()
-    except DataError as error:
-        session.say(str(error))
-
-
-def facts_html(opened: OpenCase, plane: str) -> str:
+def facts_html(opened: OpenCase, plane: str, names: Mapping[str, str]) -> str:
     """Return what is known of a case as a table."""
     case, review = opened.case, opened.review
     scanner = " ".join(part for part in (case.manufacturer, case.scanner_model) if part)
@@ -318,7 +312,8 @@ def facts_html(opened: OpenCase, plane: str) -> str:
         },
         "Review": "not reviewed"
         if review is None
-        else f"{review.verdict} by {wording.author(review.author, simulated=review.simulated)}",
+        else f"{review.verdict} by "
+        f"{wording.author(review.author, names, simulated=review.simulated)}",
         "Revision degree": "none yet"
         if review is None
         else wording.degree(review.revision_degree_percent),

@@ -4,6 +4,7 @@ The token comes from the browser's cookie when a page is loaded and is looked up
 each time: a sign-out, a timeout or a disabled account holds in every tab from its next run on.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from threading import Lock
@@ -71,7 +72,7 @@ def require(*roles: str) -> Account:
     """Return who is signed in and has one of `roles`; without roles, anybody. Stops the page."""
     account = current()
     if roles and not account.roles & set(roles):
-        st.error(_refusal(roles))
+        st.error(refusal(roles))
         st.stop()
     return account
 
@@ -86,7 +87,7 @@ def actor(*roles: str) -> Account:
     if account is None:
         raise DataError("you were signed out: sign in again; drafts are kept")
     if roles and not account.roles & set(roles):
-        raise DataError(_refusal(roles))
+        raise DataError(refusal(roles))
     return account
 
 
@@ -284,7 +285,8 @@ def _claims() -> dict[str, Any] | None:
     return dict(st.user.to_dict())
 
 
-def _refusal(roles: tuple[str, ...]) -> str:
+def refusal(roles: Iterable[str]) -> str:
+    """Say for whom something is that this account may not do."""
     return f"This is for {wording.whose(roles)}. Hospital IT can give an account more roles."
 
 

@@ -32,17 +32,19 @@ def show(store: CaseStore, round_id: str, case_id: str, shown_sha256: str) -> No
         return
     if state.standing is Standing.OUTDATED:
         st.info("This case was changed after it was signed: sign it again.")
-    if (notice := session.said()) is not None:
-        st.error(wording.sentence(notice), icon="⚠")
+    notice, where = session.said(), st.empty()  # what comes and goes must not move the form
+    if notice is not None:
+        where.error(wording.sentence(notice), icon="⚠")
     _ask(store, round_id, case_id, shown_sha256, account)
 
 
 def _ask(
     store: CaseStore, round_id: str, case_id: str, shown_sha256: str, account: Account
 ) -> None:
-    with st.form("signature", border=False):
+    place = st.empty()
+    with place.form("signature", border=False):
         meaning = st.radio("What you sign", MEANINGS)
-        st.markdown(f"As **{wording.person(account.person_name)}** ({account.username}).")
+        st.markdown(signs_line(account))
         password = ""
         if sign_in.uses_provider():
             confirmed = sign_in.is_confirmed()
@@ -60,9 +62,12 @@ def _ask(
         st.button("Confirm who you are", on_click=sign_in.ask_provider, args=("review",))
     if not pressed:
         return
+    place.info("One moment: your signature is being checked.")  # nothing to press meanwhile
     session.empty_field(_PASSWORD)
     sign_in.touch()
     try:
+        if not password and not sign_in.uses_provider():  # or a second press would be a failure
+            raise DataError("give your password to sign")
         sign_in.reauthenticate(password)
         signature = sign(
             store,
@@ -83,6 +88,13 @@ def _ask(
     _draw_again()
 
 
+def signs_line(account: Account) -> str:
+    """Say who signs: as colleagues know the person, and as the signature will name it."""
+    known, signs = account.display_name, wording.person(account.person_name)
+    line = f"As **{wording.verbatim(known)}** ({account.username})"
+    return f"{line}." if signs == known else f"{line}, signed as **{wording.verbatim(signs)}**."
+
+
 def _goes_to_pacs(store: CaseStore, case_id: str) -> bool:
     return store.home.config.pacs is not None and store.identity_sealed(case_id) is not None
 
@@ -94,7 +106,7 @@ def _draw_again() -> None:
 
 def _signed(store: CaseStore, signature: SignatureRow, account: Account) -> None:
     name = wording.person(signature.person_name)
-    st.markdown(f"✓ Signed by **{name}**, {wording.moment(signature.signed_at)}.")
+    st.markdown(f"✓ Signed by **{wording.verbatim(name)}**, {wording.moment(signature.signed_at)}.")
     st.markdown(f"> {signature.meaning}")
     if store.identity_sealed(signature.case_id) is None:
         st.info("This case did not come as DICOM: there is no RTSTRUCT of it.")

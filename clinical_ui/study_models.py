@@ -94,7 +94,7 @@ def history_row(entry: AuditRow) -> dict[str, str]:
     """Return one line of what was done with models."""
     return {
         "Time": wording.moment(entry.at),
-        "Who": study_wording.verbatim(entry.actor),
+        "Who": wording.verbatim(entry.actor),
         "Model": entry.subject.removeprefix("model-"),
         "What": study_wording.model_event(entry.event, entry.detail),
     }

@@ -12,7 +12,7 @@ from site_agent.database import RoundRow
 from site_agent.review_summary import ReviewerSummary, summarise_reviews
 
 THIS_ROUND, ALL_ROUNDS = "This round", "All rounds"
-BINS = tuple(study_wording.verbatim(label) for label in REVISION_BIN_LABELS)
+BINS = tuple(wording.verbatim(label) for label in REVISION_BIN_LABELS)
 ALL_REVIEWERS = "All reviewers"
 
 
@@ -85,7 +85,7 @@ def name(summary: ReviewerSummary) -> str:
     if summary.author is None:
         return ALL_REVIEWERS
     who = wording.author(summary.author, simulated=summary.simulated)
-    return study_wording.verbatim(who)
+    return wording.verbatim(who)
 
 
 def spread(mean: float, sd: float) -> str:

@@ -1,7 +1,6 @@
 """The words of the study page: steps, models, packages, limits and times."""
 
 import math
-import re
 from collections.abc import Mapping
 from datetime import datetime
 
@@ -35,15 +34,6 @@ _MODEL_EVENTS = {
     "model_activated": "brought into use",
     "model_rolled_back": "taken out of use",
 }
-
-
-def verbatim(text: str) -> str:
-    r"""Keep a name or label from being read as Markdown, in which tables are written.
-
-    >>> verbatim(">5-10 %"), verbatim("dr_a")
-    ('\\>5-10 %', 'dr\\_a')
-    """
-    return re.sub(r"([\\`*_{}\[\]()#+!|<>~$:])", r"\\\1", text)
 
 
 def step(what: str) -> str:

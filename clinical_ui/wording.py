@@ -1,7 +1,8 @@
 """Every word that a doctor reads: states, reasons, authors and numbers in plain language."""
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from algorithms.contracts.case import Split
@@ -17,6 +18,7 @@ SIMULATED_NOTICE = (
     "Some contours here were made by the **simulated annotator (demo)**, not by a person. "
     "They are no clinical result."
 )
+NO_SUCH_PAGE = "There is no page at this address."
 NO_CASES = (
     "There are no cases yet. Hospital IT takes images in with `fedgtv-site ingest`; "
     "reload this page afterwards."
@@ -50,6 +52,11 @@ SIGNED_BEFORE = (
     "It was signed before: that signature counts no more, and what was sent or handed over must be "
     "withdrawn."
 )
+BLINDED = (
+    "This case is in your blinded reading. What made its contours, and who, shows here when the "
+    "reading is over."
+)
+BLINDED_LEFT_OUT = "Cases in your blinded reading are left out."
 NOT_SEGMENTED = "· The model has not contoured this case; you can look at it."
 SPLITS = {
     Split.TRAINING: "training",
@@ -177,10 +184,15 @@ def whose(roles: Iterable[str]) -> str:
 def sentence(message: str) -> str:
     """Write what went wrong as a sentence; a name that it begins with keeps its letters.
 
-    >>> sentence("the password is wrong"), sentence("case-1: is taken")
-    ('The password is wrong.', 'case-1: is taken.')
+    A first word with anything but letters in it is a name, as is one before a colon.
+
+    >>> sentence("the password is wrong"), sentence("hospital: is taken")
+    ('The password is wrong.', 'hospital: is taken.')
+    >>> sentence("case-ab12, slice 3: is done"), sentence("case-ab12 is taken")
+    ('case-ab12, slice 3: is done.', 'case-ab12 is taken.')
     """
-    is_name = message.partition(" ")[0].endswith(":")
+    word = message.partition(" ")[0]
+    is_name = word.endswith(":") or not word.rstrip(",.;").isalpha()
     first = message[:1] if is_name else message[:1].upper()
     return f"{first}{message[1:].rstrip('.')}."
 
@@ -294,13 +306,35 @@ def score(value: float) -> str:
     return "none: the model sees no tumour" if value < 0 or math.isnan(value) else f"{value:.3g}"
 
 
-def author(name: str | None, *, simulated: bool) -> str:
-    """Name who made a contour; the demo's stand-in is always called that.
+def author(username: str | None, names: Mapping[str, str] | None = None, *, simulated: bool) -> str:
+    """Name who made a contour, as `names` calls people; the demo's stand-in is always called that.
 
-    >>> author("Dr A", simulated=False), author("x", simulated=True), author(None, simulated=False)
-    ('Dr A', 'simulated annotator (demo)', '')
+    >>> author("a", {"a": "Dr A"}, simulated=False), author("x", {}, simulated=True)
+    ('Dr A', 'simulated annotator (demo)')
+    >>> author("gone", {}, simulated=False), author(None, simulated=False)
+    ('gone', '')
     """
-    return SIMULATED if simulated else name or ""
+    if simulated:
+        return SIMULATED
+    return (names or {}).get(username or "", username or "")
+
+
+def works_on_it(holder: str, names: Mapping[str, str]) -> str:
+    """Say that somebody else has a case, in Markdown.
+
+    >>> works_on_it("a", {"a": "Dr A"})
+    '◆ Dr A works on it. You can look.'
+    """
+    return f"◆ {verbatim(names.get(holder, holder))} works on it. You can look."
+
+
+def verbatim(text: str) -> str:
+    r"""Keep a name or label from being read as Markdown, in which tables are written.
+
+    >>> verbatim(">5-10 %"), verbatim("dr_a")
+    ('\\>5-10 %', 'dr\\_a')
+    """
+    return re.sub(r"([\\`*_{}\[\]()#+!|<>~$:])", r"\\\1", text)
 
 
 def person(dicom_name: str) -> str:

@@ -26,6 +26,7 @@ class State(StrEnum):
     OPEN = "open"
     WAITING = "waiting"  # for the model
     DONE = "done"
+    BLINDED = "blinded"  # in a blinded reading of who looks, who is told no more
 
 
 class Show(StrEnum):
@@ -175,7 +176,11 @@ def review_work(listed: Worklist, *, looks: str) -> list[WorkItem]:
         if not (case.split is Split.TEST or (new and case.modality in modalities)):
             continue
         review = reviews.get(case.case_id)
-        if review is not None:
+        holder = _holder(listed, case.case_id, REVIEW, looks)
+        if case.case_id in listed.blinded:
+            state, review = State.BLINDED, None
+            holder = holder if holder is not None and holder.mine else None
+        elif review is not None:
             state = State.DONE
         else:
             waits = closed or case.case_id not in listed.segmented
@@ -185,7 +190,7 @@ def review_work(listed: Worklist, *, looks: str) -> list[WorkItem]:
                 case,
                 REVIEW,
                 state,
-                _holder(listed, case.case_id, REVIEW, looks),
+                holder,
                 new_patient=new,
                 verdict=None if review is None else _verdict(listed, review),
             )
@@ -204,7 +209,7 @@ def ordered(items: Iterable[WorkItem]) -> list[WorkItem]:
         if item.state is State.OPEN:
             group = 0 if item.mine else 2 if item.with_others else 1
         else:
-            group = 3 if item.state is State.WAITING else 4
+            group = 4 if item.state is State.DONE else 3
         wanted = item.open_tasks or item.tasks
         rank = min((task.rank for task in wanted), default=0)
         return group, rank, item.new_patient, item.case.patient_id, item.case_id

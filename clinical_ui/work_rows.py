@@ -119,6 +119,8 @@ def _review(item: WorkItem) -> str:
     kind = "new patient, came after the study's" if item.new_patient else "test patient"
     if item.verdict is not None:
         said, more = _verdict(item.verdict)
+    elif item.state is State.BLINDED:
+        said, more = "◌ in your blinded reading", "shown here when the reading is over"
     elif item.state is State.WAITING:
         said, more = "· waits for the model", kind
     else:
@@ -145,7 +147,7 @@ def _signature(verdict: Verdict) -> str:
 def _how_far(item: WorkItem, time: Expected) -> str:
     if item.state is State.DONE:
         return "done"
-    if item.state is State.WAITING:
+    if item.state in (State.WAITING, State.BLINDED):
         return ""
     if item.purpose != ANNOTATION:
         return wording.about_minutes(time.minutes(1))

@@ -101,7 +101,7 @@ def _live(open_annotation: Callable[[], None], open_review: Callable[[], None]) 
     current = store.latest_round()
     if current is None:  # taken away by a restored backup
         return
-    listed = read_worklist(store, current)
+    listed = read_worklist(store, current, looks=account.username)
     work = {
         ANNOTATION: annotation_work(listed, looks=account.username),
         REVIEW: review_work(listed, looks=account.username),
@@ -210,19 +210,23 @@ def _section(
 
 
 def _progress(listed: Worklist, items: list[WorkItem], purpose: Purpose, time: Expected) -> None:
+    words: tuple[str, ...]
     if purpose == ANNOTATION:
         left = sum(len(item.open_tasks) for item in items)
         share = 1 - left / len(listed.tasks)
         words = budget_line(listed.cases, listed.tasks), time_line(time, left, piece="slice")
     else:
-        done = sum(item.state is State.DONE for item in items)
-        share = done / len(items)
-        new = sum(item.new_patient for item in items)
+        seen = [item for item in items if item.state is not State.BLINDED]
+        done = sum(item.state is State.DONE for item in seen)
+        share = done / len(seen) if seen else 0.0
+        new = sum(item.new_patient for item in seen)
+        more = f" ({new} are new patients)" if new else ""
         words = (
-            f"{done} of {len(items)} cases reviewed{f' ({new} are new patients)' if new else ''}.",
-            time_line(time, len(items) - done, piece="case"),
+            f"{done} of {len(seen)} cases reviewed{more}." if seen else "",
+            wording.BLINDED_LEFT_OUT if len(seen) < len(items) else "",
+            time_line(time, len(seen) - done, piece="case"),
         )
-    st.progress(share, text=" ".join(words))
+    st.progress(share, text=" ".join(filter(None, words)))
 
 
 def _filtered(items: list[WorkItem], purpose: Purpose) -> list[WorkItem]:
@@ -289,7 +293,7 @@ def _buttons(account: Account, key: WorkKey, item: WorkItem) -> None:
     elif to_do and item.holder is None:
         _button("Open", f"open_{name}", _take_and_open, key, _first_slice(item))
         _button("Claim", f"claim_{name}", _claim, key)
-    elif account.roles & set(ROLES.values()):
+    elif item.state is not State.BLINDED and account.roles & set(ROLES.values()):
         _button("Look", f"look_{name}", _look, key, _first_slice(item))
     if item.mine:
         _button("Release", f"release_{name}", _release, key)

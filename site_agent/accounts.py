@@ -134,6 +134,11 @@ def listed(engine: Engine) -> list[Account]:
         return [of_row(row) for row in rows]
 
 
+def display_names(engine: Engine) -> dict[str, str]:
+    """Return what people are called, by user name."""
+    return {account.username: account.display_name for account in listed(engine)}
+
+
 def set_roles(
     engine: Engine, username: str, roles: Iterable[str], *, actor: str, now: datetime
 ) -> None:

@@ -8,8 +8,9 @@ from sqlalchemy.orm import Session
 
 from algorithms.contracts.errors import DataError
 from site_agent import audit_log
+from site_agent.blinding import refuse_blinded
 from site_agent.case_store import CaseStore
-from site_agent.database import CaseRow, ClaimRow, RoundRow, transaction, utc_now
+from site_agent.database import AccountRow, CaseRow, ClaimRow, RoundRow, transaction, utc_now
 
 Purpose = Literal["annotation", "review"]
 
@@ -32,14 +33,16 @@ def claim(store: CaseStore, key: WorkKey, *, author: str) -> None:
     """Take a case; who has it already keeps it.
 
     Raises:
-        DataError: somebody else has it, or round or case is unknown.
+        DataError: somebody else has it, round or case is unknown, or its review would unblind the
+            author.
     """
     with transaction(store.engine) as session:
+        _keep_blind(session, key, author)
         if session.get(RoundRow, key.round_id) is None or session.get(CaseRow, key.case_id) is None:
             raise DataError(f"{key.case_id}: is not in this round: take one from the worklist")
         held = _row(session, key)
         if held is not None:
-            _refuse_others(held, author)
+            _refuse_others(session, held, author)
             return
         session.add(ClaimRow(**key.columns, author=author, claimed_at=utc_now()))
         _log(session, "work_claimed", key, author)
@@ -58,7 +61,7 @@ def release(store: CaseStore, key: WorkKey, *, author: str, force: bool = False)
         if held is None:
             return
         if not force:
-            _refuse_others(held, author)
+            _refuse_others(session, held, author)
         session.delete(held)
         _log(session, "work_released", key, author, holder=held.author)
 
@@ -74,12 +77,13 @@ def hold(session: Session, key: WorkKey, author: str) -> None:
     """Make sure, inside the transaction that writes, that the author has the case.
 
     Raises:
-        DataError: somebody else has it, or nobody.
+        DataError: somebody else has it, or nobody, or its review would unblind the author.
     """
+    _keep_blind(session, key, author)
     held = _row(session, key)
     if held is None:
         raise DataError(f"{key.case_id}: was released: claim it again in the worklist")
-    _refuse_others(held, author)
+    _refuse_others(session, held, author)
 
 
 def let_go(session: Session, key: WorkKey, author: str) -> None:
@@ -94,10 +98,17 @@ def _row(session: Session, key: WorkKey) -> ClaimRow | None:
     return session.get(ClaimRow, tuple(key.columns.values()))
 
 
-def _refuse_others(held: ClaimRow, author: str) -> None:
+def _keep_blind(session: Session, key: WorkKey, author: str) -> None:
+    if key.purpose == "review":  # what is annotated is no contour that a reading shows
+        refuse_blinded(session, key.case_id, author)
+
+
+def _refuse_others(session: Session, held: ClaimRow, author: str) -> None:
     if held.author != author:
+        account = session.get(AccountRow, held.author)
+        name = held.author if account is None else account.display_name
         raise DataError(
-            f"{held.case_id}: {held.author} works on it: take another case, or ask for its release"
+            f"{held.case_id}: {name} works on it: take another case, or ask for its release"
         )
 
 

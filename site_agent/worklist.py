@@ -7,10 +7,10 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from algorithms.contracts.case import Case
-from site_agent import claims
+from site_agent import accounts, claims
+from site_agent.blinding import blinded_cases
 from site_agent.case_store import RETURNED, REVIEWED, CaseStore
 from site_agent.database import (
-    AccountRow,
     AnnotationTaskRow,
     ClaimRow,
     ContourRow,
@@ -33,6 +33,7 @@ class Worklist:
         segmented: cases of which the round holds the model's contour.
         signatures: by case that was signed, whether its newest signature still counts.
         names: what people are called, by user name.
+        blinded: cases in a blinded reading of who looks.
         slice_s: how long each annotated slice took, as far as people were timed; in any round.
         review_s: the same of each review of this round.
     """
@@ -45,12 +46,13 @@ class Worklist:
     segmented: frozenset[str]
     signatures: Mapping[str, bool]
     names: Mapping[str, str]
+    blinded: frozenset[str]
     slice_s: tuple[float, ...]
     review_s: tuple[float, ...]
 
 
-def read_worklist(store: CaseStore, current: RoundRow) -> Worklist:
-    """Read the work of a round."""
+def read_worklist(store: CaseStore, current: RoundRow, *, looks: str) -> Worklist:
+    """Read the work of a round, as whoever `looks` may see it."""
     round_id = current.round_id
     tasks, reviews = store.tasks(round_id), store.reviews(round_id)
     signatures = (
@@ -71,8 +73,7 @@ def read_worklist(store: CaseStore, current: RoundRow) -> Worklist:
         segmented = frozenset(session.scalars(contours))
         signed_at = {row[0]: row[1] for row in session.execute(signatures)}
         said_at = {row[0]: row[1] for row in session.execute(said)}
-        people = session.execute(select(AccountRow.username, AccountRow.display_name))
-        names = {row[0]: row[1] for row in people}
+        blinded = blinded_cases(session, looks)
     return Worklist(
         round=current,
         cases=tuple(store.cases()),
@@ -84,7 +85,8 @@ def read_worklist(store: CaseStore, current: RoundRow) -> Worklist:
             case_id: at >= max(said_at.get(case_id, at), said_by_review.get(case_id, at))
             for case_id, at in signed_at.items()
         },
-        names=names,
+        names=accounts.display_names(store.engine),
+        blinded=blinded,
         slice_s=tuple(store.annotation_seconds("scribble" if _by_scribble(tasks) else "contour")),
         review_s=tuple(r.active_s for r in reviews if r.active_s is not None and not r.simulated),
     )

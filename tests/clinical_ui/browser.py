@@ -6,7 +6,7 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,13 +41,15 @@ class Server:
 
     It can be killed and started again at the same address, as a hospital's server is. The viewer
     lets tests look at its state. A trap stands where the server's calls to the outside would
-    arrive.
+    arrive. `command` takes the place of the usual one, `more` is added to its environment.
     """
 
     home: Path
     folder: Path
     port: int
     trap: socket.socket
+    command: Sequence[str]
+    more: Mapping[str, str]
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -65,12 +67,13 @@ class Server:
         calls_outside = {"http_proxy": proxy, "https_proxy": proxy, "no_proxy": ""}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                launch.command(self.home, self.port),
+                self.command,
                 cwd=self.folder,
                 env={
                     **launch.environment(self.home, os.environ),
                     **calls_outside,
                     launch.TEST_VARIABLE: "1",
+                    **self.more,
                 },
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -93,12 +96,20 @@ class Server:
 
 
 @contextmanager
-def serve(home: Path, folder: Path) -> Iterator[Server]:
+def serve(
+    home: Path,
+    folder: Path,
+    *,
+    port: int | None = None,
+    command: Sequence[str] | None = None,
+    more: Mapping[str, str] | None = None,
+) -> Iterator[Server]:
     """Serve the site in `home`; `folder` is where the server runs and logs."""
     folder.mkdir(parents=True, exist_ok=True)
     with socket.create_server((launch.ADDRESS, 0)) as trap:
         trap.setblocking(False)
-        server = Server(home, folder, _free_port(), trap)
+        port = port or free_port()
+        server = Server(home, folder, port, trap, command or launch.command(home, port), more or {})
         try:
             server.start()
             yield server
@@ -116,6 +127,7 @@ class Window:
         page: the page as Playwright drives it.
         hosts: whom the browser talked to.
         received, sent: frames of the page's websocket, in order.
+        complaints: what the browser's content security policy kept the page from.
     """
 
     page: Any
@@ -123,6 +135,7 @@ class Window:
     hosts: set[str] = field(default_factory=set)
     received: list[bytes] = field(default_factory=list)
     sent: list[bytes] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
 
     def go(self, path: str = "") -> Any:
         """Go to a page of the site and wait for its title."""
@@ -224,11 +237,17 @@ def watch(context: Any, url: str) -> Window:
         socket.on("framereceived", lambda data: window.received.append(_raw(data)))
         socket.on("framesent", lambda data: window.sent.append(_raw(data)))
 
+    def note(message: Any) -> None:
+        if "Content Security Policy" in message.text:
+            window.complaints.append(message.text)
+
     window.page.on("websocket", follow)
+    window.page.on("console", note)
     return window
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody listens at."""
     with socket.create_server((launch.ADDRESS, 0)) as probe:
         return int(probe.getsockname()[1])
 

@@ -46,7 +46,8 @@ def run_page(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., AppTest]
         store: CaseStore, page: str, *, username: str | None = EVERYTHING, **query: str
     ) -> AppTest:
         monkeypatch.setenv(HOME_VARIABLE, str(store.home.folder))
-        arguments = {"worklist": "lambda: None, lambda: None", "annotate": "lambda: None"}
+        away = "lambda: None"
+        arguments = {"worklist": f"{away}, {away}", "annotate": away, "review": away}
         call = f"{PAGES[page]}.show({arguments.get(page, '')})"
         script = f"from clinical_ui import {PAGES[page]}\n{call}\n"
         test = AppTest.from_string(script, default_timeout=30)

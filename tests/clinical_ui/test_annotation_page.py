@@ -10,7 +10,7 @@ from site_agent.case_store import CaseStore
 from site_agent.claims import WorkKey
 from site_agent.database import utc_now
 from site_agent.erasure import erase
-from tests.clinical_ui.people import EVERYTHING
+from tests.clinical_ui.people import DISPLAY_NAMES, EVERYTHING
 from tests.clinical_ui.run_length_text import decode
 from tests.clinical_ui.synthetic_site import CASES, GEOMETRY, PATIENTS, REFERENCE, make_site
 from tests.clinical_ui.viewer_in_page import has_viewer, send, told
@@ -89,7 +89,7 @@ def test_a_case_from_its_start_to_its_last_slice(annotating, run_page):
     send(page, "save", at_work.value(slices=[OPEN_Z]))
     assert told(page)["stored"]["kind"] == "save"
     assert told(page)["mode"] == "view"
-    assert f"✓ All slices are done, by Dr Example, {EVERYTHING}." in texts(page)
+    assert f"✓ All slices are done, by {DISPLAY_NAMES[EVERYTHING]}, Dr Example." in texts(page)
     assert labels(page) == ["Worklist"]
     assert claims.holders(annotating, key(annotating).round_id) == {}
     np.testing.assert_array_equal(
@@ -190,7 +190,7 @@ def test_scribbles_are_drawn_where_they_are_asked_for(annotating, run_page):
 
 def test_the_simulated_annotator_is_called_that(tmp_path, run_page):
     page = run_page(make_site(tmp_path / "home"), "annotate", case=FINISHED_CASE)
-    assert f"by {wording.SIMULATED}." in texts(page)
+    assert f"by {wording.verbatim(wording.SIMULATED)}." in texts(page)
 
 
 def test_a_saved_slice_that_is_gone_is_named(annotating, run_page):

@@ -8,10 +8,12 @@ from clinical_ui import wording
 from clinical_ui.case_layers import Layer
 from clinical_ui.desk import NO_EPOCH
 from site_agent import claims, drafts
+from site_agent.blinded_reading import next_to_read, record, start
+from site_agent.blinded_results import unseal
 from site_agent.claims import WorkKey
 from site_agent.database import PackageRow, transaction, utc_now
 from site_agent.erasure import erase
-from tests.clinical_ui.people import EVERYTHING
+from tests.clinical_ui.people import DISPLAY_NAMES, EVERYTHING
 from tests.clinical_ui.run_length_text import decode
 from tests.clinical_ui.synthetic_site import (
     ADAPTED,
@@ -27,6 +29,7 @@ from tests.clinical_ui.viewer_in_page import has_viewer, image, send, told
 from tests.site_agent.viewer_window import Window
 
 SHAPE = GEOMETRY.shape_zyx
+NAME = DISPLAY_NAMES[EVERYTHING]
 
 
 def html(page) -> str:
@@ -77,7 +80,8 @@ def test_a_reviewed_case_shows_model_and_reviewer(site, run_page):
     assert layers(page) == {"direct": False, "adapted": True, "reviewed": True}
     np.testing.assert_array_equal(mask(page, Layer.ADAPTED), ADAPTED)
     np.testing.assert_array_equal(mask(page, Layer.REVIEWED), REFERENCE)
-    assert "✎ revised by simulated annotator (demo), 12.5 % (>10-15 %). Not signed." in texts(page)
+    by = wording.verbatim(wording.SIMULATED)
+    assert f"✎ revised by {by}, 12.5 % (>10-15 %). Not signed." in texts(page)
     shown = html(page)
     assert "12.5 % (&gt;10-15 %)" in shown
     assert PATIENTS[3] in shown
@@ -182,7 +186,8 @@ def test_a_review_from_its_start_to_the_verdict(site, run_page):
     send(page, "save", verdict(at_work))
     assert told(page)["stored"]["kind"] == "save"  # the viewer is told, though the work is over
     assert told(page)["mode"] == "view"
-    assert f"✎ revised by {EVERYTHING}" in texts(page)
+    assert f"✎ revised by {NAME}" in texts(page)
+    assert f"revised by {NAME}" in html(page)
     assert labels(page) == ["Sign", "Revise again"]
     np.testing.assert_array_equal(mask(page, Layer.REVIEWED), REFERENCE)
 
@@ -190,7 +195,7 @@ def test_a_review_from_its_start_to_the_verdict(site, run_page):
 def test_a_rejected_contour_is_named_with_its_reason_and_cannot_be_signed(site, run_page):
     page = press(run_page(site, "review", case=UNREVIEWED_CASE), "Start revision")
     send(page, "save", verdict(window(site), "reject", "missed_target"))
-    assert f"✕ rejected by {EVERYTHING}: the tumour was missed." in texts(page)
+    assert f"✕ rejected by {NAME}: the tumour was missed." in texts(page)
     assert labels(page) == ["Revise again"]
 
 
@@ -256,6 +261,17 @@ def test_a_case_that_somebody_else_has_can_be_looked_at(site, run_page):
     assert told(page)["mode"] == "view"
 
 
+def test_who_works_on_a_case_is_named_as_colleagues_know_the_person(site, run_page):
+    claims.claim(site, key(site), author="reviewer")
+    page = run_page(site, "review", case=UNREVIEWED_CASE)
+    assert "◆ Dr Rita Reviewer works on it." in texts(page)
+    claims.release(site, key(site), author="reviewer")
+    page.run()
+    claims.claim(site, key(site), author="reviewer")
+    press(page, "Start revision")
+    assert f"{UNREVIEWED_CASE}: Dr Rita Reviewer works on it: take" in page.error[0].value
+
+
 def test_a_case_that_was_taken_since_the_page_was_drawn_stays_theirs(site, run_page):
     page = run_page(site, "review", case=UNREVIEWED_CASE)
     claims.claim(site, key(site), author="dr-beta")
@@ -283,7 +299,7 @@ def test_work_saved_in_another_window_is_not_gone_on_with(site, run_page):
     at_work.target[:] = REFERENCE
     send(second, "save", verdict(at_work))
     first.run()
-    assert f"revised by {EVERYTHING}" in texts(first)
+    assert f"revised by {NAME}" in texts(first)
     np.testing.assert_array_equal(
         decode(told(press(first, "Revise again"))["target"], SHAPE), REFERENCE
     )
@@ -366,3 +382,60 @@ def test_a_case_claimed_in_the_worklist_can_be_released_here(site, run_page):
     press(page, "Release")
     assert claims.holders(site, key(site).round_id) == {}
     assert "○ To review." in texts(page)
+
+
+# -- a blinded reading under way ------------------------------------------------------------------
+
+
+def blind(store, reader: str = EVERYTHING) -> None:
+    """Start a blinded reading of the case that the model and the reference have contours of."""
+    arms = ("adapted", "reference")
+    start(store, reading="r1", reader=reader, seed=1, arms=arms, actor="lead", now=utc_now())
+
+
+def read_on(store) -> None:
+    """Judge the next contour of the reading."""
+    row = next_to_read(store, "r1", reader=EVERYTHING)
+    said = {"likert": 4, "verdict": "minor changes", "active_s": None, "wall_s": None}
+    record(store, row, reader=EVERYTHING, now=utc_now(), **said)
+
+
+def test_while_somebody_reads_blinded_the_page_shows_them_nothing_of_the_case(site, run_page):
+    blind(site)
+    page = run_page(site, "review", case=REVIEWED_CASE)
+    assert not page.exception
+    assert wording.BLINDED in texts(page)
+    assert labels(page) == ["Blinded reading"]
+    assert not has_viewer(page)
+    everything = "\n".join(str(node.proto) for node in page.main if node.proto is not None)
+    for hidden in (wording.SIMULATED, "12.5", PATIENTS[3], "accepted", "revised", "ml"):
+        assert hidden not in everything
+    assert has_viewer(run_page(site, "review", username="reviewer", case=REVIEWED_CASE))
+    assert has_viewer(run_page(site, "review", case=CASES[0]))  # no case of the reading
+
+
+@pytest.mark.parametrize("how", ["judged", "stopped"])
+def test_when_the_reading_is_over_the_case_shows_again(site, run_page, how):
+    blind(site)
+    read_on(site)
+    assert not has_viewer(run_page(site, "review", case=REVIEWED_CASE))
+    assert not has_viewer(run_page(site, "review", case=UNREVIEWED_CASE))
+    if how == "judged":
+        read_on(site)
+    else:
+        unseal(site, "r1", stop=True, actor="lead", now=utc_now())
+    for case_id in (REVIEWED_CASE, UNREVIEWED_CASE):
+        assert has_viewer(run_page(site, "review", case=case_id))
+
+
+def test_a_review_under_way_takes_nothing_more_when_a_reading_begins(site, run_page):
+    page = press(run_page(site, "review", case=UNREVIEWED_CASE), "Start revision")
+    at_work = window(site)
+    blind(site)
+    at_work.target[:] = REFERENCE
+    send(page, "draft", at_work.value())
+    assert not page.exception
+    assert not has_viewer(page)
+    assert wording.BLINDED in texts(page)
+    kept = drafts.restore(site, key(site), author=EVERYTHING)
+    np.testing.assert_array_equal(kept.target, ADAPTED)

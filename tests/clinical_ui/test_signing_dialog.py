@@ -12,7 +12,9 @@ from algorithms.contracts.contour import Contour, Provenance
 from algorithms.contracts.volume import Mask
 from clinical_ui.launch import HOME_VARIABLE
 from clinical_ui.session import SIGN_IN_TOKEN
+from clinical_ui.signing_dialog import signs_line
 from site_agent import accounts
+from site_agent.accounts import Account
 from site_agent.case_store import CaseStore
 from site_agent.click_store import mask_sha256
 from site_agent.config import open_home
@@ -119,6 +121,11 @@ def test_before_signing_it_says_what_is_signed_and_by_whom(reviewed, opened):
     assert "Research use only" in texts(page)
     assert page.text_input[0].value == ""
     assert signatures(reviewed) == []
+
+
+def test_who_signs_under_another_name_than_colleagues_use_reads_both():
+    account = Account("eve", "Dr_Eve", "Adams^Eve", frozenset({"reviewer"}))
+    assert signs_line(account) == "As **Dr\\_Eve** (eve), signed as **Eve Adams**."
 
 
 def test_the_right_password_signs_what_was_shown(reviewed, opened):

@@ -84,6 +84,7 @@ def listed(cases, *, state="awaiting_annotation", tasks=(), reviews=(), claims=(
         segmented=more.get("segmented", frozenset()),
         signatures=more.get("signatures", {}),
         names={OTHER: "Dr Other"},
+        blinded=more.get("blinded", frozenset()),
         slice_s=(),
         review_s=(),
     )
@@ -172,6 +173,25 @@ def test_new_patients_are_reviewed_after_the_test_patients_and_only_of_the_study
     work = review_work(listed(cases, state="reported", segmented=everyone), looks=ME)
     assert numbers(work) == [2, 1]
     assert [item.new_patient for item in work] == [False, True]
+
+
+@pytest.mark.parametrize("holder", [None, OTHER, ME])
+def test_who_reads_a_case_blinded_is_told_nothing_of_its_review(holder):
+    claims = [] if holder is None else [claimed(1, holder, "review")]
+    work = listed(
+        [case(1, Split.TEST), case(2, Split.TEST)],
+        state="reported",
+        reviews=[review(1), review(2)],
+        claims=claims,
+        segmented=frozenset({case(1).case_id}),
+        signatures={case(1).case_id: True},
+        blinded=frozenset({case(1).case_id}),
+    )
+    first, second = review_work(work, looks=ME)
+    assert (first.state, first.verdict, second.state) == (State.BLINDED, None, State.DONE)
+    assert first.mine is (holder == ME)  # it can be released
+    assert not first.with_others
+    assert next_work([first]) is None
 
 
 @pytest.mark.parametrize(

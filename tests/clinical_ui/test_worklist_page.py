@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 from clinical_ui import wording
 from clinical_ui.work_items import Show
 from site_agent import accounts, claims
+from site_agent.blinded_reading import start
 from site_agent.claims import WorkKey
 from site_agent.database import AuditRow, utc_now
 from tests.clinical_ui.people import EVERYTHING
@@ -187,3 +188,23 @@ def test_an_empty_site_says_what_to_do(tmp_path, run_page):
     page = run_page(CaseStore(open_home(tmp_path / "new")), "worklist")
     assert not page.exception
     assert "fedgtv-site ingest" in texts(page)
+
+
+def test_while_somebody_reads_blinded_their_list_tells_nothing_of_those_cases(site, run_page):
+    claims.claim(site, key(site, UNREVIEWED_CASE, "review"), author="reviewer")
+    arms = ("adapted", "reference")
+    begun = {"seed": 1, "arms": arms, "actor": "lead", "now": utc_now()}
+    start(site, reading="r1", reader=EVERYTHING, **begun)
+    page = run_page(site, "worklist")
+    choose(page, "work_show", Show.ALL).run()
+    assert not page.exception
+    assert sorted(rows(page)) == sorted([REVIEWED_CASE, UNREVIEWED_CASE])
+    told = texts(page)
+    assert told.count("in your blinded reading") == 2
+    for hidden in ("revised", "12.5", "Rita", f"by {wording.SIMULATED}"):
+        assert hidden not in told
+    assert "Look" not in labels(page)
+    assert page.get("progress")[0].proto.text == wording.BLINDED_LEFT_OUT
+    others = run_page(site, "worklist", username="reviewer")
+    choose(others, "work_show", Show.ALL).run()
+    assert "12.5" in texts(others)

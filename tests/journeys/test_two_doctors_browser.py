@@ -17,7 +17,7 @@ from site_agent.case_store import CaseStore
 from site_agent.claims import WorkKey
 from site_agent.click_store import mask_sha256
 from tests.clinical_ui.browser import Server, open_windows, serve, watch
-from tests.clinical_ui.people import EVERYTHING, add_people
+from tests.clinical_ui.people import DISPLAY_NAMES, EVERYTHING, add_people
 from tests.clinical_ui.viewer_hands import Hands
 from tests.phantoms import SHAPE_ZYX
 from tests.site_agent.doctors_site import ASKED, TUMOUR, annotation, audit, make_site, review
@@ -154,7 +154,7 @@ def test_a_case_belongs_to_one_doctor_until_it_is_released(hospital, doctors) ->
     kept = one.checksum()
 
     other.press_begin()  # on a page that is older than the claim
-    other.page.get_by_text(f"{FIRST} works on it: take another case").wait_for()
+    other.page.get_by_text(f"{DISPLAY_NAMES[FIRST]} works on it: take another case").wait_for()
     other.wait("fedgtvViewer.state().mode === 'view'")
     other.window.screenshot("held-by-another")
     nothing = other.checksum()
@@ -171,7 +171,7 @@ def test_a_case_belongs_to_one_doctor_until_it_is_released(hospital, doctors) ->
     other.wait_stored()
     assert claims.holders(store, key.round_id)[key.case_id, key.purpose].author == SECOND
     one.press_begin()
-    one.page.get_by_text(f"{SECOND} works on it: take another case").wait_for()
+    one.page.get_by_text(f"{DISPLAY_NAMES[SECOND]} works on it: take another case").wait_for()
     assert mask_sha256(hospital.drawn(key, FIRST)) == kept
     assert mask_sha256(hospital.drawn(key, SECOND)) == other.checksum() != kept
 

@@ -5,10 +5,21 @@ import os
 import pytest
 
 from algorithms.contracts.errors import DataError
+from site_agent.blinded_reading import start
+from site_agent.blinded_results import unseal
 from site_agent.case_store import CaseStore
 from site_agent.claims import WorkKey, claim, hold, holders, release
 from site_agent.database import transaction
-from tests.site_agent.doctors_site import DR_A, DR_B, annotation, audit, make_site, review
+from tests.site_agent.doctors_site import (
+    AT,
+    DR_A,
+    DR_B,
+    annotation,
+    audit,
+    make_site,
+    review,
+)
+from tests.site_agent.people import add
 
 pytestmark = pytest.mark.usefixtures("each_database")
 
@@ -58,6 +69,31 @@ def test_a_lead_takes_a_case_from_somebody_and_the_log_says_from_whom(store) -> 
     assert holders(store, key.round_id) == {}
     last = audit(store)[-1]
     assert (last.actor, last.detail["holder"]) == ("lead", DR_A)
+
+
+def test_nobody_reviews_what_they_read_blinded_until_the_reading_is_over(store) -> None:
+    key = review(store)
+    claim(store, key, author=DR_A)
+    arms = ("adapted", "reference")
+    start(store, reading="r1", reader=DR_A, seed=1, arms=arms, actor="lead", now=AT)
+    assert not may_write(store, key, DR_A)  # though claimed before
+    with pytest.raises(DataError, match="is in your blinded reading"):
+        claim(store, key, author=DR_A)
+    claim(store, annotation(store), author=DR_A)
+    release(store, key, author=DR_A)
+    claim(store, key, author=DR_B)
+    release(store, key, author=DR_B)
+    unseal(store, "r1", stop=True, actor="lead", now=AT)
+    claim(store, key, author=DR_A)
+    assert may_write(store, key, DR_A)
+
+
+def test_who_has_a_case_is_named_as_colleagues_know_the_person(store) -> None:
+    add(store.engine, "berta", display_name="Dr Berta Example")
+    key = annotation(store)
+    claim(store, key, author="berta")
+    with pytest.raises(DataError, match="Dr Berta Example works on it"):
+        claim(store, key, author=DR_A)
 
 
 def test_purposes_are_claimed_apart(store) -> None:

@@ -40,7 +40,7 @@ def test_everything_of_a_round_is_read_together(tmp_path):
                 created_at=utc_now(),
             )
         )
-    listed = read_worklist(store, current)
+    listed = read_worklist(store, current, looks="me")
     assert [case.case_id for case in listed.cases] == list(CASES)
     assert [task.rank for task in listed.tasks] == [0, 1, 2, 3]
     assert listed.segmented == {REVIEWED_CASE, UNREVIEWED_CASE}
@@ -54,6 +54,6 @@ def test_a_signature_counts_until_the_case_is_reviewed_again(tmp_path):
     store = make_site(tmp_path / "home", simulated=False)
     current = store.latest_round()
     sign(store, REVIEWED_CASE, utc_now() - timedelta(hours=1))
-    assert read_worklist(store, current).signatures == {REVIEWED_CASE: False}
+    assert read_worklist(store, current, looks="me").signatures == {REVIEWED_CASE: False}
     sign(store, REVIEWED_CASE, utc_now())
-    assert read_worklist(store, current).signatures == {REVIEWED_CASE: True}
+    assert read_worklist(store, current, looks="me").signatures == {REVIEWED_CASE: True}
