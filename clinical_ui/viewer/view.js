@@ -5,6 +5,7 @@
  * (row, column). The image is shaded once per slice and window and then only drawn.
  */
 
+import { bandFill } from "./band.js";
 import { outlines, pathOf } from "./contour_lines.js";
 import { copyPlane, pixelOf, planeOf, voxelOf } from "./plane.js";
 import { shadePlane } from "./volume.js";
@@ -192,6 +193,11 @@ export class View {
     for (const layer of this.viewer.shownLayers()) {
       const path = this._path(layer);
       if (!path) continue;
+      if (layer.band) {
+        context.fillStyle = bandFill(context, layer, scale);
+        context.fill(path, "evenodd");
+        continue;
+      }
       if (layer.fill) {
         context.fillStyle = rgb(layer.colour, layer.fill);
         context.fill(path, "evenodd");
