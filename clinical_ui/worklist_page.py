@@ -74,9 +74,10 @@ def budget_line(cases: Sequence[Case], tasks: Sequence[AnnotationTaskRow]) -> st
     done = sum(task.state == "done" for task in tasks)
     share = f", {len(tasks) / slices:.0%} of the {slices} slices" if slices else ""
     return (
-        f"{done} of {len(tasks)} slices annotated. The budget: {len(tasks)} slices{share} of "
-        f"{len({case.patient_id for case in asked})} patients; the chosen slices come from "
-        f"{chosen} of them."
+        f"{done} of {wording.counted(len(tasks), 'slice')} annotated. The budget: "
+        f"{wording.counted(len(tasks), 'slice')}{share} of "
+        f"{wording.counted(len({case.patient_id for case in asked}), 'patient')}; the chosen "
+        f"slices come from {chosen} of them."
     )
 
 
@@ -149,10 +150,11 @@ def _next(
         words.html(next_html(item, times))
         if item is not None:
             button.button(
-                "Continue" if item.mine else "Start next",
+                "Continue" if item.mine else "Open next",
                 key="open_next",
                 type="primary",
                 width="stretch",
+                help="Takes the case for you; the clock starts when you press Start there",
                 on_click=_take_and_open,
                 args=(_key(listed, item), _first_slice(item)),
             )
@@ -217,10 +219,12 @@ def _progress(listed: Worklist, items: list[WorkItem], purpose: Purpose, time: E
     else:
         done = sum(item.state is State.DONE for item in items)
         share = done / len(items)
-        new = sum(item.new_patient for item in items)
+        left = sum(item.state is State.OPEN for item in items)
+        with_computer = len(items) - done - left
         words = (
-            f"{done} of {len(items)} cases reviewed{f' ({new} are new patients)' if new else ''}.",
-            time_line(time, len(items) - done, piece="case"),
+            f"{done} of {wording.counted(len(items), 'case')} reviewed.",
+            time_line(time, left, piece="case"),
+            f"Not contoured by the computer yet: {with_computer}." if with_computer else "",
         )
     st.progress(share, text=" ".join(words))
 

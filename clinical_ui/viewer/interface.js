@@ -257,10 +257,10 @@ export class Interface {
     const caption = this._captions[view.number];
     const saved = asked && asked.done; // only what is at the hospital is told on the picture
     const words = `${capital(spec.plane)} ${view.slice + 1} / ${view.slices}`;
-    setText(caption, saved ? `${words}  ✓ saved` : words);
+    setText(caption, saved ? `${words} ✓ saved` : words);
     caption.classList.toggle("asked", Boolean(asked));
     caption.classList.toggle("saved", Boolean(saved));
-    const drawn = viewer.shownLayers().filter((one) => one.mask.isDrawn(spec.axis, view.slice));
+    const drawn = viewer.shownLayers(view.plane).filter((one) => one.mask.isDrawn(spec.axis, view.slice));
     const names = drawn.map((one) => one.name).join(", ");
     const label = `${place}; contours: ${names || "none on this slice"}`;
     if (view.canvas.getAttribute("aria-label") !== label) {

@@ -190,7 +190,7 @@ export class View {
 
   _drawContours(context, scale) {
     context.lineJoin = "round";
-    for (const layer of this.viewer.shownLayers()) {
+    for (const layer of this.viewer.shownLayers(this.plane)) {
       const path = this._path(layer);
       if (!path) continue;
       if (layer.band) {

@@ -548,11 +548,13 @@ export class Viewer {
     return isDrawn ? "drawn" : "open";
   }
 
-  /** Return what to draw, from below to above. */
-  shownLayers() {
+  /** Return what to draw on a plane, from below to above; a saved slice shows what is saved. */
+  shownLayers({ axis, slice }) {
     if (!this.masks) return [];
     const generation = this._generation;
-    const drawn = this.drawn.map((one) => ({ ...one, mask: this.masks[one.key], fill: 0.1 }));
+    const isSaved = this.data.selected.some(({ z, done }) => done && axis === 0 && z === slice);
+    const own = isSaved ? [] : this.drawn;
+    const drawn = own.map((one) => ({ ...one, mask: this.masks[one.key], fill: 0.1 }));
     return [...this.layers, ...drawn]
       .filter((layer) => this.isShown(layer.key))
       .map((layer) => ({ ...layer, generation }));

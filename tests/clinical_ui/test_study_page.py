@@ -263,7 +263,7 @@ def test_a_tumour_that_is_not_seen_is_no_small_distance(tmp_path, run_page):
 def test_few_cases_and_reviews_are_not_judged(site, run_page):
     said = texts(run_page(site, "study"))
     assert "No case was measured yet" in said
-    assert "Too few to judge: 1 reviews so far, and limits need at least 8." in said
+    assert "Too few to judge: 1 review so far, and limits need at least 8." in said
 
 
 def test_reviews_are_summarised_for_all_and_for_each(study, run_page):

@@ -122,7 +122,7 @@ def test_a_role_that_is_gone_takes_nothing_any_more(annotating, run_page):
 @pytest.mark.parametrize(
     ("username", "offered"),
     [
-        ("annotator", ["Start next", "Open", "Claim", "Look"]),
+        ("annotator", ["Open next", "Open", "Claim", "Look"]),
         ("reviewer", ["Look", "Look"]),
         ("it", ["Release …"]),
         ("lead", ["Release …"]),

@@ -231,7 +231,7 @@ def test_points_correction_lasso_brush_undo_interpolation_and_save(doctor):
     assert mask_sha256(decode(saved["target"], SHAPE)) == shown == doctor.checksum()
     assert doctor.state()["undo"] == []
     assert marks.all_inner_texts() == ["✓ saved"] * 3
-    assert doctor.page.locator(".caption.saved").inner_text() == "Axial 7 / 17  ✓ saved"
+    assert doctor.page.locator(".caption.saved").inner_text() == "Axial 7 / 16 ✓ saved"
     names = [name for _, name, _, _ in saved["actions"]]
     expected = ["open", "start", "margin_point", "model", "background_click", "undo", "redo"]
     expected += ["lasso", "stroke", "jump", "save"]
