@@ -23,12 +23,14 @@ TABS = ("Round", "Models", "Drift", "Reviews", "What left")
 SEE_THE_LEDGER = frozenset({"it", "lead"})
 STYLE = """
 <style>
-  .fedgtv-chart { width: 100%; max-width: 800px; height: auto; display: block; }
+  .fedgtv-chart { width: 100%; height: auto; display: block; }
   .fedgtv-message { max-height: calc(100vh - 34rem); min-height: 8rem; overflow: auto; white-space: pre-wrap; margin: 0;
     overflow-wrap: anywhere; background: #f1f5f7; border-radius: 4px; padding: .6rem .8rem;
     font-size: .82rem; }
   .stTabs [role=tab] p { font-size: 1rem; }
-  .stTabs [data-testid=stVerticalBlock] { gap: .55rem; }
+  .stTabs [role=tabpanel] { padding-top: .4rem; }
+  .stTabs [data-testid=stVerticalBlock] { gap: .35rem; }
+  [data-testid=stMain] .stTabs h2 { padding: .15rem 0 .1rem !important; }
   .stTabs [data-testid=stTable] :is(th, td) { padding: .2rem .5rem !important; font-size: .85rem; }
   [data-testid=stCaptionContainer], [data-testid=stCaptionContainer] * {
     color: #51636e !important; opacity: 1 !important; }
