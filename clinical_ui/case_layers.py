@@ -42,7 +42,7 @@ STYLES = {
     Layer.ADAPTED: LayerStyle("AI adapted", (255, 224, 70), ()),
     Layer.REFERENCE: LayerStyle("Reference", (40, 220, 140), (24, 8, 4, 8)),
     Layer.REVIEWED: LayerStyle("Reviewed", (255, 92, 80), (14, 10)),
-    Layer.ANNOTATION: LayerStyle("Saved annotation", (255, 150, 225), (34, 10)),
+    Layer.ANNOTATION: LayerStyle("Saved slices", (255, 150, 225), (34, 10)),
     Layer.INSIDE: LayerStyle("Saved, inside", (46, 230, 138), (4, 3), band=True),
     Layer.OUTSIDE: LayerStyle("Saved, outside", (90, 169, 255), (2, 4), band=True),
 }

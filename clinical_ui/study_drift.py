@@ -123,7 +123,9 @@ def _distances(drift: DistanceDrift) -> None:
     st.markdown(sentence)
     points = [Point(case.distance, baseline=not case.later) for case in drift.cases]
     picture = draw(drift.chart, points, unit="squared distance", logarithmic=True)
-    st.html(as_image(picture, f"Control chart of {wording.counted(len(points), 'case')}. {sentence}"))
+    st.html(
+        as_image(picture, f"Control chart of {wording.counted(len(points), 'case')}. {sentence}")
+    )
     st.caption(
         legend("case of the study", "new case")
         + (f" Not measured yet: {wording.counted(drift.waiting, 'case')}." if drift.waiting else "")
@@ -140,7 +142,9 @@ def _revisions(reviews: Sequence[ReviewedCase]) -> None:
         for number, review in enumerate(reviews)
     ]
     picture = draw(chart, points, unit="revision degree in %")
-    st.html(as_image(picture, f"Control chart of {wording.counted(len(points), 'review')}. {sentence}"))
+    st.html(
+        as_image(picture, f"Control chart of {wording.counted(len(points), 'review')}. {sentence}")
+    )
     st.caption(legend("review that sets the limits", "later review"))
     _table(revision_rows(chart, reviews), REVISION_METHOD, key="revisions")
 

@@ -78,7 +78,9 @@ def _waiting(store: CaseStore, package: PackageRow) -> None:
         st.error(f"Verification failed: {refused}")
         return
     st.markdown("✓ Verified: signature, every file, weights and reference points.")
-    st.caption(f"Signed with key {package.signed_by}, received {wording.moment(package.received_at)}.")
+    st.caption(
+        f"Signed with key {package.signed_by}, received {wording.moment(package.received_at)}."
+    )
     st.table(facts(manifest), hide_index=True, hide_header=True)
     if hospital_it() is None:
         st.caption("Hospital IT approves it.")

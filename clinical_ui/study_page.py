@@ -24,7 +24,8 @@ SEE_THE_LEDGER = frozenset({"it", "lead"})
 STYLE = """
 <style>
   .fedgtv-chart { width: 100%; height: auto; display: block; }
-  .fedgtv-message { max-height: calc(100vh - 34rem); min-height: 8rem; overflow: auto; white-space: pre-wrap; margin: 0;
+  .fedgtv-message { max-height: calc(100vh - 34rem); min-height: 8rem; overflow: auto;
+    white-space: pre-wrap; margin: 0;
     overflow-wrap: anywhere; background: #f1f5f7; border-radius: 4px; padding: .6rem .8rem;
     font-size: .82rem; }
   .stTabs [role=tab] p { font-size: 1rem; }

@@ -226,7 +226,7 @@ def _progress(listed: Worklist, items: list[WorkItem], purpose: Purpose, time: E
             time_line(time, left, piece="case"),
             f"Not contoured by the computer yet: {with_computer}." if with_computer else "",
         )
-    st.progress(share, text=" ".join(words))
+    st.progress(share, text=" ".join(filter(None, words)))
 
 
 def _filtered(items: list[WorkItem], purpose: Purpose) -> list[WorkItem]:

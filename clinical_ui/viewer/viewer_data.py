@@ -34,9 +34,7 @@ class ViewerLayer:
     def of(cls, layer: Layer, mask: str, *, shown: bool = True) -> "ViewerLayer":
         """Return a layer in the style that it has on every page."""
         style = STYLES[layer]
-        return cls(
-            layer.value, style.name, style.colour, style.dash_px, shown, mask, style.band
-        )
+        return cls(layer.value, style.name, style.colour, style.dash_px, shown, mask, style.band)
 
 
 @dataclass(frozen=True)

@@ -320,7 +320,7 @@ def test_an_approved_package_or_new_cases_are_work_too():
         assert study_job.what_next(state, waiting=1, other_package=True, new_cases=0) is not None
     said = study_job.what_next(RoundState.REPORTED, waiting=0, other_package=False, new_cases=2)
     assert said is not None
-    assert said.startswith("2 cases")
+    assert said.startswith("The computer has 2 cases left")  # they do not wait for a doctor
 
 
 def test_the_bar_says_how_long_it_takes():

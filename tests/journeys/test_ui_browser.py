@@ -139,6 +139,7 @@ def test_pages_are_accessible_and_fit_the_screens_of_a_hospital(window, title):
         window.screenshot(f"{path or 'worklist'}{name}")
         wide = page.evaluate("() => document.documentElement.scrollWidth - window.innerWidth")
         assert wide <= 0, f"{path} is {wide} px wider than {width} px"
+        assert window.hidden_below() <= 0, f"{path} is higher than {height} px"
 
 
 def test_the_sign_in_page_is_accessible(site, tmp_path):
