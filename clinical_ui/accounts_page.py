@@ -11,6 +11,7 @@ from site_agent.accounts import ROLES, Account
 from site_agent.database import utc_now
 
 _FORM = "account"
+TABLE_HEIGHT_PX = 560  # then it scrolls
 
 
 def show() -> None:
@@ -18,15 +19,17 @@ def show() -> None:
     me = sign_in.require("it")
     st.title("Accounts")
     known = accounts.listed(session.store().engine)
-    st.dataframe(account_rows(known), hide_index=True, key="accounts")
-    if said := session.said():
-        st.success(said)
-    change, add = st.columns(2, gap="large")
+    table, forms = st.columns([3, 2], gap="large")
+    with table:
+        height = min(TABLE_HEIGHT_PX, 38 + 35 * len(known))
+        st.dataframe(account_rows(known), hide_index=True, height=height, key="accounts")
+        if said := session.said():
+            st.success(said)
+    with forms:
+        change, add = st.tabs(["Change an account", "Add an account"])
     with change:
-        st.subheader("Change an account")
         _change(me, [account for account in known if account.username != me.username])
     with add:
-        st.subheader("Add an account")
         _add(me)
 
 

@@ -3,14 +3,14 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
 import streamlit as st
 
 from algorithms.contracts.volume import MaskArray
 from clinical_ui import launch, session, sign_in, wording
-from clinical_ui.case_layers import STYLES, Layer
+from clinical_ui.case_layers import Layer
 from clinical_ui.case_viewer import contour_layers, show_case
 from clinical_ui.desk import NO_EPOCH, Desk
+from clinical_ui.saved_slices import saved_slices
 from clinical_ui.session import LoadedVolume
 from clinical_ui.viewer import Mode, SelectedSlice, ViewerData
 from clinical_ui.work_buttons import is_mine, work_buttons
@@ -80,26 +80,6 @@ def show(open_worklist: Callable[[], None]) -> None:
     show_case(loaded, desk, data, role=ROLE, key="annotation")
 
 
-def saved_slices(
-    store: CaseStore, tasks: Sequence[AnnotationTaskRow]
-) -> tuple[dict[Layer, MaskArray], list[str]]:
-    """Return what is saved of a case's slices, and names of those that cannot be read.
-
-    The mask is `[z, y, x]`; there is none where nothing is saved.
-    """
-    done = [task for task in tasks if task.state == "done"]
-    if not done:
-        return {}, []
-    saved = np.zeros(store.geometry(done[0].case_id).shape_zyx, bool)
-    unreadable = []
-    for task in done:
-        try:
-            saved[task.slice_z] = store.task_mask(task)
-        except (OSError, ValueError):
-            unreadable.append(f"slice {task.slice_z + 1}")
-    return {Layer.ANNOTATION: saved}, unreadable
-
-
 def viewer_data(
     loaded: LoadedVolume,
     tasks: Sequence[AnnotationTaskRow],
@@ -124,7 +104,6 @@ def viewer_data(
         ],
         layers=contour_layers(saved),
         prompts="2d" if mode == "contour" else None,
-        target_style=STYLES[Layer.ANNOTATION],
         testing=launch.is_tested(),
     )
 

@@ -34,6 +34,9 @@ STYLE = """
   h1 { font-size: 1.5rem !important; padding: 0 !important; }
   [data-testid=stMain] :is(h2, h3) { font-size: 1.1rem !important;
     padding: .3rem 0 .2rem !important; }
+  /* Streamlit pulls up what follows a heading, over the border of a table. */
+  [data-testid=stHeading] [data-testid=stMarkdownContainer] { margin-bottom: 0 !important; }
+  blockquote, blockquote p { opacity: 1 !important; color: #46565f !important; }
   :focus-visible { outline: 3px solid #1f6f8b !important; outline-offset: 1px; }
   [data-testid=stCaptionContainer] { opacity: 1 !important; }
   [data-testid=stCaptionContainer] :is(p, code) { color: #46565f !important; }

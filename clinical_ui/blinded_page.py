@@ -9,7 +9,7 @@ import streamlit as st
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import MaskArray
 from clinical_ui import launch, session, sign_in, wording
-from clinical_ui.case_layers import LayerStyle, largest_slice
+from clinical_ui.case_layers import largest_slice
 from clinical_ui.desk import NO_EPOCH
 from clinical_ui.session import LoadedVolume, ReadingPlace
 from clinical_ui.viewer import ViewerData, ViewerLayer, mount_viewer, mount_volume
@@ -112,7 +112,6 @@ def draw_case(loaded: LoadedVolume, mask: MaskArray, title: str) -> None:
         slice=len(mask) // 2 if largest is None else largest,
         window=loaded.window,
         layers=[ViewerLayer("contour", "Contour", COLOUR, (), True, run_lengths.encode(mask))],
-        target_style=LayerStyle("Contour", COLOUR, ()),
         volumes_shown=False,  # it is listed by name elsewhere
         testing=launch.is_tested(),
     )

@@ -17,6 +17,8 @@ class Layer(StrEnum):
     REVIEWED = "reviewed"
     REFERENCE = "reference"
     ANNOTATION = "annotation"  # of one slice, an annotation task
+    INSIDE = "scribble_inside"  # the same, where scribbles are asked for
+    OUTSIDE = "scribble_outside"
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,13 @@ class LayerStyle:
 
     Attributes:
         dash_px: lengths drawn and left out, by turns; empty for a solid line.
+        band: it is a scribble: a translucent band without a line, striped by `dash_px`.
     """
 
     name: str
     colour: Colour
     dash_px: tuple[int, ...]
+    band: bool = False
 
 
 # Colours after Okabe and Ito, brightened for a dark picture. In order of drawing.
@@ -38,9 +42,13 @@ STYLES = {
     Layer.ADAPTED: LayerStyle("AI adapted", (255, 224, 70), ()),
     Layer.REFERENCE: LayerStyle("Reference", (40, 220, 140), (24, 8, 4, 8)),
     Layer.REVIEWED: LayerStyle("Reviewed", (255, 92, 80), (14, 10)),
-    Layer.ANNOTATION: LayerStyle("Annotation", (255, 150, 225), (34, 10)),
+    Layer.ANNOTATION: LayerStyle("Saved slices", (255, 150, 225), (34, 10)),
+    Layer.INSIDE: LayerStyle("Saved, inside", (46, 230, 138), (4, 3), band=True),
+    Layer.OUTSIDE: LayerStyle("Saved, outside", (90, 169, 255), (2, 4), band=True),
 }
-SHOWN_AT_FIRST = frozenset({Layer.ADAPTED, Layer.REVIEWED, Layer.ANNOTATION})
+SHOWN_AT_FIRST = frozenset(
+    {Layer.ADAPTED, Layer.REVIEWED, Layer.ANNOTATION, Layer.INSIDE, Layer.OUTSIDE}
+)
 
 
 def largest_slice(mask: MaskArray) -> int | None:
@@ -55,7 +63,7 @@ def first_slice(masks: Mapping[Layer, MaskArray], slices: int) -> int:
     The most final contour decides. A reference contour does not count: where it is hidden, it must
     not show the way either.
     """
-    for layer in (Layer.REVIEWED, Layer.ADAPTED, Layer.DIRECT, Layer.ANNOTATION):
+    for layer in (Layer.REVIEWED, Layer.ADAPTED, Layer.DIRECT, Layer.ANNOTATION, Layer.INSIDE):
         if layer in masks and (found := largest_slice(masks[layer])) is not None:
             return found
     return slices // 2

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from evaluation.control_chart import ControlChart, Place
 
-WIDTH, HEIGHT = 960, 240
+WIDTH, HEIGHT = 640, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 130, 12, 44
 _INK, _FAINT, _LINE = "#1d2b33", "#d5dee3", "#51636e"
 _STEPS = (1.0, 2.0, 5.0)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import escape
 
-import numpy as np
 import streamlit as st
 from sqlalchemy.orm import Session
 
@@ -16,6 +15,7 @@ from clinical_ui.case_layers import SHOWN_AT_FIRST, STYLES, Layer, first_slice
 from clinical_ui.case_viewer import contour_layers, show_case
 from clinical_ui.desk import NO_EPOCH, Desk
 from clinical_ui.orientation import radiological_view
+from clinical_ui.saved_slices import saved_slices
 from clinical_ui.session import LoadedVolume
 from clinical_ui.viewer import VerdictForm, ViewerData
 from clinical_ui.work_buttons import is_mine, work_buttons
@@ -40,7 +40,7 @@ class OpenCase:
         contours: of the whole case, by layer; those that exist and can be read.
         unreadable: layers whose file is missing or damaged.
         tasks: annotation tasks by slice.
-        drawn: masks `[y, x]` of finished tasks by slice.
+        drawn: what is saved of its tasks, by layer.
         is_dicom: it came as DICOM, so that its contour can go back to the PACS.
         hidden: layers that are off until somebody switches them on.
     """
@@ -50,7 +50,7 @@ class OpenCase:
     contours: Mapping[Layer, Contour]
     unreadable: frozenset[Layer]
     tasks: Mapping[int, AnnotationTaskRow]
-    drawn: Mapping[int, MaskArray]
+    drawn: Mapping[Layer, MaskArray]
     review: ReviewRow | None
     signature: SignatureState
     is_dicom: bool
@@ -60,10 +60,7 @@ class OpenCase:
     def masks(self) -> dict[Layer, MaskArray]:
         """Masks `[z, y, x]` of the contours, in order of drawing."""
         found = {layer: contour.mask.voxels for layer, contour in self.contours.items()}
-        if self.drawn:
-            found[Layer.ANNOTATION] = np.zeros(self.case.shape_zyx, bool)
-            for slice_z, mask in self.drawn.items():
-                found[Layer.ANNOTATION][slice_z] = mask
+        found |= self.drawn
         return {layer: found[layer] for layer in STYLES if layer in found}
 
     @property
@@ -167,13 +164,9 @@ def read_case(store: CaseStore, case: Case) -> OpenCase:
         if found is not None:
             contours[layer] = found
     tasks = {t.slice_z: t for t in store.tasks(round_id) if t.case_id == case.case_id}
-    drawn = {}
-    for slice_z, task in tasks.items():
-        if task.state == "done":
-            try:
-                drawn[slice_z] = store.task_mask(task)
-            except (OSError, ValueError):
-                unreadable.add(Layer.ANNOTATION)
+    drawn, lost = saved_slices(store, tasks.values())
+    if lost:
+        unreadable.add(Layer.ANNOTATION)
     review = next((r for r in store.reviews(round_id) if r.case_id == case.case_id), None)
     if review is not None and review.verdict == "rejected":  # what an earlier review said is void
         contours.pop(Layer.REVIEWED, None)
@@ -211,7 +204,6 @@ def viewer_data(opened: OpenCase, loaded: LoadedVolume, *, revising: bool) -> Vi
         layers=contour_layers(masks, hidden=opened.hidden),
         compare=Layer.ADAPTED.value if opened.to_review else None,
         prompts="3d" if revising else None,
-        target_style=STYLES[Layer.REVIEWED],
         verdict=VerdictForm(wording.REJECTIONS, wording.SCORES) if revising else None,
         testing=launch.is_tested(),
     )

@@ -13,24 +13,34 @@ from site_agent.case_store import CaseStore
 from site_agent.drift import DistanceDrift, ReviewedCase, reviews_in_order
 
 TABLE_HEIGHT_PX = 230
+DISTANCE_METHOD = (
+    "Squared distance to the nearest reference point of the package, as in the choice of slices: "
+    "median over the slices on which the package's model sees the target. Limits: the median, and "
+    "three robust standard deviations of the logarithms. By chance some usual cases lie beyond: 5 "
+    "in 100 with 8 cases of the study, 2 with 20, 1 with 50."
+)
+REVISION_METHOD = "Individuals chart: mean, and 2.66 mean moving ranges to either side."
 
 
 def show(store: CaseStore, drift: DistanceDrift | None) -> None:
     """Show both control charts, each with its words and its table."""
-    st.header("Distance of the cases to the source")
-    if drift is None or not drift.cases:
-        st.info(
-            "No case was measured yet. The computer does it when it works on the round: "
-            f"`{study_wording.CONTINUE_COMMAND}`."
-        )
-    else:
-        _distances(drift)
-    st.header("What reviewers changed")
-    reviews = reviews_in_order(store)
-    if reviews:
-        _revisions(reviews)
-    else:
-        st.info("No case was reviewed yet.")
+    left, right = st.columns(2, gap="medium")
+    with left:
+        st.header("Distance of the cases to the source")
+        if drift is None or not drift.cases:
+            st.info(
+                "No case was measured yet. The computer does it when it works on the round: "
+                f"`{study_wording.CONTINUE_COMMAND}`."
+            )
+        else:
+            _distances(drift)
+    with right:
+        st.header("What reviewers changed")
+        reviews = reviews_in_order(store)
+        if reviews:
+            _revisions(reviews)
+        else:
+            st.info("No case was reviewed yet.")
 
 
 def alarm(drift: DistanceDrift | None) -> str | None:
@@ -46,11 +56,11 @@ def distance_sentence(drift: DistanceDrift) -> str:
     """Say what the chart of distances shows."""
     later = [case for case in drift.cases if case.later]
     if not drift.chart.judges:
-        return study_wording.too_few(drift.chart, "cases of the study with a distance")
+        return study_wording.too_few(drift.chart, "measured case")
     if not later:
         return "No patient came after the study's: there is nothing to compare yet."
     unlike = len(drift.alarms)
-    said = f"{unlike} of {len(later)} new cases" if unlike else f"None of {len(later)} new cases"
+    said = f"{unlike or 'None'} of {wording.counted(len(later), 'new case')}"
     own = [case for case in drift.cases if not case.later]
     beyond = sum(drift.chart.place(case.distance) != "inside" for case in own)
     return (
@@ -62,7 +72,7 @@ def distance_sentence(drift: DistanceDrift) -> str:
 def revision_sentence(chart: ControlChart, reviews: Sequence[ReviewedCase]) -> str:
     """Say what the chart of revision degrees shows."""
     if not chart.judges:
-        return study_wording.too_few(chart, "reviews")
+        return study_wording.too_few(chart, "review")
     beyond = [
         number
         for number, review in enumerate(reviews, start=1)
@@ -113,16 +123,14 @@ def _distances(drift: DistanceDrift) -> None:
     st.markdown(sentence)
     points = [Point(case.distance, baseline=not case.later) for case in drift.cases]
     picture = draw(drift.chart, points, unit="squared distance", logarithmic=True)
-    st.html(as_image(picture, f"Control chart of {len(points)} cases. {sentence}"))
-    st.caption(
-        f"{legend('case of the study', 'new case')} Squared distance to the nearest reference "
-        "point of the package, as in the choice of slices: median over the slices on which the "
-        "package's model sees the target. Limits: the median, and three robust standard deviations "
-        "of the logarithms. By chance some usual cases lie beyond: 5 in 100 with 8 cases of the "
-        "study, 2 with 20, 1 with 50."
-        + (f" {drift.waiting} cases are not measured yet." if drift.waiting else "")
+    st.html(
+        as_image(picture, f"Control chart of {wording.counted(len(points), 'case')}. {sentence}")
     )
-    _table(distance_rows(drift), key="distances")
+    st.caption(
+        legend("case of the study", "new case")
+        + (f" Not measured yet: {wording.counted(drift.waiting, 'case')}." if drift.waiting else "")
+    )
+    _table(distance_rows(drift), DISTANCE_METHOD, key="distances")
 
 
 def _revisions(reviews: Sequence[ReviewedCase]) -> None:
@@ -134,12 +142,11 @@ def _revisions(reviews: Sequence[ReviewedCase]) -> None:
         for number, review in enumerate(reviews)
     ]
     picture = draw(chart, points, unit="revision degree in %")
-    st.html(as_image(picture, f"Control chart of {len(points)} reviews. {sentence}"))
-    st.caption(
-        f"{legend('review that sets the limits', 'later review')} Individuals chart: mean, and "
-        "2.66 mean moving ranges to either side."
+    st.html(
+        as_image(picture, f"Control chart of {wording.counted(len(points), 'review')}. {sentence}")
     )
-    _table(revision_rows(chart, reviews), key="revisions")
+    st.caption(legend("review that sets the limits", "later review"))
+    _table(revision_rows(chart, reviews), REVISION_METHOD, key="revisions")
 
 
 def legend(baseline: str, later: str) -> str:
@@ -148,7 +155,8 @@ def legend(baseline: str, later: str) -> str:
     return " · ".join(f"{mark} {words.get(k, said)}" for k, (mark, _, said) in MARKS.items()) + "."
 
 
-def _table(rows: list[dict[str, Any]], *, key: str) -> None:
-    with st.expander("The figures as a table"):
+def _table(rows: list[dict[str, Any]], method: str, *, key: str) -> None:
+    with st.expander("The figures as a table, and how the limits are set"):
+        st.caption(method)
         height = min(TABLE_HEIGHT_PX, 38 + 35 * len(rows))
         st.dataframe(rows, hide_index=True, height=height, key=key)

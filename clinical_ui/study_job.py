@@ -69,7 +69,10 @@ def what_next(
             RoundState.NONE if state is RoundState.NONE else RoundState.REPORTED
         )
     if new_cases and state in (RoundState.AWAITING_REVIEW, RoundState.REPORTED):
-        return f"{new_cases} cases wait to be looked at. Next, the computer segments new ones."
+        return (
+            f"The computer has {wording.counted(new_cases, 'case')} left to measure, and to "
+            "segment where the patient is new."
+        )
     return None
 
 

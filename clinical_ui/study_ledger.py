@@ -31,7 +31,7 @@ def show(store: CaseStore) -> None:
     may = hospital_it() is not None
     table, message = st.columns([3, 2], gap="large") if may else (st.container(), None)
     with table:
-        height = min(420, 38 + 35 * len(entries))
+        height = min(320, 38 + 35 * len(entries))
         st.dataframe(ledger_rows(entries), hide_index=True, height=height, key="ledger")
         if may:
             st.button(

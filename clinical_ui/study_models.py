@@ -30,7 +30,6 @@ def show(store: CaseStore) -> None:
     """Show the models, their comparison, and, to hospital IT, the buttons that change them."""
     home, engine = store.home, store.engine
     rows, active = models(engine), active_model(engine)
-    st.header("Model in use")
     in_use = study_wording.OWN_MODEL if active is None else f"model `{active.sha256[:16]}`"
     st.markdown(f"New patients are segmented by **{in_use}**.")
     if not rows:

@@ -27,9 +27,9 @@ def show(store: CaseStore, held: Sequence[PackageRow], used: str | None) -> None
     package = next((one for one in held if one.package_id == used), None)
     if package is not None:
         st.markdown(f"Model version **{package.model_version}**, {STATES[package.state]}")
-        st.code(package.package_id, language=None, wrap_lines=True)
         st.caption(
-            f"Signed with key {package.signed_by}, received {wording.moment(package.received_at)}."
+            f"`{package.package_id}`, signed with key {package.signed_by}, received "
+            f"{wording.moment(package.received_at)}."
         )
     for waits in held:
         if waits.state == "stored":
@@ -73,14 +73,14 @@ def _line(package: PackageRow) -> str:
 
 def _waiting(store: CaseStore, package: PackageRow) -> None:
     st.markdown(f"Model version **{package.model_version}** waits for approval")
-    st.caption(
-        f"Received {wording.moment(package.received_at)}, signed with key {package.signed_by}."
-    )
     manifest, refused = _verified(store.home, str(store.home.folder), package.package_id)
     if manifest is None:
         st.error(f"Verification failed: {refused}")
         return
-    st.success("✓ Verified: signature, every file, weights and reference points.")
+    st.markdown("✓ Verified: signature, every file, weights and reference points.")
+    st.caption(
+        f"Signed with key {package.signed_by}, received {wording.moment(package.received_at)}."
+    )
     st.table(facts(manifest), hide_index=True, hide_header=True)
     if hospital_it() is None:
         st.caption("Hospital IT approves it.")

@@ -23,11 +23,16 @@ TABS = ("Round", "Models", "Drift", "Reviews", "What left")
 SEE_THE_LEDGER = frozenset({"it", "lead"})
 STYLE = """
 <style>
-  .fedgtv-chart { width: 100%; max-width: 960px; height: auto; display: block; }
-  .fedgtv-message { max-height: 22rem; overflow: auto; white-space: pre-wrap; margin: 0;
+  .fedgtv-chart { width: 100%; height: auto; display: block; }
+  .fedgtv-message { max-height: calc(100vh - 34rem); min-height: 8rem; overflow: auto;
+    white-space: pre-wrap; margin: 0;
     overflow-wrap: anywhere; background: #f1f5f7; border-radius: 4px; padding: .6rem .8rem;
     font-size: .82rem; }
   .stTabs [role=tab] p { font-size: 1rem; }
+  .stTabs [role=tabpanel] { padding-top: .4rem; }
+  .stTabs [data-testid=stVerticalBlock] { gap: .35rem; }
+  [data-testid=stMain] .stTabs h2 { padding: .15rem 0 .1rem !important; }
+  .stTabs [data-testid=stTable] :is(th, td) { padding: .2rem .5rem !important; font-size: .85rem; }
   [data-testid=stCaptionContainer], [data-testid=stCaptionContainer] * {
     color: #51636e !important; opacity: 1 !important; }
 </style>
@@ -39,7 +44,8 @@ def show() -> None:
     account = sign_in.require()
     store = session.store()
     st.html(STYLE)
-    st.title("Study")
+    head, said = st.columns([1, 12], vertical_alignment="center")
+    head.title("Study")
     current = store.latest_round()
     state = RoundState(current.state) if current is not None else RoundState.NONE
     waiting = waiting_for(store, current) if current is not None else 0
@@ -54,11 +60,11 @@ def show() -> None:
         other_package=approved is not None and approved.package_id != package_of_round,
         new_cases=drift.waiting if drift is not None else 0,
     )
-    st.markdown(f"**{study_wording.round_state(state, waiting_for=waiting)}**")
+    said.markdown(f"**{study_wording.round_state(state, waiting_for=waiting)}**")
     study_job.show(store, next_step)
     alarms = (study_packages.alarm(held), study_ledger.alarm(store), study_drift.alarm(drift))
     if any(alarms):
-        st.warning("  \n".join(alarm for alarm in alarms if alarm is not None), icon="⚠")
+        st.warning(" ".join(alarm for alarm in alarms if alarm is not None), icon="⚠")
     sees_ledger = bool(account.roles & SEE_THE_LEDGER)
     round_tab, models_tab, drift_tab, reviews_tab, *rest = st.tabs(
         TABS if sees_ledger else TABS[:-1]

@@ -63,7 +63,8 @@ def how_far(step: RoundState, counts: RoundCounts) -> str:
     if not counts.slices_asked:
         return ""
     return {
-        RoundState.RECEIVED: f"{counts.slices_asked} slices of {counts.cases_asked} cases",
+        RoundState.RECEIVED: f"{wording.counted(counts.slices_asked, 'slice')} of "
+        f"{wording.counted(counts.cases_asked, 'case')}",
         RoundState.AWAITING_ANNOTATION: f"{counts.slices_annotated} of {counts.slices_asked} "
         "slices",
         RoundState.TRAINING: f"{counts.test_segmented} of {counts.test_cases} test cases segmented",

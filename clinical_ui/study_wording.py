@@ -132,13 +132,14 @@ def place(where: Place) -> str:
     return _PLACES[where]
 
 
-def too_few(chart: ControlChart, what: str) -> str:
+def too_few(chart: ControlChart, noun: str) -> str:
     """Say that nobody can judge yet.
 
-    >>> too_few(ControlChart(1.0, 0.0, 2.0, 3), "reviews")
+    >>> too_few(ControlChart(1.0, 0.0, 2.0, 3), "review")
     'Too few to judge: 3 reviews so far, and limits need at least 8.'
     """
-    return f"Too few to judge: {chart.baseline} {what} so far, and limits need at least {FEWEST}."
+    so_far = wording.counted(chart.baseline, noun)
+    return f"Too few to judge: {so_far} so far, and limits need at least {FEWEST}."
 
 
 def continues(state: RoundState) -> str:

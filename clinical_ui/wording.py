@@ -267,6 +267,15 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
+def counted(number: int, noun: str) -> str:
+    """Write how many of something there are.
+
+    >>> counted(1, "case"), counted(0, "new patient")
+    ('1 case', '0 new patients')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def about_minutes(minutes: float) -> str:
     """Write an expected time; it is no promise.
 

@@ -61,7 +61,7 @@ def next_html(item: WorkItem | None, times: Mapping[Purpose, Expected]) -> str:
         said, why = "Nothing waits for you", "What is free or yours shows here by itself."
     elif item.purpose == ANNOTATION:
         wanted = item.open_tasks
-        said = f"Next for you: annotate {_count(len(wanted), 'slice')} of {item.case_id}"
+        said = f"Next for you: annotate {wording.counted(len(wanted), 'slice')} of {item.case_id}"
         minutes = times[item.purpose].minutes(len(wanted))
         first = wanted[0]
         why = (
@@ -122,7 +122,7 @@ def _review(item: WorkItem) -> str:
     elif item.state is State.BLINDED:
         said, more = "◌ in your blinded reading", "shown here when the reading is over"
     elif item.state is State.WAITING:
-        said, more = "· waits for the model", kind
+        said, more = "· not contoured yet", f"{kind}; the computer comes first"
     else:
         said, more = "○ to review", kind
     return f"<div><b>{escape(said)}</b><span>{escape(more)}</span></div>"
@@ -163,7 +163,3 @@ def _holder(holder: Holder | None, now: datetime) -> str:
     if holder.mine:
         return f'<span class="work-mine" title="since {full}">● yours {since}</span>'
     return f'<span class="work-held" title="since {full}">◐ {escape(holder.name)}, {since}</span>'
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

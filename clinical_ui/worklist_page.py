@@ -74,9 +74,10 @@ def budget_line(cases: Sequence[Case], tasks: Sequence[AnnotationTaskRow]) -> st
     done = sum(task.state == "done" for task in tasks)
     share = f", {len(tasks) / slices:.0%} of the {slices} slices" if slices else ""
     return (
-        f"{done} of {len(tasks)} slices annotated. The budget: {len(tasks)} slices{share} of "
-        f"{len({case.patient_id for case in asked})} patients; the chosen slices come from "
-        f"{chosen} of them."
+        f"{done} of {wording.counted(len(tasks), 'slice')} annotated. The budget: "
+        f"{wording.counted(len(tasks), 'slice')}{share} of "
+        f"{wording.counted(len({case.patient_id for case in asked}), 'patient')}; the chosen "
+        f"slices come from {chosen} of them."
     )
 
 
@@ -149,10 +150,11 @@ def _next(
         words.html(next_html(item, times))
         if item is not None:
             button.button(
-                "Continue" if item.mine else "Start next",
+                "Continue" if item.mine else "Open next",
                 key="open_next",
                 type="primary",
                 width="stretch",
+                help="Takes the case for you; the clock starts when you press Start there",
                 on_click=_take_and_open,
                 args=(_key(listed, item), _first_slice(item)),
             )
@@ -219,12 +221,13 @@ def _progress(listed: Worklist, items: list[WorkItem], purpose: Purpose, time: E
         seen = [item for item in items if item.state is not State.BLINDED]
         done = sum(item.state is State.DONE for item in seen)
         share = done / len(seen) if seen else 0.0
-        new = sum(item.new_patient for item in seen)
-        more = f" ({new} are new patients)" if new else ""
+        left = sum(item.state is State.OPEN for item in seen)
+        with_computer = len(seen) - done - left
         words = (
-            f"{done} of {len(seen)} cases reviewed{more}." if seen else "",
+            f"{done} of {wording.counted(len(seen), 'case')} reviewed." if seen else "",
+            time_line(time, left, piece="case") if seen else "",
+            f"Not contoured by the computer yet: {with_computer}." if with_computer else "",
             wording.BLINDED_LEFT_OUT if len(seen) < len(items) else "",
-            time_line(time, len(seen) - done, piece="case"),
         )
     st.progress(share, text=" ".join(filter(None, words)))
 

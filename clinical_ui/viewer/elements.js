@@ -1,5 +1,7 @@
 /** Small ways to make elements: buttons with icons, labels and hotkeys in their tooltip. */
 
+import { bandFill } from "./band.js";
+
 const PATHS = {
   navigate: "M12 3v18M3 12h18M12 7a5 5 0 1 0 0 10a5 5 0 0 0 0-10",
   margin: "M12 4c5 0 8 3 8 8s-3 8-8 8-8-3-8-8 3-8 8-8M12 7v.01M17 12v.01M12 17v.01M7 12v.01",
@@ -69,10 +71,17 @@ export function textButton(label, title, onclick, extra = "") {
   return el("button", { type: "button", class: `words ${extra}`, title, onclick }, label);
 }
 
-/** Make a short piece of a contour's line. */
-export function lineSample([red, green, blue], dash) {
+/** Make a short piece of a contour's line, or of a scribble. */
+export function layerSample(layer) {
+  const { dash, band } = layer;
+  const [red, green, blue] = layer.colour;
   const canvas = el("canvas", { class: "sample", width: 56, height: 16, "aria-hidden": "true" });
   const context = canvas.getContext("2d");
+  if (band) {
+    context.fillStyle = bandFill(context, layer);
+    context.fillRect(0, 2, 56, 12);
+    return canvas;
+  }
   context.strokeStyle = `rgb(${red}, ${green}, ${blue})`;
   context.lineWidth = 4;
   context.setLineDash(dash);

@@ -255,9 +255,12 @@ export class Interface {
     const place = `${spec.plane} slice ${view.slice + 1} of ${view.slices}`;
     const asked = spec.axis === 0 && viewer.data.selected.find((one) => one.z === view.slice);
     const caption = this._captions[view.number];
-    setText(caption, `${capital(spec.plane)} ${view.slice + 1} / ${view.slices}`);
+    const saved = asked && asked.done; // only what is at the hospital is told on the picture
+    const words = `${capital(spec.plane)} ${view.slice + 1} / ${view.slices}`;
+    setText(caption, saved ? `${words} ✓ saved` : words);
     caption.classList.toggle("asked", Boolean(asked));
-    const drawn = viewer.shownLayers().filter((one) => one.mask.isDrawn(spec.axis, view.slice));
+    caption.classList.toggle("saved", Boolean(saved));
+    const drawn = viewer.shownLayers(view.plane).filter((one) => one.mask.isDrawn(spec.axis, view.slice));
     const names = drawn.map((one) => one.name).join(", ");
     const label = `${place}; contours: ${names || "none on this slice"}`;
     if (view.canvas.getAttribute("aria-label") !== label) {

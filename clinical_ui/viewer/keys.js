@@ -78,7 +78,7 @@ function act(viewer, page, event, widget) {
     d: () => viewer.toggleDone(),
     j: () => viewer.jumpToChange(),
     c: () => viewer.data.compare && viewer.toggleLayer(viewer.data.compare),
-    h: () => viewer.toggleLayer("target"),
+    h: () => viewer.toggleDrawn(),
     x: () => page.nextLarge(),
     m: () => page.toggleAlone(),
     r: () => page.fit(),

@@ -1,8 +1,17 @@
 /** The panel at the right: time, slices asked for, contours, window, and saving. */
 
-import { el, icon, iconButton, lineSample, setText, textButton } from "./elements.js";
+import { el, icon, iconButton, layerSample, setText, textButton } from "./elements.js";
 import { Verdict } from "./verdict.js";
 import { presets } from "./volume.js";
+
+// What a slice is marked with, and what that means.
+const SLICE_STATES = {
+  saved: ["✓ saved", "stored at the hospital"],
+  done: ["● done", "done, not saved yet"],
+  empty: ["● empty", "done without any tumour on it, not saved yet"],
+  drawn: ["◐ drawn", "drawn on, not done yet"],
+  open: ["○ open", "to do"],
+};
 
 /** Builds the panel and keeps it true to the viewer's state. */
 export class Panel {
@@ -155,29 +164,28 @@ export class Panel {
     const { viewer } = this;
     const { selected } = viewer.data;
     this._askedPart.hidden = !selected.length;
-    const rows = selected.map(({ z, label, done }) => {
-      const marked = viewer.done.has(z);
-      const drawn = viewer.masks.target.counts[z] > 0;
-      let state = done ? "saved" : drawn ? "drawn" : "open";
-      if (marked) state = drawn ? "done" : "done, no target";
-      return { z, label, state, here: z === viewer.cursor[0] };
-    });
+    const rows = selected.map((one) => ({
+      ...one,
+      state: viewer.sliceState(one),
+      here: one.z === viewer.cursor[0],
+    }));
     const key = JSON.stringify(rows);
     if (key !== this._askedShown) {
       this._askedShown = key;
       this._asked.replaceChildren(
         ...rows.map(({ z, label, state, here }) => {
+          const [words, title] = SLICE_STATES[state];
           const button = el(
             "button",
             {
               type: "button",
-              title: label,
+              title: `${label}: ${title}`,
               "aria-current": here && "true",
               onclick: () => viewer.jump(z),
             },
             el("b", { text: String(z + 1) }),
             el("span", { class: "label", text: label }),
-            el("span", { class: "mark", "data-state": state, text: state }),
+            el("span", { class: "mark", "data-state": state, text: words }),
           );
           return el("li", {}, button);
         }),
@@ -191,8 +199,7 @@ export class Panel {
   _showLayers() {
     const { viewer } = this;
     const { compare } = viewer.data;
-    const own = viewer.hasTarget ? [{ ...viewer.targetStyle, key: "target" }] : [];
-    const rows = [...viewer.layers.map((one) => ({ ...one, mask: null })), ...own];
+    const rows = [...viewer.layers.map((one) => ({ ...one, mask: null })), ...viewer.drawn];
     const key = JSON.stringify([rows, compare]);
     if (key !== this._layersShown) {
       this._layersShown = key;
@@ -204,9 +211,9 @@ export class Panel {
         const amount = el("span", { class: "number" });
         const title = hotkey ? `${layer.name} (${hotkey})` : layer.name;
         const name = el("span", { class: "name", text: layer.name });
-        return el("label", { title }, box, lineSample(layer.colour, layer.dash), name, amount);
+        return el("label", { title }, box, layerSample(layer), name, amount);
       });
-      if (compare && viewer.hasTarget) {
+      if (compare && viewer.drawn.length) {
         const box = el("input", {
           type: "checkbox",
           onchange: () => {
@@ -220,16 +227,15 @@ export class Panel {
       }
       this._layers.replaceChildren(...boxes);
     }
-    this._change.hidden = !compare || !viewer.hasTarget;
+    this._change.hidden = !compare || !viewer.drawn.length;
     for (const box of this._layers.querySelectorAll("[data-layer]")) {
       const { layer } = box.dataset;
       box.checked = viewer.isShown(layer);
-      const mask =
-        layer === "target"
-          ? viewer.masks.target
-          : viewer.layers.find((one) => one.key === layer)?.mask;
-      const volume = viewer.data.volumes_shown ? millilitres(mask, viewer.volume) : "";
-      setText(box.parentElement.querySelector(".number"), volume);
+      const found = viewer.layers.find((one) => one.key === layer);
+      const mask = found ? found.mask : viewer.masks[layer];
+      const sized = viewer.data.volumes_shown && !rows.find((one) => one.key === layer).band;
+      const amount = sized ? millilitres(mask, viewer.volume) : "";
+      setText(box.parentElement.querySelector(".number"), amount);
     }
   }
 }

@@ -5,6 +5,7 @@
  * (row, column). The image is shaded once per slice and window and then only drawn.
  */
 
+import { bandFill } from "./band.js";
 import { outlines, pathOf } from "./contour_lines.js";
 import { copyPlane, pixelOf, planeOf, voxelOf } from "./plane.js";
 import { shadePlane } from "./volume.js";
@@ -189,9 +190,14 @@ export class View {
 
   _drawContours(context, scale) {
     context.lineJoin = "round";
-    for (const layer of this.viewer.shownLayers()) {
+    for (const layer of this.viewer.shownLayers(this.plane)) {
       const path = this._path(layer);
       if (!path) continue;
+      if (layer.band) {
+        context.fillStyle = bandFill(context, layer, scale);
+        context.fill(path, "evenodd");
+        continue;
+      }
       if (layer.fill) {
         context.fillStyle = rgb(layer.colour, layer.fill);
         context.fill(path, "evenodd");

@@ -16,9 +16,12 @@ import { lightTable } from "./volume.js";
 const SMALLEST_RADIUS_MM = 0.5;
 const LARGEST_RADIUS_MM = 50;
 const SCRIBBLE_RADIUS_MM = 1;
-const INSIDE = { name: "Scribble inside", colour: [46, 230, 138], dash: [] };
-const OUTSIDE = { name: "Scribble outside", colour: [90, 169, 255], dash: [] };
-const PLAIN = { colour: [255, 92, 80], dash: [14, 10] };
+// What is being drawn, by the mask that holds it.
+const CONTOUR = [{ key: "target", name: "Your contour", colour: [255, 92, 80], dash: [14, 10] }];
+const SCRIBBLES = [
+  { key: "target", name: "Scribble inside", colour: [46, 230, 138], dash: [], band: true },
+  { key: "outside", name: "Scribble outside", colour: [90, 169, 255], dash: [], band: true },
+];
 
 /** Holds the state of one viewer and every way to change it. */
 export class Viewer {
@@ -531,30 +534,37 @@ export class Viewer {
     return this.shown.get(key) ?? true;
   }
 
-  /** Return the name, colour and line of what is being drawn. */
-  get targetStyle() {
-    if (this.mode === "scribble") return INSIDE;
-    return { ...(this.data?.target_style ?? PLAIN), name: "Your contour" };
+  /** Return name, colour and line of what is being drawn; nothing before the work starts. */
+  get drawn() {
+    if (this.mode === "view") return [];
+    return this.mode === "scribble" ? SCRIBBLES : CONTOUR;
   }
 
-  /** Say whether what is being drawn is shown beside the layers: not before a revision starts. */
-  get hasTarget() {
-    return this.mode !== "view";
+  /** Show everything that is being drawn, or hide it. */
+  toggleDrawn() {
+    const shown = this.drawn.some((one) => this.isShown(one.key));
+    for (const { key } of this.drawn) this.shown.set(key, !shown);
+    this.refresh();
   }
 
-  /** Return what to draw, from below to above. */
-  shownLayers() {
+  /** Say how far an asked-for slice is: "saved" is at the hospital, all else is not. */
+  sliceState({ z, done }) {
+    if (done) return "saved";
+    const isDrawn = Object.values(this.masks).some((mask) => mask.counts[z] > 0);
+    if (this.done.has(z)) return isDrawn ? "done" : "empty";
+    return isDrawn ? "drawn" : "open";
+  }
+
+  /** Return what to draw on a plane, from below to above; a saved slice shows what is saved. */
+  shownLayers({ axis, slice }) {
     if (!this.masks) return [];
     const generation = this._generation;
-    const layers = this.layers.filter((layer) => this.isShown(layer.key));
-    const all = layers.map((layer) => ({ ...layer, generation }));
-    if (!this.hasTarget || !this.isShown("target")) return all;
-    const scribble = this.mode === "scribble";
-    const { target, outside } = this.masks;
-    const fill = scribble ? 0.35 : 0.1;
-    if (scribble) all.push({ ...OUTSIDE, key: "outside", mask: outside, fill, generation });
-    all.push({ ...this.targetStyle, key: "target", mask: target, fill, generation });
-    return all;
+    const isSaved = this.data.selected.some(({ z, done }) => done && axis === 0 && z === slice);
+    const own = isSaved ? [] : this.drawn;
+    const drawn = own.map((one) => ({ ...one, mask: this.masks[one.key], fill: 0.1 }));
+    return [...this.layers, ...drawn]
+      .filter((layer) => this.isShown(layer.key))
+      .map((layer) => ({ ...layer, generation }));
   }
 
   /** Return [what is drawn, the model's] where their difference is to be shown, else null. */

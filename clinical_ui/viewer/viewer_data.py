@@ -1,10 +1,10 @@
 """What a page tells the viewer: plain JSON values, masks as run lengths in text."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from clinical_ui.case_layers import STYLES, Layer, LayerStyle
+from clinical_ui.case_layers import STYLES, Layer
 
 Mode = Literal["view", "contour", "scribble"]
 IDLE_LIMIT_S = 30.0
@@ -18,6 +18,7 @@ class ViewerLayer:
         key: names the layer to the browser, which remembers whether it is switched on.
         colour: RGB, 0 to 255.
         dash: lengths in px drawn and left out, by turns; empty for a solid line.
+        band: a scribble: a band without a line, striped by its dash.
         mask: run lengths of the whole volume, as `site_agent.run_lengths` writes them.
     """
 
@@ -27,12 +28,13 @@ class ViewerLayer:
     dash: tuple[int, ...]
     shown: bool
     mask: str
+    band: bool = False
 
     @classmethod
     def of(cls, layer: Layer, mask: str, *, shown: bool = True) -> "ViewerLayer":
         """Return a layer in the style that it has on every page."""
         style = STYLES[layer]
-        return cls(layer.value, style.name, style.colour, style.dash_px, shown, mask)
+        return cls(layer.value, style.name, style.colour, style.dash_px, shown, mask, style.band)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,6 @@ class ViewerData:
         fresh: take `target` even though the epoch is known, as after discarding a draft.
         idle_limit_s: gaps between signs of life that are longer are not active time.
         earlier_active_s: active time of earlier sittings, for the display.
-        target_style: how the drawn contour looks; the annotation's or the review's.
         verdict: of a review: how it may end; None in an annotation.
         volumes_shown: write the volume of each contour beside its name; not in a blinded reading.
         testing: let browser tests look at the state.
@@ -101,14 +102,10 @@ class ViewerData:
     fresh: bool = False
     idle_limit_s: float = IDLE_LIMIT_S
     earlier_active_s: float = 0.0
-    target_style: LayerStyle = field(default_factory=lambda: STYLES[Layer.REVIEWED])
     verdict: VerdictForm | None = None
     volumes_shown: bool = True
     testing: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values under the names that the browser knows."""
-        values = asdict(self)
-        style = self.target_style
-        values["target_style"] = {"name": style.name, "colour": style.colour, "dash": style.dash_px}
-        return values
+        return asdict(self)

@@ -165,6 +165,11 @@ class Window:
         self.page.wait_for_function("() => window.fedgtvViewer !== undefined")
         self.settle()
 
+    def hidden_below(self) -> int:
+        """Return how many px of the page lie below the window."""
+        main = self.page.locator("[data-testid=stMain]")
+        return int(main.evaluate("element => element.scrollHeight - element.clientHeight"))
+
     def stroke(self, points: Sequence[tuple[float, float]], *, button: str = "left") -> None:
         """Press the mouse at the first point, move it over the others, and let go at the last."""
         mouse = self.page.mouse

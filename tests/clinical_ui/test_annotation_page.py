@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from algorithms.contracts.contour import NOT_ANNOTATED, Provenance
 from clinical_ui import wording
 from clinical_ui.case_layers import Layer
 from site_agent import accounts, claims, drafts
@@ -46,6 +47,15 @@ def key(store, case_id: str = BEGUN_CASE) -> WorkKey:
 
 def window(store, case_id: str = BEGUN_CASE) -> Window:
     return Window(drafts.restore(store, key(store, case_id), author=EVERYTHING), SHAPE)
+
+
+def shown(run_page, store, case_id: str) -> list[dict]:
+    """Return the layers beside what is drawn, the same on both pages."""
+    layers, looked = (
+        told(run_page(store, page, case=case_id))["layers"] for page in ("annotate", "review")
+    )
+    assert [one for one in looked if one["key"] in {layer["key"] for layer in layers}] == layers
+    return layers
 
 
 def task(store, case_id: str, z: int):
@@ -186,6 +196,41 @@ def test_scribbles_are_drawn_where_they_are_asked_for(annotating, run_page):
         connection.exec_driver_sql("UPDATE annotation_tasks SET kind = 'scribble'")
     page = press(run_page(annotating, "annotate", case=FREE_CASE), "Start")
     assert (told(page)["mode"], told(page)["prompts"]) == ("scribble", None)
+
+
+def test_saved_scribbles_are_bands_inside_and_outside_and_no_contour(annotating, run_page):
+    with annotating.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE annotation_tasks SET kind = 'scribble'")
+    inside, outside = np.zeros((2, *SHAPE[1:]), bool)
+    inside[40:44, 30:33], outside[5:8, 10:50] = True, True
+    drawn = np.full(SHAPE[1:], NOT_ANNOTATED)
+    drawn[inside], drawn[outside] = 1, 0
+    annotating.complete_task_by_scribble(
+        task(annotating, FREE_CASE, 7).id,
+        drawn,
+        author="Dr Example",
+        provenance=Provenance.MANUAL,
+        active_s=None,
+    )
+    layers = {layer["key"]: layer for layer in shown(run_page, annotating, FREE_CASE)}
+    assert layers.keys() == {Layer.INSIDE, Layer.OUTSIDE}
+    assert all(layer["band"] for layer in layers.values())
+    for name, told_of in ((Layer.INSIDE, inside), (Layer.OUTSIDE, outside)):
+        np.testing.assert_array_equal(decode(layers[name]["mask"], SHAPE)[7], told_of)
+
+
+def test_a_contour_where_a_scribble_was_asked_for_is_shown_as_a_contour(annotating, run_page):
+    with annotating.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE annotation_tasks SET kind = 'scribble'")
+    annotating.complete_task(
+        task(annotating, FREE_CASE, 7).id,
+        REFERENCE[7],
+        author="Dr Example",
+        provenance=Provenance.MANUAL,
+        active_s=None,
+    )
+    (layer,) = shown(run_page, annotating, FREE_CASE)
+    assert (layer["key"], layer["band"]) == (Layer.ANNOTATION, False)
 
 
 def test_the_simulated_annotator_is_called_that(tmp_path, run_page):

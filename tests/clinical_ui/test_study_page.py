@@ -263,7 +263,7 @@ def test_a_tumour_that_is_not_seen_is_no_small_distance(tmp_path, run_page):
 def test_few_cases_and_reviews_are_not_judged(site, run_page):
     said = texts(run_page(site, "study"))
     assert "No case was measured yet" in said
-    assert "Too few to judge: 1 reviews so far, and limits need at least 8." in said
+    assert "Too few to judge: 1 review so far, and limits need at least 8." in said
 
 
 def test_reviews_are_summarised_for_all_and_for_each(study, run_page):
@@ -320,7 +320,7 @@ def test_an_approved_package_or_new_cases_are_work_too():
         assert study_job.what_next(state, waiting=1, other_package=True, new_cases=0) is not None
     said = study_job.what_next(RoundState.REPORTED, waiting=0, other_package=False, new_cases=2)
     assert said is not None
-    assert said.startswith("2 cases")
+    assert said.startswith("The computer has 2 cases left")  # they do not wait for a doctor
 
 
 def test_the_bar_says_how_long_it_takes():

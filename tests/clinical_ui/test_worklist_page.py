@@ -5,7 +5,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from clinical_ui import wording
-from clinical_ui.work_items import Show
+from clinical_ui.work_items import REVIEW, Show
 from site_agent import accounts, claims
 from site_agent.blinded_reading import start
 from site_agent.claims import WorkKey
@@ -123,7 +123,7 @@ def test_a_role_that_is_gone_takes_nothing_any_more(annotating, run_page):
 @pytest.mark.parametrize(
     ("username", "offered"),
     [
-        ("annotator", ["Start next", "Open", "Claim", "Look"]),
+        ("annotator", ["Open next", "Open", "Claim", "Look"]),
         ("reviewer", ["Look", "Look"]),
         ("it", ["Release …"]),
         ("lead", ["Release …"]),
@@ -161,6 +161,14 @@ def test_cases_to_review_show_state_and_revision(site, run_page):
     assert rows(page) == [REVIEWED_CASE]
     assert "✎ revised, revision degree 12.5 % (&gt;10-15 %)" in texts(page)
     assert wording.SIMULATED in texts(page)
+
+
+def test_what_the_computer_has_not_contoured_waits_for_nobody(annotating, run_page):
+    page = run_page(annotating, "worklist")
+    choose(page, "work_section", REVIEW).run()
+    said = page.get("progress")[0].proto.text
+    assert said == "0 of 2 cases reviewed. Not contoured by the computer yet: 2."
+    assert "the computer comes first" in texts(page)
 
 
 def test_reviews_are_claimed_apart_from_annotations(site, run_page):

@@ -16,7 +16,7 @@ import numpy as np
 import streamlit as st
 
 from algorithms.contracts.volume import Geometry, Volume
-from clinical_ui.case_layers import STYLES, Layer
+from clinical_ui.case_layers import Layer
 from clinical_ui.orientation import percentile_window
 from clinical_ui.viewer import (
     SelectedSlice,
@@ -194,7 +194,6 @@ def main() -> None:
                 answer=draft.answer,
                 stored=draft.stored,
                 refused=draft.refused,
-                target_style=STYLES[Layer.REVIEWED if compare else Layer.ANNOTATION],
                 idle_limit_s=float(query.get("idle", "30")),
                 testing=True,
             ),

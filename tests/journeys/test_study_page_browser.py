@@ -5,11 +5,12 @@ from collections.abc import Iterator
 import pytest
 
 from clinical_ui import launch
+from clinical_ui.study_page import TABS
 from site_agent.case_store import CaseStore
 from site_agent.live_progress import ProgressWriter, clear_progress
 from site_agent.model_store import active_model
 from site_agent.site_lock import only_worker
-from tests.clinical_ui.browser import open_window, serve
+from tests.clinical_ui.browser import Window, open_window, serve
 from tests.clinical_ui.people import PASSWORD, add_people
 from tests.clinical_ui.study_site import make_study_site
 
@@ -22,7 +23,7 @@ def study(tmp_path) -> CaseStore:
 
 
 @pytest.fixture
-def page(study, tmp_path) -> Iterator[object]:
+def window(study, tmp_path) -> Iterator[Window]:
     """Open the study page as hospital IT; nothing but this machine is asked for anything."""
     add_people(study.engine)
     home, folder = study.home.folder, tmp_path / "server"
@@ -30,9 +31,14 @@ def page(study, tmp_path) -> Iterator[object]:
         window.go("study")
         window.sign_in("it", PASSWORD)
         window.page.get_by_role("tab", name="What left").wait_for(timeout=60_000)
-        yield window.page
+        yield window
         assert window.hosts <= {launch.ADDRESS, "page"}
         assert not server.called_out()
+
+
+@pytest.fixture
+def page(window) -> object:
+    return window.page
 
 
 def test_going_back_asks_first_and_closes_the_question(study, page):
@@ -81,3 +87,11 @@ def test_the_drift_chart_has_words_for_those_who_do_not_see_it(page):
     chart.wait_for()
     box = chart.bounding_box()
     assert box["width"] > 600
+
+
+def test_every_tab_fits_the_small_screen(window):
+    for tab in TABS:
+        window.page.get_by_role("tab", name=tab).click()
+        window.page.get_by_role("tabpanel", name=tab).wait_for()
+        window.settle()
+        assert window.hidden_below() <= 0, tab

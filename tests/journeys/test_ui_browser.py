@@ -78,7 +78,7 @@ def test_one_click_on_the_worklist_claims_the_next_case_and_opens_it(site, windo
     page = window.go()
     page.get_by_text("2 of 4 slices annotated").wait_for()
     page.get_by_text("◆ specific").first.wait_for()
-    page.get_by_role("button", name="Start next").click()
+    page.get_by_role("button", name="Open next").click()
     window.wait_for_case()
     assert page.url.endswith(f"/annotate?case={CASES[0]}")
     assert page.evaluate("() => fedgtvViewer.state().cursor[0]") == 3
@@ -139,6 +139,7 @@ def test_pages_are_accessible_and_fit_the_screens_of_a_hospital(window, title):
         window.screenshot(f"{path or 'worklist'}{name}")
         wide = page.evaluate("() => document.documentElement.scrollWidth - window.innerWidth")
         assert wide <= 0, f"{path} is {wide} px wider than {width} px"
+        assert window.hidden_below() <= 0, f"{path} is higher than {height} px"
 
 
 def test_the_sign_in_page_is_accessible(site, tmp_path):

@@ -221,6 +221,8 @@ def test_points_correction_lasso_brush_undo_interpolation_and_save(doctor):
 
     doctor.press("d", "p", "d", "p", "d")
     assert sorted(doctor.state()["done"]) == [6, 8, 10]
+    marks = doctor.page.locator(".slices .mark")
+    assert marks.all_inner_texts() == ["● done"] * 3
     shown, epoch = doctor.checksum(), doctor.state()["epoch"]
     doctor.page.get_by_role("button", name="Save 3 done slices").click()
     doctor.wait(f"fedgtvViewer.state().epoch !== '{epoch}'")
@@ -228,6 +230,8 @@ def test_points_correction_lasso_brush_undo_interpolation_and_save(doctor):
     assert (saved["trigger"], saved["slices"]) == ("save", [6, 8, 10])
     assert mask_sha256(decode(saved["target"], SHAPE)) == shown == doctor.checksum()
     assert doctor.state()["undo"] == []
+    assert marks.all_inner_texts() == ["✓ saved"] * 3
+    assert doctor.page.locator(".caption.saved").inner_text() == "Axial 7 / 16 ✓ saved"
     names = [name for _, name, _, _ in saved["actions"]]
     expected = ["open", "start", "margin_point", "model", "background_click", "undo", "redo"]
     expected += ["lasso", "stroke", "jump", "save"]
@@ -357,6 +361,10 @@ def test_scribbles_inside_and_outside_exclude_each_other(doctor):
         doctor.ask("voxels('outside')"),
     ]
     assert not (sent[0] & sent[1]).any()
+    legend = doctor.page.locator(".layers .name").all_inner_texts()
+    assert legend == ["Scribble inside", "Scribble outside"]
+    doctor.press("h")
+    assert doctor.page.locator(".layers input:checked").count() == 0
 
 
 def test_looking_around_sends_nothing_and_survives_an_answer(doctor):
