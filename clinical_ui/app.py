@@ -91,7 +91,7 @@ def _pages(account: Account | None) -> list[st.Page]:
 
     def show_worklist() -> None:
         worklist_page.show(
-            lambda: _open_case(pages["annotate"]), lambda: _open_case(pages["review"])
+            lambda: st.switch_page(pages["annotate"]), lambda: st.switch_page(pages["review"])
         )
 
     def show_annotation() -> None:
@@ -130,11 +130,6 @@ def _pages(account: Account | None) -> list[st.Page]:
         nothing = refuse("No such page", wording.NO_SUCH_PAGE)
         pages[asked] = st.Page(nothing, title="fedgtv", url_path=asked, visibility="hidden")
     return list(pages.values())
-
-
-def _open_case(page: st.Page) -> None:
-    """Go to the page of the case that was chosen."""
-    st.switch_page(page, query_params=session.case_query())
 
 
 def _take_confirmation(pages: list[st.Page]) -> None:
