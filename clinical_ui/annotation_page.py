@@ -16,7 +16,6 @@ from clinical_ui.viewer import Mode, SelectedSlice, ViewerData
 from clinical_ui.work_buttons import is_mine, work_buttons
 from site_agent import accounts, claims
 from site_agent.accounts import Account
-from site_agent.case_store import CaseStore
 from site_agent.claims import WorkKey
 from site_agent.database import AnnotationTaskRow, ClaimRow
 
