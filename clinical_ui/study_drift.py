@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
+from sqlalchemy.orm import Session
 
 from clinical_ui import study_wording, wording
 from clinical_ui.control_chart_picture import MARKS, Point, as_image, draw, figure
 from evaluation.control_chart import ControlChart, individuals_chart
+from site_agent.blinding import blinded_cases
 from site_agent.case_store import CaseStore
 from site_agent.drift import DistanceDrift, ReviewedCase, reviews_in_order
 
@@ -22,8 +24,8 @@ DISTANCE_METHOD = (
 REVISION_METHOD = "Individuals chart: mean, and 2.66 mean moving ranges to either side."
 
 
-def show(store: CaseStore, drift: DistanceDrift | None) -> None:
-    """Show both control charts, each with its words and its table."""
+def show(store: CaseStore, drift: DistanceDrift | None, *, looks: str) -> None:
+    """Show both control charts, each with its words and its table, to the user who `looks`."""
     left, right = st.columns(2, gap="medium")
     with left:
         st.header("Distance of the cases to the source")
@@ -38,7 +40,9 @@ def show(store: CaseStore, drift: DistanceDrift | None) -> None:
         st.header("What reviewers changed")
         reviews = reviews_in_order(store)
         if reviews:
-            _revisions(reviews)
+            with Session(store.engine) as session:
+                blinded = blinded_cases(session, looks)
+            _revisions(reviews, blinded)
         else:
             st.info("No case was reviewed yet.")
 
@@ -102,15 +106,24 @@ def distance_rows(drift: DistanceDrift) -> list[dict[str, Any]]:
     ]
 
 
-def revision_rows(chart: ControlChart, reviews: Sequence[ReviewedCase]) -> list[dict[str, Any]]:
-    """Return the table of reviews, in order of time."""
+def revision_rows(
+    chart: ControlChart, reviews: Sequence[ReviewedCase], blinded: frozenset[str] = frozenset()
+) -> list[dict[str, Any]]:
+    """Return the table of reviews, in order of time; it does not say which are of blinded cases."""
+    hidden = dict.fromkeys(("Case", "Reviewed", "Reviewer", "Said"), "blinded")
     return [
         {
             "No.": number,
-            "Case": review.case_id,
-            "Reviewed": wording.moment(review.reviewed_at),
-            "Reviewer": wording.author(review.author, simulated=review.simulated),
-            "Said": review.verdict,
+            **(
+                hidden
+                if review.case_id in blinded
+                else {
+                    "Case": review.case_id,
+                    "Reviewed": wording.moment(review.reviewed_at),
+                    "Reviewer": wording.author(review.author, simulated=review.simulated),
+                    "Said": review.verdict,
+                }
+            ),
             "Revision degree": f"{review.degree_percent:.1f} %",
             "Verdict": study_wording.place(chart.place(review.degree_percent)),
         }
@@ -133,7 +146,7 @@ def _distances(drift: DistanceDrift) -> None:
     _table(distance_rows(drift), DISTANCE_METHOD, key="distances")
 
 
-def _revisions(reviews: Sequence[ReviewedCase]) -> None:
+def _revisions(reviews: Sequence[ReviewedCase], blinded: frozenset[str]) -> None:
     chart = individuals_chart([review.degree_percent for review in reviews])
     sentence = revision_sentence(chart, reviews)
     st.markdown(sentence)
@@ -146,7 +159,7 @@ def _revisions(reviews: Sequence[ReviewedCase]) -> None:
         as_image(picture, f"Control chart of {wording.counted(len(points), 'review')}. {sentence}")
     )
     st.caption(legend("review that sets the limits", "later review"))
-    _table(revision_rows(chart, reviews), REVISION_METHOD, key="revisions")
+    _table(revision_rows(chart, reviews, blinded), REVISION_METHOD, key="revisions")
 
 
 def legend(baseline: str, later: str) -> str:

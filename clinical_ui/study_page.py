@@ -76,7 +76,7 @@ def show() -> None:
     with models_tab:
         study_models.show(store)
     with drift_tab:
-        study_drift.show(store, drift)
+        study_drift.show(store, drift, looks=account.username)
     with reviews_tab:
         study_reviews.show(store, current)
     for ledger_tab in rest:

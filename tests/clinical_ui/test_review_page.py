@@ -414,6 +414,18 @@ def test_while_somebody_reads_blinded_the_page_shows_them_nothing_of_the_case(si
     assert has_viewer(run_page(site, "review", case=CASES[0]))  # no case of the reading
 
 
+def test_while_somebody_reads_blinded_the_study_page_names_no_case_they_judge(site, run_page):
+    def reviews(**who):
+        tables = [node.value for node in run_page(site, "study", **who).dataframe]
+        return next(one for one in tables if "Revision degree" in one.columns)
+
+    assert REVIEWED_CASE in reviews()["Case"].tolist()
+    blind(site)
+    hidden = reviews()[["Case", "Reviewed", "Reviewer", "Said"]]
+    assert set(hidden.to_numpy().ravel()) == {"blinded"}
+    assert REVIEWED_CASE in reviews(username="reviewer")["Case"].tolist()
+
+
 @pytest.mark.parametrize("how", ["judged", "stopped"])
 def test_when_the_reading_is_over_the_case_shows_again(site, run_page, how):
     blind(site)
