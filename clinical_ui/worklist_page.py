@@ -215,17 +215,17 @@ def _progress(listed: Worklist, items: list[WorkItem], purpose: Purpose, time: E
     if purpose == ANNOTATION:
         left = sum(len(item.open_tasks) for item in items)
         share = 1 - left / len(listed.tasks)
-        words = budget_line(listed.cases, listed.tasks), time_line(time, left, piece="slice")
+        words = [budget_line(listed.cases, listed.tasks), time_line(time, left, piece="slice")]
     else:
         done = sum(item.state is State.DONE for item in items)
         share = done / len(items)
         left = sum(item.state is State.OPEN for item in items)
         with_computer = len(items) - done - left
-        words = (
+        words = [
             f"{done} of {wording.counted(len(items), 'case')} reviewed.",
             time_line(time, left, piece="case"),
             f"Not contoured by the computer yet: {with_computer}." if with_computer else "",
-        )
+        ]
     st.progress(share, text=" ".join(filter(None, words)))
 
 
