@@ -212,23 +212,22 @@ def _section(
 
 
 def _progress(listed: Worklist, items: list[WorkItem], purpose: Purpose, time: Expected) -> None:
-    words: tuple[str, ...]
     if purpose == ANNOTATION:
         left = sum(len(item.open_tasks) for item in items)
         share = 1 - left / len(listed.tasks)
-        words = budget_line(listed.cases, listed.tasks), time_line(time, left, piece="slice")
+        words = [budget_line(listed.cases, listed.tasks), time_line(time, left, piece="slice")]
     else:
         seen = [item for item in items if item.state is not State.BLINDED]
         done = sum(item.state is State.DONE for item in seen)
         share = done / len(seen) if seen else 0.0
         left = sum(item.state is State.OPEN for item in seen)
         with_computer = len(seen) - done - left
-        words = (
+        words = [
             f"{done} of {wording.counted(len(seen), 'case')} reviewed." if seen else "",
             time_line(time, left, piece="case") if seen else "",
             f"Not contoured by the computer yet: {with_computer}." if with_computer else "",
             wording.BLINDED_LEFT_OUT if len(seen) < len(items) else "",
-        )
+        ]
     st.progress(share, text=" ".join(filter(None, words)))
 
 
