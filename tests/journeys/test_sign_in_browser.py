@@ -219,7 +219,7 @@ def test_back_leads_from_a_case_to_the_worklist(server, opened) -> None:
     page.goto(server.url)
     heading(page, "Sign in").wait_for(timeout=SHOW_LIMIT_MS)
     sign_in(page, "annotator")
-    page.get_by_role("button", name=re.compile("^(Start next|Continue)$")).click()
+    page.get_by_role("button", name=re.compile("^(Open next|Continue)$")).click()
     heading(page, "Annotate").wait_for()
     opened.wait_for_case()
     assert page.url.endswith(f"/annotate?case={CASES[0]}")
