@@ -230,7 +230,7 @@ def test_a_large_first_contour_is_cut_on_a_coarser_grid(target, monkeypatch) -> 
 
     module = sys.modules["algorithms.interactive_segmentation"]
     monkeypatch.setattr(module, "minimum_cut", watched)
-    monkeypatch.setattr(module, "_MOST_CUT_VOXELS", 900)
+    monkeypatch.setattr(module, "_MOST_COARSE_VOXELS", 900)
     coarse = opened(picture(target), fusion=fusion).segment(points)
     assert 300 < sizes[0] <= 900
     assert coarse[tuple(points.T)].all()
