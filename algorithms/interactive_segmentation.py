@@ -7,8 +7,9 @@ their geodesic distance (`fuse`), and a minimum cut makes the contour.
 What a correction may change. The pure intensity geodesic finds flat ways round every edge in 3-D,
 so that one click outvotes the network everywhere. Here a click reaches as far as it says itself:
 people click into the middle of an error, so the error reaches about as far as the contour is away.
-Way length is charged in these units (`Fusion.length_weight`), and what lies beyond
-`Fusion.reach` keeps its label. The pure formula is `Fusion(local=False)`.
+Way length is charged in these units (`Fusion.length_weight`). What lies beyond `Fusion.reach`, or
+changes without hanging together with the click, keeps its label. The pure formula is
+`Fusion(local=False)`.
 """
 
 import math
@@ -28,9 +29,9 @@ from algorithms.geodesic import geodesic_distance
 from algorithms.graph_cut import Neighbourhood, minimum_cut
 from algorithms.interactive_network import Box, InteractiveNetwork, normalise, resize, seeds_in
 
-_MOST_COARSE_VOXELS = 150_000  # of a first contour's cut: a tenth of a second
+_MOST_COARSE_VOXELS = 150_000  # of a crop's coarser grid: a tenth of a second
 _MOST_REACHED_VOXELS = {2: 50_000, 3: 700_000}  # by one click, so that none is slow
-_OVERRULED_AT = math.log(4.0)  # by (3-5), what is sure by two thirds keeps its label from here on
+_LAST_PULL = math.log(4.0)  # by (3-5), what is sure by two thirds keeps its label from here on
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,13 @@ class Fusion:
         most_reach_share: and as this share of the crop's extent at most. Where a target is missing
             in a whole slice, the contour is as far away as the next slice, whatever its size.
         pairwise_weight: lambda of (3-8).
-        neighbourhood: of the cut of a correction. Where grey values say nothing, a cut between face
-            neighbours likes straight edges along the axes; "full" makes round ones, and takes
-            about a sixth of lambda in 3-D.
+        neighbourhood: of that cut. Where grey values say nothing, a cut between face neighbours
+            likes the faces of a box; "full" makes round ones, with about a sixth of lambda in 3-D.
         intensity_sigma: sigma of (3-10), of the crop's grey-value range.
         temperature: divides the network's logits, since networks are too sure of themselves.
         first_pairwise_weight: lambda of a cut of the first contour; 0 takes it as it is.
-        contour_doubt: a given contour has probability 1 - contour_doubt / 2 inside.
+        contour_doubt: at its edge a given contour has probability 1 - contour_doubt / 2 inside; the
+            doubt fades away from it, over the greatest distance that a click can say.
         engine: of the minimum cut.
     """
 
@@ -76,7 +77,7 @@ class Fusion:
 
         Raises:
             ValueError: a length, reach, sigma or temperature that is not positive and finite, a
-                negative weight, a doubt outside [0, 1), or an unknown engine.
+                negative weight, a doubt outside [0, 1), an unknown neighbourhood or engine.
         """
         positive = (
             self.length_weight,
@@ -90,10 +91,12 @@ class Fusion:
         # Compared so that NaN and infinity fail.
         fits = all(0 < value < math.inf for value in positive)
         fits &= all(0 <= value < math.inf for value in weights) and 0 <= self.contour_doubt < 1
+        fits &= self.neighbourhood in ("full", "face")
         if not fits or self.engine not in ("auto", "pymaxflow", "scipy"):
             raise ValueError(
                 f"{self}: lengths, reach, sigma and temperature are positive and finite, weights "
-                "not negative, doubt below 1, and the engine is 'auto', 'pymaxflow' or 'scipy'"
+                "not negative, doubt below 1, the neighbourhood is 'full' or 'face', and the "
+                "engine is 'auto', 'pymaxflow' or 'scipy'"
             )
 
 
@@ -220,9 +223,10 @@ class InteractiveSegmenter:
         self._image = grey
         self.fusion = self._fusion or default_fusion(grey.ndim)
         self._spacing = spacing
+        # The radius of the disc or ball that holds as many voxels.
+        unit_ball = math.pi if image.ndim == 2 else math.pi * 4 / 3
         most = _MOST_REACHED_VOXELS[image.ndim] * math.prod(spacing)
-        # The radius of the disc or ball that holds as many.
-        self._farthest_mm = (most / math.pi) ** 0.5 if image.ndim == 2 else (most * 0.239) ** (1 / 3)
+        self._farthest_mm: float = (most / unit_ball) ** (1 / image.ndim)
         self.clear()
 
     def clear(self) -> MaskArray:
@@ -354,6 +358,8 @@ class InteractiveSegmenter:
                 self._clicked[kind][tuple(clicks[kind].T)] = True
             self._box = _union(self._box, _grown(everywhere, image.shape))
             self._cut(window)
+            if self.fusion.local:
+                self._keep_elsewhere(window, everywhere)
         except BaseException:  # also when a person interrupts: half a click is none
             self._take_back()
             raise
@@ -396,7 +402,9 @@ class InteractiveSegmenter:
         size, shape = np.array(label.shape), _coarse(label.shape)
         elsewhere = np.ones(shape, dtype=bool)
         elsewhere[tuple((places * shape // size).T)] = False
-        away_mm = ndimage.distance_transform_edt(elsewhere, sampling=self._spacing * size / shape)
+        away_mm = ndimage.distance_transform_edt(
+            elsewhere, sampling=np.array(self._spacing) * size / shape
+        )
         doubt = self.fusion.contour_doubt * np.exp(-away_mm / self._largest_unit_mm())
         probability += (0.5 - probability) * resize(doubt, label.shape)
 
@@ -464,6 +472,17 @@ class InteractiveSegmenter:
             engine=self.fusion.engine,
         )
 
+    def _keep_elsewhere(self, window: Box, clicks: Points) -> None:
+        """Give back what a correction changed without hanging together with its clicks.
+
+        A cut also smooths a doubtful contour where no click says anything.
+        """
+        before = self._history[-1].layers[0]
+        changed = self._mask[window] != before
+        inside = clicks - [side.start for side in window]
+        changed[tuple(inside.T)] = True
+        self._mask[window] = np.where(_pieces_with(changed, inside), self._mask[window], before)
+
     def _contour_mm(self, point: Points) -> float:
         """Distance from a click to the nearest voxel of the other label, in mm, within limits."""
         label = bool(self._mask[tuple(point)])
@@ -486,14 +505,17 @@ class InteractiveSegmenter:
             reach *= 2
 
     def _largest_unit_mm(self) -> float:
-        """Return the distance to the contour that a click says at most."""
-        # So that the prior has the last word where a click ends.
-        most = self._farthest_mm * self.fusion.length_weight / _OVERRULED_AT
+        """Return the distance to the contour that a click says at most.
+
+        A click ends at `_farthest_mm`, where it must have nothing more to say.
+        """
+        most: float = self._farthest_mm * self.fusion.length_weight / _LAST_PULL
         if self._box is None:
             return most
         spacing = np.array(self._spacing)
-        extent_mm = float(np.prod([s.stop - s.start for s in self._box] * spacing))
-        return min(most, self.fusion.most_reach_share * extent_mm ** (1 / spacing.size))
+        crop_mm = float(np.prod([s.stop - s.start for s in self._box] * spacing))
+        extent_mm = float(crop_mm ** (1 / spacing.size))
+        return min(most, self.fusion.most_reach_share * extent_mm)
 
     def _window(self, point: Points, contour_mm: float) -> Box:
         """Return how far a click can reach along the axes."""
@@ -502,7 +524,10 @@ class InteractiveSegmenter:
         return _box(point - reach, point + reach, self._mask.shape)
 
     def _reach(self, contour_mm: float) -> float:
-        """Return the distance at which a click ends: a ball, which its window never cuts off."""
+        """Return the geodesic distance at which a click ends, nowhere beyond `_farthest_mm`.
+
+        So it ends in something round, which no window cuts off.
+        """
         return min(self.fusion.reach, self.fusion.length_weight * self._farthest_mm / contour_mm)
 
     # -- bookkeeping ------------------------------------------------------------------------
