@@ -7,8 +7,9 @@ their geodesic distance (`fuse`), and a minimum cut makes the contour.
 What a correction may change. The pure intensity geodesic finds flat ways round every edge in 3-D,
 so that one click outvotes the network everywhere. Here a click reaches as far as it says itself:
 people click into the middle of an error, so the error reaches about as far as the contour is away.
-Way length is charged in these units (`Fusion.length_weight`), and what lies beyond
-`Fusion.reach` keeps its label. The pure formula is `Fusion(local=False)`.
+Way length is charged in these units (`Fusion.length_weight`). What lies beyond `Fusion.reach`, or
+changes without hanging together with the click, keeps its label. The pure formula is
+`Fusion(local=False)`.
 """
 
 import math
@@ -25,11 +26,12 @@ from algorithms.click_simulation import Points
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import ImageArray, MaskArray
 from algorithms.geodesic import geodesic_distance
-from algorithms.graph_cut import minimum_cut
+from algorithms.graph_cut import Neighbourhood, minimum_cut
 from algorithms.interactive_network import Box, InteractiveNetwork, normalise, resize, seeds_in
 
-_MOST_CUT_VOXELS = 150_000  # of a first contour: a tenth of a second
-_FARTHEST_VOXELS = {2: 128, 3: 40}  # a click reaches no farther along any axis, so none is slow
+_MOST_COARSE_VOXELS = 150_000  # of a crop's coarser grid: a tenth of a second
+_MOST_REACHED_VOXELS = {2: 50_000, 3: 700_000}  # by one click, so that none is slow
+_LAST_PULL = math.log(4.0)  # by (3-5), what is sure by two thirds keeps its label from here on
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,13 @@ class Fusion:
         most_reach_share: and as this share of the crop's extent at most. Where a target is missing
             in a whole slice, the contour is as far away as the next slice, whatever its size.
         pairwise_weight: lambda of (3-8).
+        neighbourhood: of that cut. Where grey values say nothing, a cut between face neighbours
+            likes the faces of a box; "full" makes round ones, with about a sixth of lambda in 3-D.
         intensity_sigma: sigma of (3-10), of the crop's grey-value range.
         temperature: divides the network's logits, since networks are too sure of themselves.
         first_pairwise_weight: lambda of a cut of the first contour; 0 takes it as it is.
-        contour_doubt: a given contour has probability 1 - contour_doubt / 2 inside.
+        contour_doubt: at its edge a given contour has probability 1 - contour_doubt / 2 inside; the
+            doubt fades away from it, over the greatest distance that a click can say.
         engine: of the minimum cut.
     """
 
@@ -60,6 +65,7 @@ class Fusion:
     least_reach_voxels: float = 1.0
     most_reach_share: float = 0.2
     pairwise_weight: float = 1.0
+    neighbourhood: Neighbourhood = "face"
     intensity_sigma: float = 0.1
     temperature: float = 1.0
     first_pairwise_weight: float = 0.0
@@ -71,7 +77,7 @@ class Fusion:
 
         Raises:
             ValueError: a length, reach, sigma or temperature that is not positive and finite, a
-                negative weight, a doubt outside [0, 1), or an unknown engine.
+                negative weight, a doubt outside [0, 1), an unknown neighbourhood or engine.
         """
         positive = (
             self.length_weight,
@@ -85,10 +91,12 @@ class Fusion:
         # Compared so that NaN and infinity fail.
         fits = all(0 < value < math.inf for value in positive)
         fits &= all(0 <= value < math.inf for value in weights) and 0 <= self.contour_doubt < 1
+        fits &= self.neighbourhood in ("full", "face")
         if not fits or self.engine not in ("auto", "pymaxflow", "scipy"):
             raise ValueError(
                 f"{self}: lengths, reach, sigma and temperature are positive and finite, weights "
-                "not negative, doubt below 1, and the engine is 'auto', 'pymaxflow' or 'scipy'"
+                "not negative, doubt below 1, the neighbourhood is 'full' or 'face', and the "
+                "engine is 'auto', 'pymaxflow' or 'scipy'"
             )
 
 
@@ -100,6 +108,8 @@ def default_fusion(dimensions: int) -> Fusion:
         least_reach_voxels=1.5,
         most_reach_share=0.1,
         temperature=2.0,
+        pairwise_weight=1.0 / 6.0,
+        neighbourhood="full",
         first_pairwise_weight=4.0,
         contour_doubt=0.5,
     )
@@ -213,7 +223,10 @@ class InteractiveSegmenter:
         self._image = grey
         self.fusion = self._fusion or default_fusion(grey.ndim)
         self._spacing = spacing
-        self._farthest = _FARTHEST_VOXELS[image.ndim]
+        # The radius of the disc or ball that holds as many voxels.
+        unit_ball = math.pi if image.ndim == 2 else math.pi * 4 / 3
+        most = _MOST_REACHED_VOXELS[image.ndim] * math.prod(spacing)
+        self._farthest_mm: float = (most / unit_ball) ** (1 / image.ndim)
         self.clear()
 
     def clear(self) -> MaskArray:
@@ -291,11 +304,11 @@ class InteractiveSegmenter:
             raise ValueError(f"contour {mask.dtype} {mask.shape} for an image of {image.shape}")
         self.clear()
         self._mask = mask.copy()
-        doubt = self.fusion.contour_doubt
-        self._probability = mask * np.float32(1.0 - doubt) + np.float32(doubt / 2.0)
+        self._probability = mask.astype(np.float32)
         places = np.argwhere(mask)
         if len(places):
             self._box = _grown(places, image.shape)
+            self._doubt(self._box)
         none = np.empty((0, image.ndim), dtype=np.int64)
         self.steps.append(Step("contour", none, none, self._clock() - began))
         return self.mask
@@ -345,6 +358,8 @@ class InteractiveSegmenter:
                 self._clicked[kind][tuple(clicks[kind].T)] = True
             self._box = _union(self._box, _grown(everywhere, image.shape))
             self._cut(window)
+            if self.fusion.local:
+                self._keep_elsewhere(window, everywhere)
         except BaseException:  # also when a person interrupts: half a click is none
             self._take_back()
             raise
@@ -360,8 +375,7 @@ class InteractiveSegmenter:
 
     def _cut_first(self, probability: ImageArray, clicks: Points, box: Box) -> ImageArray:
         """Move the first contour onto edges; a large crop is cut on a coarser grid."""
-        coarser = max(probability.size / _MOST_CUT_VOXELS, 1.0) ** (1 / probability.ndim)
-        shape = tuple(max(int(n / coarser), 1) for n in probability.shape)
+        shape = _coarse(probability.shape)
         grey = resize(self._need_image()[box], shape)
         low, high = np.percentile(grey, (1, 99))
         coarse = resize(probability, shape)
@@ -376,6 +390,23 @@ class InteractiveSegmenter:
             engine=self.fusion.engine,
         )
         return resize(_agreeing(coarse, found), probability.shape)
+
+    def _doubt(self, box: Box) -> None:
+        """Doubt a given contour at its edge, and less the farther a voxel is away from it."""
+        probability = self._probability[box]
+        label = self._mask[box]
+        edge = ndimage.binary_dilation(label) & ~ndimage.binary_erosion(label, border_value=1)
+        places = np.argwhere(edge)
+        if not self.fusion.contour_doubt or not len(places):
+            return
+        size, shape = np.array(label.shape), _coarse(label.shape)
+        elsewhere = np.ones(shape, dtype=bool)
+        elsewhere[tuple((places * shape // size).T)] = False
+        away_mm = ndimage.distance_transform_edt(
+            elsewhere, sampling=np.array(self._spacing) * size / shape
+        )
+        doubt = self.fusion.contour_doubt * np.exp(-away_mm / self._largest_unit_mm())
+        probability += (0.5 - probability) * resize(doubt, label.shape)
 
     # -- what a click does ------------------------------------------------------------------
 
@@ -404,7 +435,7 @@ class InteractiveSegmenter:
                     seed,
                     spacing_mm=self._spacing,
                     length_weight_per_mm=self.fusion.length_weight / contour_mm,
-                    maximum=self.fusion.reach,
+                    maximum=self._reach(contour_mm),
                 )
                 distance[own] = np.minimum(distance[own], nearer)
 
@@ -436,19 +467,28 @@ class InteractiveSegmenter:
             spacing_mm=self._relative_spacing(),
             pairwise_weight=self.fusion.pairwise_weight,
             intensity_sigma=self.fusion.intensity_sigma,
+            neighbourhood=self.fusion.neighbourhood,
             region=reached if self.fusion.local else None,
             engine=self.fusion.engine,
         )
+
+    def _keep_elsewhere(self, window: Box, clicks: Points) -> None:
+        """Give back what a correction changed without hanging together with its clicks.
+
+        A cut also smooths a doubtful contour where no click says anything.
+        """
+        before = self._history[-1].layers[0]
+        changed = self._mask[window] != before
+        inside = clicks - [side.start for side in window]
+        changed[tuple(inside.T)] = True
+        self._mask[window] = np.where(_pieces_with(changed, inside), self._mask[window], before)
 
     def _contour_mm(self, point: Points) -> float:
         """Distance from a click to the nearest voxel of the other label, in mm, within limits."""
         label = bool(self._mask[tuple(point)])
         spacing = np.array(self._spacing)
         least = self.fusion.least_reach_voxels * float(spacing.min())
-        most = self._farthest * float(spacing.min())
-        if self._box is not None:
-            extent_mm = float(np.prod([s.stop - s.start for s in self._box] * spacing))
-            most = min(most, self.fusion.most_reach_share * extent_mm ** (1 / spacing.size))
+        most = self._largest_unit_mm()
         reach = 4
         while True:
             box = _box(point - reach, point + reach, self._mask.shape)
@@ -458,17 +498,37 @@ class InteractiveSegmenter:
                 steps_mm = (others + [side.start for side in box] - point) * spacing
                 found = float(np.sqrt(np.square(steps_mm).sum(axis=1).min()))
             # Nearer ones cannot lie outside the box.
-            if found <= reach * spacing.min() or reach >= self._farthest:
+            if found <= reach * spacing.min() or reach * spacing.min() >= most:
                 if np.isinf(found) and (self._mask == label).all():
                     return least  # no contour says how large the error is
                 return max(min(found, most), least)
             reach *= 2
 
+    def _largest_unit_mm(self) -> float:
+        """Return the distance to the contour that a click says at most.
+
+        A click ends at `_farthest_mm`, where it must have nothing more to say.
+        """
+        most: float = self._farthest_mm * self.fusion.length_weight / _LAST_PULL
+        if self._box is None:
+            return most
+        spacing = np.array(self._spacing)
+        crop_mm = float(np.prod([s.stop - s.start for s in self._box] * spacing))
+        extent_mm = float(crop_mm ** (1 / spacing.size))
+        return min(most, self.fusion.most_reach_share * extent_mm)
+
     def _window(self, point: Points, contour_mm: float) -> Box:
         """Return how far a click can reach along the axes."""
-        farthest_mm = self.fusion.reach / self.fusion.length_weight * contour_mm
-        reach = np.minimum(np.ceil(farthest_mm / np.array(self._spacing)), self._farthest)
+        farthest_mm = self._reach(contour_mm) / self.fusion.length_weight * contour_mm
+        reach = np.ceil(farthest_mm / np.array(self._spacing))
         return _box(point - reach, point + reach, self._mask.shape)
+
+    def _reach(self, contour_mm: float) -> float:
+        """Return the geodesic distance at which a click ends, nowhere beyond `_farthest_mm`.
+
+        So it ends in something round, which no window cuts off.
+        """
+        return min(self.fusion.reach, self.fusion.length_weight * self._farthest_mm / contour_mm)
 
     # -- bookkeeping ------------------------------------------------------------------------
 
@@ -545,6 +605,12 @@ class InteractiveSegmenter:
         """Spacing by its smallest: lambda of (3-8) then means the same on fine and coarse grids."""
         smallest = min(self._spacing)
         return tuple(s / smallest for s in self._spacing)
+
+
+def _coarse(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of a grid over the same crop that is coarse enough to be fast."""
+    coarser = max(math.prod(shape) / _MOST_COARSE_VOXELS, 1.0) ** (1 / len(shape))
+    return tuple(max(int(n / coarser), 1) for n in shape)
 
 
 def _softened(probability: ImageArray, temperature: float) -> ImageArray:

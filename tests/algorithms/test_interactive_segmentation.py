@@ -2,12 +2,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from algorithms.click_simulation import interior_margin_points, next_click
 from algorithms.contracts.errors import DataError
@@ -15,7 +17,12 @@ from algorithms.contracts.volume import ImageArray, MaskArray
 from algorithms.geodesic import geodesic_distance
 from algorithms.graph_cut import minimum_cut
 from algorithms.interactive_network import InteractiveNetwork, default_network
-from algorithms.interactive_segmentation import Fusion, InteractiveSegmenter, fuse
+from algorithms.interactive_segmentation import (
+    Fusion,
+    InteractiveSegmenter,
+    default_fusion,
+    fuse,
+)
 from evaluation.overlap import dice
 
 PROBABILITIES = st.floats(0.0, 1.0)
@@ -230,7 +237,7 @@ def test_a_large_first_contour_is_cut_on_a_coarser_grid(target, monkeypatch) -> 
 
     module = sys.modules["algorithms.interactive_segmentation"]
     monkeypatch.setattr(module, "minimum_cut", watched)
-    monkeypatch.setattr(module, "_MOST_CUT_VOXELS", 900)
+    monkeypatch.setattr(module, "_MOST_COARSE_VOXELS", 900)
     coarse = opened(picture(target), fusion=fusion).segment(points)
     assert 300 < sizes[0] <= 900
     assert coarse[tuple(points.T)].all()
@@ -454,6 +461,91 @@ def test_a_slice_without_contour_does_not_make_a_click_reach_far() -> None:
         assert changed.sum() >= least
 
 
+# A drum, of which no grey value says anything: in a slice it is 68 mm wide, and it is 64 mm high.
+DRUM_SPACING = (2.0, 1.0, 1.0)
+DRUM = np.zeros((40, 80, 80), dtype=bool)
+DRUM[4:36] = ball((80, 80), (40, 40), 33.9)
+
+
+def grey_contour(
+    contour: MaskArray, spacing: tuple[float, ...], fusion: Fusion | None = None
+) -> InteractiveSegmenter:
+    """Return a segmenter for a contour on an image that is the same everywhere."""
+    segmenter = opened(np.zeros(contour.shape, dtype=np.float32), spacing, fusion)
+    segmenter.set_contour(contour)
+    return segmenter
+
+
+@pytest.mark.parametrize("point", [(20, 40, 40), (20, 40, 26)])
+def test_one_click_deep_inside_takes_a_ball_around_itself_and_no_more(point) -> None:
+    gone = DRUM & ~grey_contour(DRUM, DRUM_SPACING).refine(background=at(*point))
+    steps = np.argwhere(gone) - point
+    unit_mm = 8.0  # a tenth of the crop, since the contour is farther away
+    assert np.linalg.norm(steps * DRUM_SPACING, axis=1).max() <= 2.0 * unit_mm
+    _, y, x = np.abs(steps[steps[:, 0] == 0]).T
+    assert y.max() == pytest.approx(x.max(), abs=2)
+    assert np.hypot(y, x).max() <= 1.1 * max(y.max(), x.max())  # in a box it is 1.4
+
+
+def test_in_a_large_slice_a_click_takes_a_disc_and_not_the_window() -> None:
+    """The contour is so far away that the click could have the whole of its window."""
+    contour = ball((400, 400), (200, 200), 190)
+    fusion = Fusion(contour_doubt=0.5, pairwise_weight=0.0)
+    segmenter = grey_contour(contour, (1.0, 1.0), fusion)
+    gone = contour & ~segmenter.refine(background=at(200, 200))
+    y, x = np.abs(np.argwhere(gone) - (200, 200)).T
+    assert y.max() == x.max() > 20
+    assert np.hypot(y, x).max() <= 1.1 * y.max()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    point=st.tuples(st.integers(0, 19), st.integers(0, 31), st.integers(0, 31)),
+    radii=st.tuples(st.integers(4, 9), st.integers(6, 15), st.integers(6, 15)),
+    thickness=st.sampled_from([1.0, 2.0, 4.0]),
+)
+def test_a_click_has_its_voxel_and_changes_one_piece_within_its_ball(
+    point, radii, thickness
+) -> None:
+    contour = ball((20, 32, 32), (10, 16, 16), 1.0, tuple(1.0 / r for r in radii))
+    foreground = not contour[point]
+    with pytest.MonkeyPatch.context() as patch:
+        module = sys.modules["algorithms.interactive_segmentation"]
+        patch.setattr(module, "_MOST_REACHED_VOXELS", {3: 1500})
+        segmenter = grey_contour(contour, (thickness, 1.0, 1.0))
+        mask = segmenter.refine(**{"foreground" if foreground else "background": at(*point)})
+    assert mask[point] == foreground
+    changed = mask ^ contour
+    assert ndimage.label(changed, np.ones((3, 3, 3)))[1] == 1
+    steps_mm = (np.argwhere(changed) - point) * (thickness, 1.0, 1.0)
+    farthest_mm = (1500 * thickness * 3 / (4 * np.pi)) ** (1 / 3)
+    assert np.linalg.norm(steps_mm, axis=1).max() <= farthest_mm
+
+
+def test_a_cut_changes_nothing_that_does_not_hang_together_with_the_click() -> None:
+    """Spikes are dear, and a click reaches both of these: but it was not about the farther one."""
+    contour = np.zeros((20, 60, 60), dtype=bool)
+    contour[:, :, :30] = True
+    contour[10, (20, 38), 30:34] = True
+    mask = grey_contour(contour, (1.0, 1.0, 1.0)).refine(background=at(10, 20, 27))
+    assert not mask[10, 20, 27:34].any()
+    assert mask[10, 38, :34].all()
+
+
+def test_a_given_contour_is_doubted_at_its_edge_and_not_inside() -> None:
+    """Doubt makes a click beside the edge do more, and one deep inside hardly more."""
+    doubting = default_fusion(3)
+    trusting = replace(doubting, contour_doubt=0.0)
+    gone = {}
+    for fusion in (doubting, trusting):
+        for column in (72, 40):
+            segmenter = grey_contour(DRUM, DRUM_SPACING, fusion)
+            mask = segmenter.refine(background=at(20, 40, column))
+            gone[fusion, column] = int((DRUM & ~mask).sum())
+    assert gone[doubting, 72] > 2 * gone[trusting, 72] > 0
+    assert 0 < gone[doubting, 40] < 2 * gone[trusting, 40]
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     points=st.lists(POINTS, min_size=2, max_size=5, unique=True),
@@ -570,6 +662,7 @@ def test_without_a_clock_no_time_is_claimed() -> None:
         {"most_reach_share": np.nan},
         {"length_weight": np.inf},
         {"engine": "bogus"},
+        {"neighbourhood": "bogus"},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(setting) -> None:
