@@ -7,6 +7,7 @@ browser's session; all it knows lies in the database too, so another one goes on
 
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,6 +58,7 @@ class Desk:
         self.stored: dict[str, Any] | None = None
         self.refused: dict[str, Any] | None = None
         self.page_is_behind = False  # the case stands otherwise than the page says
+        self.draft: Draft | None
         self.target: MaskArray | None
         self.outside: MaskArray | None
         self._clicks: dict[int, ClickSession] = {}  # by slice
@@ -133,9 +135,12 @@ class Desk:
         self._stored(message, "save")
 
     def turn_away(self, value: object, why: DataError) -> None:
-        """Take nothing, and say why, as to somebody who was signed out."""
+        """Take nothing just now, and say why, as to somebody who was signed out.
+
+        The browser keeps it, and may send it again.
+        """
         self.answer = self.stored = None
-        self._refuse(_named(value), why, log=False)
+        self._refuse(_named(value), why, again=True)
 
     def state(self) -> dict[str, Any]:
         """Return what the viewer is told about the work: fields of `ViewerData`."""
@@ -276,6 +281,9 @@ class Desk:
             self._catch_up()  # the case was released, say, or drawn on in another window
             return False
         self.target, self.outside, self.revision = message.target, message.outside, revision
+        if self.draft is not None:
+            worked_s = drafts.active_s(self.store, self.key, author=self.author)
+            self.draft = replace(self.draft, active_s=worked_s)
         self._stored(message, "draft")
         return True
 
@@ -292,9 +300,9 @@ class Desk:
             "kind": kind,
         }
 
-    def _refuse(self, name: dict[str, Any], error: DataError, *, log: bool = True) -> None:
-        self.refused = {**name, "message": str(error)}
-        if log:
+    def _refuse(self, name: dict[str, Any], error: DataError, *, again: bool = False) -> None:
+        self.refused = {**name, "message": str(error), "again": again}
+        if not again:
             drafts.log_refused(self.store, self.key, self.author, error)
 
     def _take_up(self, draft: Draft | None) -> None:

@@ -118,6 +118,13 @@ def epoch_of(store: CaseStore, key: WorkKey, *, author: str) -> str | None:
         return None if row is None else row.epoch
 
 
+def active_s(store: CaseStore, key: WorkKey, *, author: str) -> float:
+    """Return how long the author has worked on the draft so far; 0 where none was begun."""
+    with Session(store.engine) as session:
+        row = find(session, key, author)
+        return 0.0 if row is None else worked(row, until=row.saved_at).active_s
+
+
 def take(
     store: CaseStore,
     key: WorkKey,

@@ -13,6 +13,8 @@ const LONGEST_DRAFT_DELAY_MS = 10000; // also while somebody paints without a pa
 const HEARTBEAT_MS = 30000; // of active time without a change
 const PATIENCE_MS = { draft: 8000, save: 20000, prompt: 90000 };
 const ATTEMPTS_BEFORE_WARNING = 2;
+const NO_ANSWER_AFTER_MS = 1500; // a server at rest for so long has nothing more to say
+const AGAIN_AFTER_MS = 10000; // where the server could not take it just now
 
 /** Sends the work of one sitting on one draft. */
 export class Courier {
@@ -21,11 +23,13 @@ export class Courier {
    * @param send (kind, message) => void, the component's trigger
    * @param snapshot () => {work, target, outside}: times, actions and run lengths just now
    * @param mayDraft () => bool: false while a stroke is being drawn
+   * @param isAtWork () => bool: false while the case is only looked at, and nothing is taken of it
    * @param isActive () => bool: whether active time counts
    * @param changed () => void: what is shown of the courier has changed
+   * @param server () => "away", "busy", "idle", or "" where nobody knows
    */
-  constructor({ epoch, revision, send, snapshot, mayDraft, isActive, changed }) {
-    Object.assign(this, { epoch, revision, send, snapshot, mayDraft, isActive, changed });
+  constructor({ epoch, revision, server = () => "", ...told }) {
+    Object.assign(this, { epoch, revision, server, ...told });
     this.sitting = newSitting();
     this.sequence = 0;
     this.edits = 0; // how many changes there were, and how many of them the server has
@@ -34,6 +38,7 @@ export class Courier {
     this.next = null; // a prompt or save that waits for the message before it
     this.recovered = keptWorks(epoch); // of earlier pages, oldest first
     this.trouble = "";
+    this.mayRetry = false; // though there is trouble
     this.attempts = 0;
     this._firstUnsent = 0;
     this._lastEdit = 0;
@@ -72,6 +77,12 @@ export class Courier {
     if (!this.inFlight && !this.recovered.length && !this.trouble) this._dispatch("draft", {});
   }
 
+  /** Send what is new, as before something else is done on the page. */
+  flush() {
+    const sinceLast = performance.now() - this._lastSent;
+    if (this.isUnsent || (this.isActive() && sinceLast > 1000)) this.draftNow();
+  }
+
   /** Send a prompt or a save, with what goes into the message beside the work. */
   request(kind, extra) {
     if (this.isBusy) return false;
@@ -97,7 +108,8 @@ export class Courier {
       this._landed();
       this.next = null;
       this.trouble = data.refused.message;
-      const recovered = this._forgetRecovered(flight);
+      this.mayRetry = data.refused.again;
+      const recovered = !this.mayRetry && this._forgetRecovered(flight);
       return { kind: flight.kind, state: "refused", message: this.trouble, recovered };
     }
     if (!fits(data.answer) && !(fits(data.stored) && flight.kind !== "prompt")) {
@@ -148,18 +160,24 @@ export class Courier {
 
   _tick() {
     const now = performance.now();
+    const server = this.server();
+    if (server === "away") {
+      if (this.inFlight) this.inFlight.lost = true;
+      return;
+    }
     if (this.inFlight) {
-      this._tryAgain(this.inFlight, now);
+      this._tryAgain(this.inFlight, now, server);
       return;
     }
     // One trigger at a time, and none while an update is being taken in: hence the timer.
+    if (this.trouble && this.mayRetry && now - this._lastSent >= AGAIN_AFTER_MS) this.trouble = "";
     if (this.recovered.length) {
-      this._dispatch("draft", {}, this.recovered[0]);
+      if (this.isAtWork() && !this.trouble) this._dispatch("draft", {}, this.recovered[0]);
     } else if (this.next) {
       const { kind, extra } = this.next;
       this.next = null;
       this._dispatch(kind, extra);
-    } else if (this.mayDraft() && !this.trouble) {
+    } else if (this.isAtWork() && this.mayDraft() && !this.trouble) {
       const quiet = now - this._lastEdit >= DRAFT_AFTER_MS;
       const late = now - this._firstUnsent >= LONGEST_DRAFT_DELAY_MS;
       const rested = now - this._lastSent >= DRAFT_AFTER_MS;
@@ -168,10 +186,12 @@ export class Courier {
     }
   }
 
-  _tryAgain(flight, now) {
+  _tryAgain(flight, now, server) {
     const patience = PATIENCE_MS[flight.kind] * Math.min(2 ** this.attempts, 4);
     const waited = now - flight.at;
-    if (waited <= patience && !(flight.lost && waited > 2000)) return;
+    flight.idleSince = server === "idle" && flight.sequence ? (flight.idleSince ?? now) : null;
+    const silent = flight.idleSince !== null && now - flight.idleSince > NO_ANSWER_AFTER_MS;
+    if (waited <= patience && !silent && !(flight.lost && waited > 2000)) return;
     this.attempts += 1;
     if (this.attempts >= ATTEMPTS_BEFORE_WARNING) {
       this.trouble = "The server does not answer. What you drew is kept in this tab.";

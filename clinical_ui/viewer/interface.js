@@ -173,6 +173,13 @@ export class Interface {
     for (const event of ["pointermove", "pointerdown", "keydown", "wheel"]) {
       addEventListener(event, alive, { capture: true, passive: true, signal });
     }
+    addEventListener(
+      "pointerdown",
+      (event) => {
+        if (!event.composedPath().includes(this.root)) viewer.flush();
+      },
+      { capture: true, signal },
+    );
     document.addEventListener(
       "visibilitychange",
       () => viewer.away("hidden", document.hidden),
@@ -184,7 +191,7 @@ export class Interface {
     addEventListener(
       "beforeunload",
       (event) => {
-        if (viewer.courier?.isUnsent) event.preventDefault();
+        if (viewer.mode !== "view" && viewer.courier?.isUnsent) event.preventDefault();
       },
       { signal },
     );

@@ -144,7 +144,7 @@ export class Panel {
   showTime() {
     const { viewer } = this;
     if (!viewer.clock || viewer.mode === "view") return;
-    const total = viewer.data.earlier_active_s + viewer.clock.activeMs() / 1000;
+    const total = viewer.earlierActiveS + viewer.clock.activeMs() / 1000;
     const clock = `${Math.floor(total / 60)}:${String(Math.floor(total % 60)).padStart(2, "0")}`;
     let text = clock;
     if (viewer.paused) text += " paused";

@@ -27,8 +27,8 @@ export function attachPointer(viewer, view, { redraw }) {
     redraw(view);
   };
 
+  // Hotkeys work where the mouse is, unless somebody is typing elsewhere.
   canvas.addEventListener("pointerenter", () => {
-    // Hotkeys work where the mouse is, unless somebody is typing elsewhere.
     const focused = canvas.getRootNode().activeElement ?? document.activeElement;
     if (!focused?.matches?.("input, select, textarea, [contenteditable]")) {
       canvas.focus({ preventScroll: true });
@@ -46,6 +46,8 @@ export function attachPointer(viewer, view, { redraw }) {
   });
   canvas.addEventListener("pointermove", (event) => {
     if (!viewer.volume) return;
+    // A page that was drawn anew, as after its server was away, may have taken the focus.
+    if (document.activeElement === document.body) canvas.focus({ preventScroll: true });
     if (gesture) {
       const events = gesture.raw ? [event] : (event.getCoalescedEvents?.() ?? [event]);
       for (const one of events.length ? events : [event]) {

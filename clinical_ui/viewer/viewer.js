@@ -49,6 +49,7 @@ export class Viewer {
     this.tool = "navigate";
     this.radiusMm = 5;
     this.paused = false;
+    this.earlierActiveS = 0;
     this.crosshairShown = true;
     this.differenceShown = false;
     this.hover = null;
@@ -138,6 +139,11 @@ export class Viewer {
     this.courier = null;
   }
 
+  /** Send what is new, as before something else is done on the page. */
+  flush() {
+    if (this.mode !== "view" && !this.drawing) this.courier?.flush();
+  }
+
   /** Keep work and time in this tab, for a page that may not come back. */
   keepAll() {
     if (this.mode === "view" || !this.courier) return;
@@ -157,7 +163,9 @@ export class Viewer {
       revision: data.revision,
       send: (kind, message) => this.send(kind, message),
       snapshot: () => this._snapshot(),
-      mayDraft: () => !this.drawing && this.mode !== "view",
+      mayDraft: () => !this.drawing,
+      isAtWork: () => this.mode !== "view",
+      server: serverState,
       isActive: () => this.clock.isActive,
       changed: () => this.refresh(),
     });
@@ -168,6 +176,8 @@ export class Viewer {
   _take(data) {
     const started = this.mode === "view" && data.mode !== "view";
     this.data = data;
+    // What other sittings took; the server's figure holds this one too, once it was told of it.
+    if (!this.courier.sequence) this.earlierActiveS = data.earlier_active_s;
     this._layersText = JSON.stringify(data.layers.map(({ shown: _, ...layer }) => layer));
     this.mode = data.mode;
     this.prompts = data.prompts;
@@ -181,6 +191,7 @@ export class Viewer {
     if (started) {
       if (this.mode === "scribble") this.radiusMm = SCRIBBLE_RADIUS_MM;
       this.act("start", this.cursor[0]);
+      this.courier.trouble = ""; // such as that the case was released
       this.clock.unblock("view");
     }
     const tools = toolsOf(this.mode, this.prompts).map((tool) => tool.key);
@@ -580,6 +591,14 @@ export class Viewer {
   _workOn(z) {
     if (this.data?.selected.some((one) => one.z === z)) this.clock?.workOn(z);
   }
+}
+
+// As Streamlit 1.67 tells it on its page.
+function serverState() {
+  const told = document.querySelector("[data-testid=stApp]")?.dataset;
+  if (!told?.testConnectionState || !told.testScriptState) return "";
+  if (told.testConnectionState !== "CONNECTED") return "away";
+  return told.testScriptState === "notRunning" ? "idle" : "busy";
 }
 
 async function unpack(text, total) {

@@ -169,6 +169,15 @@ def test_a_draft_is_there_for_whoever_comes_back(annotated) -> None:
     assert not again.page_is_behind
 
 
+def test_the_page_is_told_how_long_was_worked_with_each_draft(annotated) -> None:
+    sat = sit(annotated, doctors_site.ANNOTATED)
+    assert sat.desk.state()["earlier_active_s"] == 0
+    sat.desk.take(sat.window.work(1500, 2).value())
+    worked_s = sat.desk.state()["earlier_active_s"]
+    assert worked_s > 0
+    assert worked_s == open_desk(annotated, doctors_site.ANNOTATED).state()["earlier_active_s"]
+
+
 def test_slices_are_saved_in_two_goes_and_the_case_is_let_go_with_the_last(annotated) -> None:
     case_id = doctors_site.ANNOTATED
     sat = sit(annotated, case_id)
@@ -455,6 +464,11 @@ def test_who_was_signed_out_is_told_so_and_nothing_is_taken(annotated) -> None:
     sat = sit(annotated, doctors_site.ANNOTATED)
     value = sat.window.value()
     sat.desk.turn_away(value, DataError("sign in again"))
-    assert sat.desk.refused == {"sitting": "a" * 16, "sequence": 1, "message": "sign in again"}
+    assert sat.desk.refused == {
+        "sitting": "a" * 16,
+        "sequence": 1,
+        "message": "sign in again",
+        "again": True,
+    }
     assert sat.desk.stored is None
     assert drafts.restore(annotated, sat.desk.key, author=DR_A).revision == 0

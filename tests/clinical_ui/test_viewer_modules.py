@@ -518,7 +518,7 @@ def test_a_sitting_that_ended_earlier_is_sent_with_how_long_ago_it_began(js):
         sessionStorage.setItem(m.courier.storageKey("e"), text);
         const arrived = new Promise((resolve) => {
           new m.courier.Courier({ epoch: "e", revision: 2, mayDraft: () => false,
-            isActive: () => false, changed: () => {}, snapshot: () => null,
+            isAtWork: () => true, isActive: () => false, changed: () => {}, snapshot: () => null,
             send(kind, message) { this.close?.(); resolve(message); } });
         });
         const message = await arrived;

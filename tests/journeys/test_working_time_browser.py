@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from algorithms.contracts.contour import Contour, Provenance
 from algorithms.contracts.volume import Mask, MaskArray
 from clinical_ui import wording
-from site_agent import contour_evidence, drafts
+from site_agent import claims, contour_evidence, drafts
 from site_agent.case_store import CaseStore, SliceChoice
 from site_agent.claims import WorkKey, holders
 from site_agent.click_store import mask_sha256
@@ -87,6 +87,9 @@ def hospital(tmp_path_factory) -> Iterator[Hospital]:
 def doctor(hospital, tmp_path) -> Iterator["TimedHands"]:
     with open_window(hospital.server.url, tmp_path / "profile") as window:
         yield TimedHands(window, SHAPE_ZYX)
+    for case_id, purpose in holders(hospital.store, hospital.round_id):
+        key = WorkKey(hospital.round_id, case_id, purpose)
+        claims.release(hospital.store, key, author=EVERYTHING)
 
 
 @dataclass
@@ -427,3 +430,84 @@ def test_a_server_that_starts_again_is_sent_what_was_drawn_meanwhile(hospital, d
     away.wait_for(state="detached")
     doctor.wait("!fedgtvViewer.state().unsent")
     assert doctor.checksum() == drawn == draft_sha256(store, key)
+
+
+def test_the_keys_are_the_viewers_again_when_a_server_is_back(hospital, doctor) -> None:
+    doctor.open(hospital.key("review"), EVERYTHING)
+    doctor.press_begin()
+    doctor.wait("fedgtvViewer.state().mode !== 'view'")
+    z = doctor.state()["cursor"][0]
+    doctor.stroke(z, [(8, 8), (24, 24)])
+    doctor.wait_stored()
+    hospital.server.kill()
+    doctor.page.wait_for_timeout(4000)
+    hospital.server.start()
+    doctor.wait("document.querySelector('[data-test-connection-state=CONNECTED]')")
+    doctor.window.settle()
+    doctor.page.mouse.move(*doctor.at(z, 20, 20))  # within the picture, which is not left
+    doctor.page.keyboard.press("e")
+    assert doctor.state()["tool"] == "eraser"
+
+
+def test_what_is_drawn_just_before_a_release_is_kept(hospital, doctor) -> None:
+    store, key, page = hospital.store, hospital.key("review"), doctor.page
+    doctor.open(key, EVERYTHING)
+    doctor.press_begin()
+    doctor.wait("fedgtvViewer.state().mode !== 'view'")
+    z = doctor.state()["cursor"][0]
+    for goes_away_first in (False, True):
+        doctor.stroke(z, [(6, 6), (6, 24)], "be"[goes_away_first])
+        drawn = doctor.checksum()
+        if goes_away_first:  # the server hears of it when the claim is gone already
+            page.context.set_offline(True)
+            claims.release(store, key, author=EVERYTHING)
+            page.context.set_offline(False)
+        else:
+            page.get_by_role("button", name="Release").click()
+            doctor.wait("fedgtvViewer.state().mode === 'view'")
+        page.reload()
+        doctor.wait("fedgtvViewer.state().mode === 'view'")
+        page.wait_for_timeout(2000)  # time to send it, which would be in vain
+        doctor.press_begin()
+        doctor.wait("fedgtvViewer.state().lock === ''")
+        assert doctor.checksum() == drawn
+        doctor.wait_stored()
+        assert draft_sha256(store, key) == drawn
+
+
+def test_beginning_anew_forgets_the_drawing_and_not_the_time(hospital, doctor) -> None:
+    store, key, page = hospital.store, hospital.key("review"), doctor.page
+    doctor.open(key, EVERYTHING)
+    before = drafts.active_s(store, key, author=EVERYTHING)
+    doctor.begin()
+    z = doctor.state()["cursor"][0]
+    doctor.draw(z)
+    doctor.wait_stored()
+    end = time.monotonic() + 4  # at work without drawing: the server is told now and then only
+    while time.monotonic() < end:
+        page.mouse.move(400, 400)
+        page.mouse.move(420, 400)
+        page.wait_for_timeout(100)
+    page.get_by_role("button", name="Begin anew").click()
+    epoch = doctor.state()["epoch"]
+    page.get_by_role("button", name=wording.THROW_AWAY).click()
+    doctor.wait(f"fedgtvViewer.state().epoch !== '{epoch}'")
+    doctor.draw(z)
+    doctor.pause()
+    doctor.wait_stored()
+    worked = drafts.active_s(store, key, author=EVERYTHING) - before
+    assert worked == pytest.approx(doctor.watch.seconds, abs=1)
+
+
+def test_a_server_that_ends_while_the_model_is_asked_is_asked_again(hospital, doctor) -> None:
+    doctor.open(hospital.key("review"), EVERYTHING)
+    doctor.press_begin()
+    doctor.wait("fedgtvViewer.state().lock === ''")
+    z = doctor.state()["cursor"][0]
+    answers = "fedgtvViewer.state().actions.filter((one) => one[1] === 'model').length"
+    before = doctor.page.evaluate(answers)
+    doctor.click(z, 16, 16, "2")
+    hospital.server.kill()
+    doctor.page.wait_for_timeout(1000)
+    hospital.server.start()
+    doctor.wait(f"{answers} > {before} && fedgtvViewer.state().lock === ''")  # in a minute
