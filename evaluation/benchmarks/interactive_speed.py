@@ -7,7 +7,6 @@ all of them alike. Shown are medians.
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,9 @@ from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import ImageArray, MaskArray
 from algorithms.geodesic import geodesic_distance
 from algorithms.interactive_network import default_network, normalise, resize
-from algorithms.interactive_segmentation import InteractiveSegmenter, default_fusion
+from algorithms.interactive_segmentation import InteractiveSegmenter
 from evaluation.benchmarks.image_packs import pack_patients, read_pack
+from evaluation.benchmarks.robot_user import pure_fusion
 from evaluation.benchmarks.shape_phantoms import draw_phantom
 
 SHAPES: dict[int, tuple[int, ...]] = {2: (256, 256), 3: (64, 96, 96)}
@@ -136,7 +136,7 @@ def click_rows(images: Sequence[tuple[ImageArray, MaskArray]], clicks: int) -> l
         network = default_network(3 if image.ndim == 3 else 2)
         for name, fusion in (
             ("if-gc", None),
-            ("if-gc-pure", replace(default_fusion(image.ndim), local=False)),
+            ("if-gc-pure", pure_fusion(image.ndim)),
         ):
             segmenter = InteractiveSegmenter(network, fusion, clock=time.perf_counter)
             segmenter.set_image(image)

@@ -29,6 +29,13 @@ class ClickMethod(Protocol):
         """Correct it by one click."""
 
 
+def pure_fusion(dimensions: int) -> Fusion:
+    """Return the pure formula, cut between face neighbours: a whole crop has too many others."""
+    return replace(
+        default_fusion(dimensions), local=False, pairwise_weight=1.0, neighbourhood="face"
+    )
+
+
 class FusionGraphCut:
     """IF-GC, local or by the pure formula."""
 
@@ -229,7 +236,5 @@ METHODS: dict[str, Callable[[InteractiveNetwork], ClickMethod]] = {
     "if-gc": FusionGraphCut,
     "graph-cut": PlainGraphCut,
     "random-walker": RandomWalker,
-    "if-gc-pure": lambda network: FusionGraphCut(
-        network, replace(default_fusion(network.spec.dimensions), local=False)
-    ),
+    "if-gc-pure": lambda network: FusionGraphCut(network, pure_fusion(network.spec.dimensions)),
 }
