@@ -471,7 +471,7 @@ def test_another_page_and_back_loses_nothing(doctor):
     elsewhere = doctor.page.get_by_text("Elsewhere")
     elsewhere.click()
     doctor.page.get_by_text("Another page").wait_for()
-    assert doctor.page.get_by_role("region", name="Contour viewer").count() == 0
+    doctor.page.get_by_role("region", name="Contour viewer").wait_for(state="detached")
     elsewhere.click()
     doctor.wait("window.fedgtvViewer")
     assert doctor.state()["sitting"] != first["sitting"]
