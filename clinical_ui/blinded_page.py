@@ -71,9 +71,8 @@ def show_to(reader: str) -> None:
     if row is None or mask is None:  # judged in another window just now
         st.info(ALL_READ)
         return
-    try:
-        loaded = session.load_volume(row.case_id)
-    except (OSError, ValueError):
+    loaded = session.load_volume(row.case_id)
+    if loaded is None:
         st.warning(wording.NO_IMAGE, icon="⚠")
         return
     mount_volume(loaded.packed, key="blinded-image")

@@ -113,13 +113,12 @@ def empty_field(name: str) -> None:
     st.session_state[_FIELDS + name] = st.session_state.get(_FIELDS + name, 0) + 1
 
 
-def load_volume(case_id: str) -> LoadedVolume:
-    """Read the image of a case; the last few stay in memory.
-
-    Raises:
-        OSError, ValueError: when the image file is missing or damaged.
-    """
-    return _volume(os.environ.get(HOME_VARIABLE, ""), case_id)
+def load_volume(case_id: str) -> LoadedVolume | None:
+    """Read the image of a case, None when it is missing or damaged; the last few stay in memory."""
+    try:
+        return _volume(os.environ.get(HOME_VARIABLE, ""), case_id)
+    except (OSError, ValueError):
+        return None
 
 
 def open_case(case_id: str, slice_z: int | None = None) -> None:

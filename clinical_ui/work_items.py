@@ -211,7 +211,6 @@ def ordered(items: Iterable[WorkItem]) -> list[WorkItem]:
     Within these, by the rank of the most wanted slice, test cases before new patients, then by
     patient, so that cases of one patient stand together.
     """
-
     groups = {State.TO_SIGN: 3, State.WAITING: 4, State.BLINDED: 4, State.DONE: 5}
 
     def place(item: WorkItem) -> tuple[int, int, bool, str, str]:

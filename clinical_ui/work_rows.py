@@ -58,7 +58,7 @@ def legend_html(roles: Collection[str]) -> str:
 def next_html(
     item: WorkItem | None, times: Mapping[Purpose, Expected], *, blinded: bool = False
 ) -> str:
-    """Say what is next for who looks; None: nothing is, or, where one is open, a blinded reading."""
+    """Say what is next for who looks; with None, `blinded` tells a blinded reading from nothing."""
     if item is None and blinded:
         said, why = "Next for you: your blinded reading", "Its cases are left out of this list."
     elif item is None:
