@@ -4,6 +4,8 @@ Nothing here depends on the arm but the mask: one colour and line for all, no ca
 fixed before, and nothing in the address.
 """
 
+from datetime import datetime
+
 import streamlit as st
 
 from algorithms.contracts.errors import DataError
@@ -11,7 +13,7 @@ from algorithms.contracts.volume import MaskArray
 from clinical_ui import launch, session, sign_in, wording
 from clinical_ui.case_layers import largest_slice
 from clinical_ui.desk import NO_EPOCH
-from clinical_ui.session import LoadedVolume, ReadingPlace
+from clinical_ui.session import LoadedVolume
 from clinical_ui.viewer import ViewerData, ViewerLayer, mount_viewer, mount_volume
 from site_agent import run_lengths
 from site_agent.blinded_reading import (
@@ -20,6 +22,7 @@ from site_agent.blinded_reading import (
     ReadingStatus,
     contour_to_show,
     next_to_read,
+    open_place,
     readings,
     record,
 )
@@ -46,6 +49,11 @@ ALL_READ = (
     "Nothing is left to judge. The study lead opens the seals with `fedgtv-site blinded unseal`."
 )
 
+TOO_LATE = (
+    "The contour before was judged in another window, or its reading was stopped: your answer here "
+    "was not stored."
+)
+
 
 def show() -> None:
     """Show the page to the reviewer who is signed in."""
@@ -55,6 +63,9 @@ def show() -> None:
 def show_to(reader: str) -> None:
     """Show a reader the next contour of the first reading that is not over."""
     st.title("Blinded reading")
+    with st.container():  # always there, or the viewer would be mounted anew
+        if (notice := session.said()) is not None:
+            st.warning(notice, icon="⚠")
     store = session.store()
     mine = [one for one in readings(store) if one.reader == reader]
     under_way = [one for one in mine if not one.done]
@@ -66,7 +77,7 @@ def show_to(reader: str) -> None:
         row = next_to_read(store, progress.reading, reader=reader)
         mask = None if row is None else contour_to_show(store, row)
     except DataError as error:
-        st.error(str(error))
+        st.error(wording.sentence(str(error)))
         return
     if row is None or mask is None:  # judged in another window just now
         st.info(ALL_READ)
@@ -76,7 +87,8 @@ def show_to(reader: str) -> None:
         st.warning(wording.NO_IMAGE, icon="⚠")
         return
     mount_volume(loaded.packed, key="blinded-image")
-    _judge(store, progress, row, loaded, mask)
+    opened_at = open_place(store, row, now=utc_now())
+    _judge(store, progress, row, opened_at, loaded, mask)
 
 
 @st.fragment
@@ -84,16 +96,18 @@ def _judge(
     store: CaseStore,
     progress: ReadingStatus,
     row: BlindedReadingRow,
+    opened_at: datetime,
     loaded: LoadedVolume,
     mask: MaskArray,
 ) -> None:
     """Show the contour and the questions; an answer goes on to the next one."""
-    place = session.reading_place(f"{row.reading}-{row.place}")
+    if sign_in.in_part_of_page():
+        sign_in.current()  # somebody may have signed out in another tab
     picture, side = st.columns([5, 2], gap="medium")
     with side:
         st.progress(progress.judged / progress.places, _where(progress))
         st.caption(EXPLANATION)
-        _questions(store, row, place)
+        _questions(store, row, opened_at)
     with picture:
         draw_case(loaded, mask, _where(progress))
 
@@ -121,30 +135,32 @@ def _nothing(_message: object) -> None:
     """Take nothing: here is nothing to draw."""
 
 
-def _questions(store: CaseStore, row: BlindedReadingRow, place: ReadingPlace) -> None:
+def _questions(store: CaseStore, row: BlindedReadingRow, opened_at: datetime) -> None:
+    place = f"{row.reading}-{row.place}"
     left, right = st.columns([5, 4], gap="small")
     likert = left.radio(
         "How good is this contour?",
         LIKERT,
         index=None,
         format_func=SCORES.__getitem__,
-        key=f"likert-{place.key}",
+        key=f"likert-{place}",
     )
     verdict = right.radio(
         "Could you use it?",
         VERDICTS,
         index=None,
         format_func=str.capitalize,
-        key=f"verdict-{place.key}",
+        key=f"verdict-{place}",
     )
     pressed = st.button(
         "Save and go on",
         type="primary",
-        key=f"save-{place.key}",
+        key=f"save-{place}",
         disabled=likert is None or verdict is None,
     )
     if not pressed or likert is None or verdict is None:
         return
+    now = utc_now()
     try:
         record(
             store,
@@ -153,12 +169,11 @@ def _questions(store: CaseStore, row: BlindedReadingRow, place: ReadingPlace) ->
             likert=likert,
             verdict=verdict,
             active_s=None,
-            wall_s=round(place.seconds(), 1),
-            now=utc_now(),
+            wall_s=round(max(0.0, (now - opened_at).total_seconds()), 1),
+            now=now,
         )
-    except DataError as error:
-        st.error(str(error))
-        return
+    except DataError:  # it is not the next one any more
+        session.say(TOO_LATE)
     st.rerun()
 
 
