@@ -56,12 +56,8 @@ TOO_LATE = (
 
 
 def show() -> None:
-    """Show the page to the reviewer who is signed in."""
-    show_to(sign_in.require("reviewer").username)
-
-
-def show_to(reader: str) -> None:
-    """Show a reader the next contour of the first reading that is not over."""
+    """Show the reviewer who is signed in the next contour of the first reading that is not over."""
+    reader = sign_in.require("reviewer").username
     st.title("Blinded reading")
     with st.container():  # always there, or the viewer would be mounted anew
         if (notice := session.said()) is not None:
@@ -101,8 +97,7 @@ def _judge(
     mask: MaskArray,
 ) -> None:
     """Show the contour and the questions; an answer goes on to the next one."""
-    if sign_in.in_part_of_page():
-        sign_in.current()  # somebody may have signed out in another tab
+    sign_in.require("reviewer")  # somebody may have signed out in another tab
     picture, side = st.columns([5, 2], gap="medium")
     with side:
         st.progress(progress.judged / progress.places, _where(progress))
@@ -152,29 +147,41 @@ def _questions(store: CaseStore, row: BlindedReadingRow, opened_at: datetime) ->
         format_func=str.capitalize,
         key=f"verdict-{place}",
     )
-    pressed = st.button(
+    if st.button(
         "Save and go on",
         type="primary",
         key=f"save-{place}",
         disabled=likert is None or verdict is None,
-    )
-    if not pressed or likert is None or verdict is None:
-        return
-    now = utc_now()
+        on_click=_save,
+        args=(store, row, opened_at, likert, verdict),
+    ):
+        st.rerun()  # the whole page, with the next contour
+
+
+def _save(
+    store: CaseStore,
+    row: BlindedReadingRow,
+    opened_at: datetime,
+    likert: int | None,
+    verdict: str | None,
+) -> None:
+    """Store an answer; what cannot be stored is said on the page."""
+    account, now = sign_in.signed_in(), utc_now()
+    if account is None or "reviewer" not in account.roles or likert is None or verdict is None:
+        return  # the page itself says who may read
     try:
         record(
             store,
             row,
-            reader=row.reader,
+            reader=account.username,
             likert=likert,
             verdict=verdict,
             active_s=None,
             wall_s=round(max(0.0, (now - opened_at).total_seconds()), 1),
             now=now,
         )
-    except DataError:  # it is not the next one any more
+    except DataError:  # it is not this reader's next one any more
         session.say(TOO_LATE)
-    st.rerun()
 
 
 def _where(progress: ReadingStatus) -> str:

@@ -16,12 +16,15 @@ from algorithms.contracts.volume import Mask, MaskArray
 from clinical_ui import blinded_page
 from clinical_ui.case_layers import STYLES
 from clinical_ui.launch import HOME_VARIABLE
+from clinical_ui.session import SIGN_IN_TOKEN
+from site_agent import sign_ins
 from site_agent.blinded_allocation import Allocation, seal_allocation
 from site_agent.blinded_reading import ARMS, contour_to_show, open_row, start
 from site_agent.blinded_results import unseal
 from site_agent.case_store import CaseStore
 from site_agent.click_store import mask_sha256
 from site_agent.database import BlindedReadingRow, ContourRow, DraftRow, transaction, utc_now
+from tests.clinical_ui.people import EVERYTHING, add_people, sign_in_token
 from tests.clinical_ui.run_length_text import decode
 from tests.clinical_ui.synthetic_site import (
     ADAPTED,
@@ -34,7 +37,7 @@ from tests.clinical_ui.synthetic_site import (
 )
 from tests.clinical_ui.viewer_in_page import send, told
 
-READER = "rita"
+READER = EVERYTHING
 Read = Callable[[], AppTest]
 
 
@@ -43,10 +46,15 @@ def read(site, monkeypatch) -> Iterator[Read]:
     """Return a function that opens the page for the reader."""
     monkeypatch.setenv(HOME_VARIABLE, str(site.home.folder))
 
+    add_people(site.engine)
+    token = sign_in_token(site.engine, READER)
+
     def run() -> AppTest:
         st.cache_resource.clear()
-        script = f"from clinical_ui import blinded_page\nblinded_page.show_to({READER!r})\n"
-        return AppTest.from_string(script, default_timeout=30).run()
+        script = "from clinical_ui import blinded_page\nblinded_page.show()\n"
+        page = AppTest.from_string(script, default_timeout=30)
+        page.session_state[SIGN_IN_TOKEN] = token
+        return page.run()
 
     yield run
     st.cache_resource.clear()
@@ -173,6 +181,18 @@ def test_in_a_second_window_the_next_contour_follows_with_a_line(site, read) -> 
     answer(second, 2, "unusable")
     assert [row.likert for row in rows(site)] == [4, 2]
     assert blinded_page.TOO_LATE not in words(second)
+
+
+def test_who_signed_out_elsewhere_judges_nothing_more(site, read) -> None:
+    begin(site)
+    page = read()
+    page.radio[0].set_value(1).run()
+    page.radio[1].set_value("unusable").run()
+    sign_ins.end(site.engine, page.session_state[SIGN_IN_TOKEN], now=utc_now())
+    button(page, "Save and go on").click().run()
+    assert [one.value for one in page.title] == ["Sign in"]
+    assert len(page.error) == 0
+    assert [row.likert for row in rows(site)] == [None, None]
 
 
 def test_the_time_of_a_contour_runs_from_its_first_showing_whatever_is_reloaded(site, read) -> None:
