@@ -13,7 +13,7 @@ from clinical_ui.desk import NO_EPOCH, Desk
 from clinical_ui.saved_slices import saved_slices
 from clinical_ui.session import LoadedVolume
 from clinical_ui.viewer import Mode, SelectedSlice, ViewerData
-from clinical_ui.work_buttons import is_mine, work_buttons
+from clinical_ui.work_buttons import is_mine, offer_to_begin_anew, work_buttons
 from site_agent import accounts, claims
 from site_agent.accounts import Account
 from site_agent.claims import WorkKey
@@ -51,24 +51,28 @@ def show(open_worklist: Callable[[], None]) -> None:
     try:
         desk = session.desk(key, account.username, lambda: Desk(store, key, account.username))
     except (OSError, ValueError):
-        st.error(wording.NO_DRAFT, icon="⚠")
+        offer_to_begin_anew(store, key, holder, account, role=ROLE)
         return
     names = accounts.display_names(store.engine)
     begun = desk.draft is not None
-    state.markdown(state_line(tasks, holder, account, names, begun=begun))
-    with buttons:
-        _buttons(desk, tasks, holder, account, open_worklist)
     # Always there: what comes and goes above the viewer would have it mounted anew, and what can
     # be undone would be lost.
-    with st.container():
+    notes = st.container()
+    with notes:
+        loaded = session.load_volume(case_id)
+    if loaded is None and is_mine(holder, account):
+        state.markdown(wording.YOURS_WITHOUT_IMAGE)
+    else:
+        state.markdown(state_line(tasks, holder, account, names, begun=begun))
+    with buttons:
+        _buttons(desk, tasks, holder, account, open_worklist, can_be_shown=loaded is not None)
+    with notes:
         if (notice := session.said()) is not None:
             st.error(wording.sentence(notice), icon="⚠")
         saved, unreadable = saved_slices(store, tasks)
         if unreadable:
             st.warning(wording.unreadable(unreadable), icon="⚠")
-        try:
-            loaded = session.load_volume(case_id)
-        except (OSError, ValueError):
+        if loaded is None:
             st.warning(wording.NO_IMAGE, icon="⚠")
             return
     working = desk.draft is not None and is_mine(holder, account)
@@ -156,6 +160,8 @@ def _buttons(
     holder: ClaimRow | None,
     account: Account,
     open_worklist: Callable[[], None],
+    *,
+    can_be_shown: bool,
 ) -> None:
     with st.container(horizontal=True, horizontal_alignment="right", gap="small"):
         if all(task.state == "done" for task in tasks):
@@ -169,4 +175,5 @@ def _buttons(
             role=ROLE,
             start="Start",
             anew="Slices that are saved stay as they are.",
+            can_be_shown=can_be_shown,
         )

@@ -91,7 +91,9 @@ def _pages(account: Account | None) -> list[st.Page]:
 
     def show_worklist() -> None:
         worklist_page.show(
-            lambda: st.switch_page(pages["annotate"]), lambda: st.switch_page(pages["review"])
+            lambda: st.switch_page(pages["annotate"]),
+            lambda: st.switch_page(pages["review"]),
+            lambda: st.switch_page(pages["blinded"]),
         )
 
     def show_annotation() -> None:

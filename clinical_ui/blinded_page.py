@@ -4,6 +4,8 @@ Nothing here depends on the arm but the mask: one colour and line for all, no ca
 fixed before, and nothing in the address.
 """
 
+from datetime import datetime
+
 import streamlit as st
 
 from algorithms.contracts.errors import DataError
@@ -11,7 +13,7 @@ from algorithms.contracts.volume import MaskArray
 from clinical_ui import launch, session, sign_in, wording
 from clinical_ui.case_layers import largest_slice
 from clinical_ui.desk import NO_EPOCH
-from clinical_ui.session import LoadedVolume, ReadingPlace
+from clinical_ui.session import LoadedVolume
 from clinical_ui.viewer import ViewerData, ViewerLayer, mount_viewer, mount_volume
 from site_agent import run_lengths
 from site_agent.blinded_reading import (
@@ -20,6 +22,7 @@ from site_agent.blinded_reading import (
     ReadingStatus,
     contour_to_show,
     next_to_read,
+    open_place,
     readings,
     record,
 )
@@ -46,15 +49,19 @@ ALL_READ = (
     "Nothing is left to judge. The study lead opens the seals with `fedgtv-site blinded unseal`."
 )
 
+TOO_LATE = (
+    "The contour before was judged in another window, or its reading was stopped: your answer here "
+    "was not stored."
+)
+
 
 def show() -> None:
-    """Show the page to the reviewer who is signed in."""
-    show_to(sign_in.require("reviewer").username)
-
-
-def show_to(reader: str) -> None:
-    """Show a reader the next contour of the first reading that is not over."""
+    """Show the reviewer who is signed in the next contour of the first reading that is not over."""
+    reader = sign_in.require("reviewer").username
     st.title("Blinded reading")
+    with st.container():  # always there, or the viewer would be mounted anew
+        if (notice := session.said()) is not None:
+            st.warning(notice, icon="⚠")
     store = session.store()
     mine = [one for one in readings(store) if one.reader == reader]
     under_way = [one for one in mine if not one.done]
@@ -66,18 +73,18 @@ def show_to(reader: str) -> None:
         row = next_to_read(store, progress.reading, reader=reader)
         mask = None if row is None else contour_to_show(store, row)
     except DataError as error:
-        st.error(str(error))
+        st.error(wording.sentence(str(error)))
         return
     if row is None or mask is None:  # judged in another window just now
         st.info(ALL_READ)
         return
-    try:
-        loaded = session.load_volume(row.case_id)
-    except (OSError, ValueError):
+    loaded = session.load_volume(row.case_id)
+    if loaded is None:
         st.warning(wording.NO_IMAGE, icon="⚠")
         return
     mount_volume(loaded.packed, key="blinded-image")
-    _judge(store, progress, row, loaded, mask)
+    opened_at = open_place(store, row, now=utc_now())
+    _judge(store, progress, row, opened_at, loaded, mask)
 
 
 @st.fragment
@@ -85,16 +92,17 @@ def _judge(
     store: CaseStore,
     progress: ReadingStatus,
     row: BlindedReadingRow,
+    opened_at: datetime,
     loaded: LoadedVolume,
     mask: MaskArray,
 ) -> None:
     """Show the contour and the questions; an answer goes on to the next one."""
-    place = session.reading_place(f"{row.reading}-{row.place}")
+    sign_in.require("reviewer")  # somebody may have signed out in another tab
     picture, side = st.columns([5, 2], gap="medium")
     with side:
         st.progress(progress.judged / progress.places, _where(progress))
         st.caption(EXPLANATION)
-        _questions(store, row, place)
+        _questions(store, row, opened_at)
     with picture:
         draw_case(loaded, mask, _where(progress))
 
@@ -122,45 +130,58 @@ def _nothing(_message: object) -> None:
     """Take nothing: here is nothing to draw."""
 
 
-def _questions(store: CaseStore, row: BlindedReadingRow, place: ReadingPlace) -> None:
+def _questions(store: CaseStore, row: BlindedReadingRow, opened_at: datetime) -> None:
+    place = f"{row.reading}-{row.place}"
     left, right = st.columns([5, 4], gap="small")
     likert = left.radio(
         "How good is this contour?",
         LIKERT,
         index=None,
         format_func=SCORES.__getitem__,
-        key=f"likert-{place.key}",
+        key=f"likert-{place}",
     )
     verdict = right.radio(
         "Could you use it?",
         VERDICTS,
         index=None,
         format_func=str.capitalize,
-        key=f"verdict-{place.key}",
+        key=f"verdict-{place}",
     )
-    pressed = st.button(
+    if st.button(
         "Save and go on",
         type="primary",
-        key=f"save-{place.key}",
+        key=f"save-{place}",
         disabled=likert is None or verdict is None,
-    )
-    if not pressed or likert is None or verdict is None:
-        return
+        on_click=_save,
+        args=(store, row, opened_at, likert, verdict),
+    ):
+        st.rerun()  # the whole page, with the next contour
+
+
+def _save(
+    store: CaseStore,
+    row: BlindedReadingRow,
+    opened_at: datetime,
+    likert: int | None,
+    verdict: str | None,
+) -> None:
+    """Store an answer; what cannot be stored is said on the page."""
+    account, now = sign_in.signed_in(), utc_now()
+    if account is None or "reviewer" not in account.roles or likert is None or verdict is None:
+        return  # the page itself says who may read
     try:
         record(
             store,
             row,
-            reader=row.reader,
+            reader=account.username,
             likert=likert,
             verdict=verdict,
             active_s=None,
-            wall_s=round(place.seconds(), 1),
-            now=utc_now(),
+            wall_s=round(max(0.0, (now - opened_at).total_seconds()), 1),
+            now=now,
         )
-    except DataError as error:
-        st.error(str(error))
-        return
-    st.rerun()
+    except DataError:  # it is not this reader's next one any more
+        session.say(TOO_LATE)
 
 
 def _where(progress: ReadingStatus) -> str:

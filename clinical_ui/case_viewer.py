@@ -46,6 +46,7 @@ def contour_layers(
 @st.fragment
 def _viewer(desk: Desk, data: ViewerData, role: str, key: str) -> None:
     """Mount the viewer; what it sends runs only this part of the page."""
+    sign_in.current()  # who signed out elsewhere sees nothing here; the tab keeps the drawing
     mount_viewer(
         replace(data, idle_limit_s=desk.store.home.config.idle_limit_s, **desk.state()),
         key,

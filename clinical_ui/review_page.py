@@ -18,7 +18,7 @@ from clinical_ui.orientation import radiological_view
 from clinical_ui.saved_slices import saved_slices
 from clinical_ui.session import LoadedVolume
 from clinical_ui.viewer import VerdictForm, ViewerData
-from clinical_ui.work_buttons import is_mine, work_buttons
+from clinical_ui.work_buttons import is_mine, offer_to_begin_anew, work_buttons
 from site_agent import accounts, claims
 from site_agent.accounts import Account
 from site_agent.blinding import blinded_cases
@@ -112,25 +112,30 @@ def show(open_blinded: Callable[[], None]) -> None:
             key, account.username, lambda: Desk(store, key, account.username, start=start)
         )
     except (OSError, ValueError):
-        st.error(wording.NO_DRAFT, icon="⚠")
+        offer_to_begin_anew(store, key, holder, account, role=ROLE, start=start)
         return
     names = accounts.display_names(store.engine)
     begun = desk.draft is not None
-    state.markdown(state_line(opened, holder, account, names, begun=begun))
-    plane = radiological_view(store.geometry(case.case_id)).plane
-    with buttons:
-        _buttons(store, opened, desk, holder, account, facts_html(opened, plane, names))
     # Always there: what comes and goes above the viewer would have it mounted anew, and what can
     # be undone would be lost.
-    with st.container():
+    notes = st.container()
+    with notes:
+        loaded = session.load_volume(case.case_id)
+    if loaded is None and is_mine(holder, account):
+        state.markdown(wording.YOURS_WITHOUT_IMAGE)
+    else:
+        state.markdown(state_line(opened, holder, account, names, begun=begun))
+    plane = radiological_view(store.geometry(case.case_id)).plane
+    with buttons:
+        facts = facts_html(opened, plane, names)
+        _buttons(store, opened, desk, holder, account, facts, can_be_shown=loaded is not None)
+    with notes:
         if (notice := session.said()) is not None:
             st.error(wording.sentence(notice), icon="⚠")
         if opened.unreadable:
             lost = (style.name for layer, style in STYLES.items() if layer in opened.unreadable)
             st.warning(wording.unreadable(lost), icon="⚠")
-        try:
-            loaded = session.load_volume(case.case_id)
-        except (OSError, ValueError):
+        if loaded is None:
             st.warning(wording.NO_IMAGE, icon="⚠")
             return
     revising = is_mine(holder, account) and desk.draft is not None and opened.to_review
@@ -253,6 +258,8 @@ def _buttons(
     holder: ClaimRow | None,
     account: Account,
     facts: str,
+    *,
+    can_be_shown: bool,
 ) -> None:
     with st.container(horizontal=True, horizontal_alignment="right", gap="small"):
         if ROLE in account.roles and opened.to_review:
@@ -270,6 +277,7 @@ def _buttons(
                 start="Start revision" if first else "Revise again",
                 anew="This goes back to the contour that you started from.",
                 kind="primary" if first else "secondary",
+                can_be_shown=can_be_shown,
             )
         with st.popover("About"):
             st.html(facts)

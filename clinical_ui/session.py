@@ -5,7 +5,6 @@ site's home comes from the environment variable that `launch` sets.
 """
 
 import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,6 @@ _OPEN_SLICES = "open_slices"
 _DESK = "desk"
 SIGN_IN_TOKEN = "sign_in_token"  # noqa: S105 - the name under which it is kept
 _PROVIDER_ANSWER = "provider_answer"
-_READING_PLACE = "reading_place"
 _KEPT = "kept"
 _NOTICE = "notice"
 _DESTINATION = "destination"
@@ -51,18 +49,6 @@ class LoadedVolume:
     window: tuple[float, float]
     token: str
     packed: bytes
-
-
-@dataclass(eq=False)
-class ReadingPlace:
-    """A contour of a blinded reading that is open, and since when."""
-
-    key: str
-    opened_at_s: float
-
-    def seconds(self) -> float:
-        """Return how long it has been open."""
-        return time.monotonic() - self.opened_at_s
 
 
 def store() -> CaseStore:
@@ -113,13 +99,12 @@ def empty_field(name: str) -> None:
     st.session_state[_FIELDS + name] = st.session_state.get(_FIELDS + name, 0) + 1
 
 
-def load_volume(case_id: str) -> LoadedVolume:
-    """Read the image of a case; the last few stay in memory.
-
-    Raises:
-        OSError, ValueError: when the image file is missing or damaged.
-    """
-    return _volume(os.environ.get(HOME_VARIABLE, ""), case_id)
+def load_volume(case_id: str) -> LoadedVolume | None:
+    """Read the image of a case, None when it is missing or damaged; the last few stay in memory."""
+    try:
+        return _volume(os.environ.get(HOME_VARIABLE, ""), case_id)
+    except (OSError, ValueError):
+        return None
 
 
 def open_case(case_id: str, slice_z: int | None = None) -> None:
@@ -148,18 +133,6 @@ def case_shown(known: list[str]) -> str:
 def slice_to_open(case_id: str) -> int | None:
     """Return the slice that somebody asked to see of a case; None: any."""
     return _slices().get(case_id)
-
-
-def reading_place(key: str) -> ReadingPlace:
-    """Return since when the contour is open that is read; another one is opened now.
-
-    The address does not name it, which would name the case.
-    """
-    place = st.session_state.get(_READING_PLACE)
-    if not isinstance(place, ReadingPlace) or place.key != key:
-        place = ReadingPlace(key, time.monotonic())
-        st.session_state[_READING_PLACE] = place
-    return place
 
 
 def case_chosen() -> None:

@@ -1,7 +1,7 @@
 """Drift: are new patients like those the model was made for, and do reviewers change more?"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from clinical_ui import study_wording, wording
 from clinical_ui.control_chart_picture import MARKS, Point, as_image, draw, figure
 from evaluation.control_chart import ControlChart, individuals_chart
+from site_agent import accounts
 from site_agent.blinding import blinded_cases
 from site_agent.case_store import CaseStore
 from site_agent.drift import DistanceDrift, ReviewedCase, reviews_in_order
@@ -42,7 +43,7 @@ def show(store: CaseStore, drift: DistanceDrift | None, *, looks: str) -> None:
         if reviews:
             with Session(store.engine) as session:
                 blinded = blinded_cases(session, looks)
-            _revisions(reviews, blinded)
+            _revisions(reviews, blinded, accounts.display_names(store.engine))
         else:
             st.info("No case was reviewed yet.")
 
@@ -107,7 +108,10 @@ def distance_rows(drift: DistanceDrift) -> list[dict[str, Any]]:
 
 
 def revision_rows(
-    chart: ControlChart, reviews: Sequence[ReviewedCase], blinded: frozenset[str] = frozenset()
+    chart: ControlChart,
+    reviews: Sequence[ReviewedCase],
+    blinded: frozenset[str],
+    names: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """Return the table of reviews, in order of time; it does not say which are of blinded cases."""
     hidden = dict.fromkeys(("Case", "Reviewed", "Reviewer", "Said"), "blinded")
@@ -120,7 +124,7 @@ def revision_rows(
                 else {
                     "Case": review.case_id,
                     "Reviewed": wording.moment(review.reviewed_at),
-                    "Reviewer": wording.author(review.author, simulated=review.simulated),
+                    "Reviewer": wording.author(review.author, names, simulated=review.simulated),
                     "Said": review.verdict,
                 }
             ),
@@ -146,7 +150,9 @@ def _distances(drift: DistanceDrift) -> None:
     _table(distance_rows(drift), DISTANCE_METHOD, key="distances")
 
 
-def _revisions(reviews: Sequence[ReviewedCase], blinded: frozenset[str]) -> None:
+def _revisions(
+    reviews: Sequence[ReviewedCase], blinded: frozenset[str], names: Mapping[str, str]
+) -> None:
     chart = individuals_chart([review.degree_percent for review in reviews])
     sentence = revision_sentence(chart, reviews)
     st.markdown(sentence)
@@ -159,7 +165,7 @@ def _revisions(reviews: Sequence[ReviewedCase], blinded: frozenset[str]) -> None
         as_image(picture, f"Control chart of {wording.counted(len(points), 'review')}. {sentence}")
     )
     st.caption(legend("review that sets the limits", "later review"))
-    _table(revision_rows(chart, reviews, blinded), REVISION_METHOD, key="revisions")
+    _table(revision_rows(chart, reviews, blinded, names), REVISION_METHOD, key="revisions")
 
 
 def legend(baseline: str, later: str) -> str:

@@ -78,7 +78,7 @@ def show() -> None:
     with drift_tab:
         study_drift.show(store, drift, looks=account.username)
     with reviews_tab:
-        study_reviews.show(store, current)
+        study_reviews.show(store, current, looks=account.username)
     for ledger_tab in rest:
         with ledger_tab:
             study_ledger.show(store)

@@ -1,12 +1,16 @@
 """What reviewers changed and how long it took: by reviewer and in all, inside the hospital."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import streamlit as st
+from sqlalchemy.orm import Session
 
 from clinical_ui import study_wording, wording
 from evaluation.revision import REVISION_BIN_LABELS, ActiveTimeSummary
+from site_agent import accounts
+from site_agent.blinding import blinded_cases
 from site_agent.case_store import CaseStore
 from site_agent.database import RoundRow
 from site_agent.review_summary import ReviewerSummary, summarise_reviews
@@ -16,8 +20,8 @@ BINS = tuple(wording.verbatim(label) for label in REVISION_BIN_LABELS)
 ALL_REVIEWERS = "All reviewers"
 
 
-def show(store: CaseStore, current: RoundRow | None) -> None:
-    """Show the summaries of a round, or of all."""
+def show(store: CaseStore, current: RoundRow | None, *, looks: str) -> None:
+    """Show the summaries of a round, or of all, to the user who `looks`."""
     st.header("Reviews")
     chosen = st.radio(
         "Which reviews",
@@ -29,19 +33,25 @@ def show(store: CaseStore, current: RoundRow | None) -> None:
     if current is None:
         st.info("No case was reviewed yet.")
         return
-    summaries = summarise_reviews(store, None if chosen == ALL_ROUNDS else current.round_id)
+    with Session(store.engine) as reading:
+        blinded = blinded_cases(reading, looks)
+    if blinded:
+        st.info(wording.BLINDED_LEFT_OUT)
+    round_id = None if chosen == ALL_ROUNDS else current.round_id
+    summaries = summarise_reviews(store, round_id, without=blinded)
+    names = accounts.display_names(store.engine)
     if not summaries:
-        st.info("No case was reviewed yet.")
+        st.info("No other case was reviewed yet." if blinded else "No case was reviewed yet.")
         return
     if any(summary.simulated for summary in summaries[1:]):
         st.warning(wording.SIMULATED_NOTICE, icon="⚠")
     st.markdown("**Revision degree, per patient**")
-    st.table([degree_row(summary) for summary in summaries], hide_index=True)
+    st.table([degree_row(summary, names) for summary in summaries], hide_index=True)
     st.markdown("**Time, per patient: median (quartiles)**")
-    st.table([time_row(summary) for summary in summaries], hide_index=True)
+    st.table([time_row(summary, names) for summary in summaries], hide_index=True)
     if summaries[0].overview.slices:
         st.markdown("**Revision degree, per slice**")
-        st.table([slice_row(summary) for summary in summaries], hide_index=True)
+        st.table([slice_row(summary, names) for summary in summaries], hide_index=True)
     st.caption(
         "Revision degree: 100 % × (1 − Dice of the model's contour and the reviewed one), computed "
         "from the stored contours; a rejected contour counts 100 %. Mean ± standard deviation. "
@@ -49,11 +59,11 @@ def show(store: CaseStore, current: RoundRow | None) -> None:
     )
 
 
-def degree_row(summary: ReviewerSummary) -> dict[str, Any]:
+def degree_row(summary: ReviewerSummary, names: Mapping[str, str]) -> dict[str, Any]:
     """Return the line of a reviewer: degree, bins and verdicts."""
     overview = summary.overview
     return {
-        "Reviewer": name(summary),
+        "Reviewer": name(summary, names),
         "Patients": overview.patients,
         "Mean ± SD": spread(overview.mean_percent, overview.sd_percent),
         **dict(zip(BINS, overview.bins, strict=True)),
@@ -63,28 +73,28 @@ def degree_row(summary: ReviewerSummary) -> dict[str, Any]:
     }
 
 
-def time_row(summary: ReviewerSummary) -> dict[str, Any]:
+def time_row(summary: ReviewerSummary, names: Mapping[str, str]) -> dict[str, Any]:
     """Return the line of a reviewer: active and wall time."""
     return {
-        "Reviewer": name(summary),
+        "Reviewer": name(summary, names),
         "Active time": time(summary.overview.active),
         "Time from opening to saving": time(summary.overview.wall),
         "Patients with a time": summary.overview.active.patients,
     }
 
 
-def slice_row(summary: ReviewerSummary) -> dict[str, Any]:
+def slice_row(summary: ReviewerSummary, names: Mapping[str, str]) -> dict[str, Any]:
     """Return the line of a reviewer: slices by bin."""
     overview = summary.overview
     bins = dict(zip(BINS, overview.slice_bins, strict=True))
-    return {"Reviewer": name(summary), "Slices": overview.slices, **bins}
+    return {"Reviewer": name(summary, names), "Slices": overview.slices, **bins}
 
 
-def name(summary: ReviewerSummary) -> str:
+def name(summary: ReviewerSummary, names: Mapping[str, str]) -> str:
     """Name the reviewer of a line."""
     if summary.author is None:
         return ALL_REVIEWERS
-    who = wording.author(summary.author, simulated=summary.simulated)
+    who = wording.author(summary.author, names, simulated=summary.simulated)
     return wording.verbatim(who)
 
 

@@ -37,8 +37,9 @@ NO_IMAGE = (
 )
 NO_DRAFT = (
     "What you drew on this case and did not save cannot be read. Ask hospital IT to restore it "
-    "from a backup."
+    "from a backup, or begin anew."
 )
+YOURS_WITHOUT_IMAGE = "● Yours; without its image nothing can be drawn."
 NOT_STORED = (
     "the hospital's server cannot store anything just now: tell hospital IT, and leave this tab "
     "open, which keeps what you drew"

@@ -5,10 +5,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from itertools import chain
 from statistics import median
 
 from algorithms.contracts.case import Case, Split
 from algorithms.contracts.messages import RoundState
+from site_agent.case_store import REJECTED
 from site_agent.claims import Purpose
 from site_agent.database import AnnotationTaskRow, ReviewRow
 from site_agent.worklist import Worklist
@@ -25,6 +27,7 @@ class State(StrEnum):
 
     OPEN = "open"
     WAITING = "waiting"  # for the model
+    TO_SIGN = "to sign"  # reviewed by who looks, whose signature it lacks or has lost
     DONE = "done"
     BLINDED = "blinded"  # in a blinded reading of who looks, who is told no more
 
@@ -75,7 +78,7 @@ class WorkItem:
         slices: of the image.
         tasks: the asked-for slices by position; none in a review.
         new_patient: came after the study's patients; in a review.
-        verdict: of a review that is done.
+        verdict: of a review that was saved; who looks may have begun it again.
     """
 
     case: Case
@@ -181,7 +184,9 @@ def review_work(listed: Worklist, *, looks: str) -> list[WorkItem]:
             state, review = State.BLINDED, None
             holder = holder if holder is not None and holder.mine else None
         elif review is not None:
-            state = State.DONE
+            again = holder is not None and holder.mine
+            lacks = _lacks_signature(listed, review, looks)
+            state = State.OPEN if again else State.TO_SIGN if lacks else State.DONE
         else:
             waits = closed or case.case_id not in listed.segmented
             state = State.WAITING if waits else State.OPEN
@@ -201,15 +206,18 @@ def review_work(listed: Worklist, *, looks: str) -> list[WorkItem]:
 def ordered(items: Iterable[WorkItem]) -> list[WorkItem]:
     """Put first what I hold, then what is free, what others hold, what waits, and what is done.
 
+    What lacks my signature comes before what waits for others.
+
     Within these, by the rank of the most wanted slice, test cases before new patients, then by
     patient, so that cases of one patient stand together.
     """
+    groups = {State.TO_SIGN: 3, State.WAITING: 4, State.BLINDED: 4, State.DONE: 5}
 
     def place(item: WorkItem) -> tuple[int, int, bool, str, str]:
         if item.state is State.OPEN:
             group = 0 if item.mine else 2 if item.with_others else 1
         else:
-            group = 4 if item.state is State.DONE else 3
+            group = groups[item.state]
         wanted = item.open_tasks or item.tasks
         rank = min((task.rank for task in wanted), default=0)
         return group, rank, item.new_patient, item.case.patient_id, item.case_id
@@ -217,9 +225,16 @@ def ordered(items: Iterable[WorkItem]) -> list[WorkItem]:
     return sorted(items, key=place)
 
 
-def next_work(items: Sequence[WorkItem]) -> WorkItem | None:
-    """Return what to do next out of ordered items: what I hold, else the first that is free."""
-    return next((item for item in items if item.state is State.OPEN and not item.with_others), None)
+def next_work(*lists: Sequence[WorkItem]) -> WorkItem | None:
+    """Return what to do next out of ordered items, of which the first list is wanted most.
+
+    What I hold, in any list; else the first that is free; else the first to sign.
+    """
+    items = [item for listed in lists for item in listed]
+    mine = (item for item in items if item.state is State.OPEN and item.mine)
+    free = (item for item in items if item.state is State.OPEN and item.holder is None)
+    to_sign = (item for item in items if item.state is State.TO_SIGN)
+    return next(chain(mine, free, to_sign), None)
 
 
 def matching(
@@ -263,6 +278,14 @@ def _holder(listed: Worklist, case_id: str, purpose: Purpose, looks: str) -> Hol
         return None
     name = listed.names.get(row.author, row.author)
     return Holder(name, row.claimed_at, row.author == looks)
+
+
+def _lacks_signature(listed: Worklist, review: ReviewRow, looks: str) -> bool:
+    """Say whether who looks may sign a review, and has not since it was saved."""
+    case_id = review.case_id
+    mine = review.author == looks and not review.simulated
+    kept = review.verdict != REJECTED and case_id not in listed.superseded
+    return mine and kept and listed.signatures.get(case_id) is not True
 
 
 def _verdict(listed: Worklist, review: ReviewRow) -> Verdict:

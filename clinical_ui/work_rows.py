@@ -55,9 +55,13 @@ def legend_html(roles: Collection[str]) -> str:
     return f'<div class="work-legend">{"".join(f"<span>{escape(w)}</span>" for w in words)}</div>'
 
 
-def next_html(item: WorkItem | None, times: Mapping[Purpose, Expected]) -> str:
-    """Say what is next for who looks; None: nothing is."""
-    if item is None:
+def next_html(
+    item: WorkItem | None, times: Mapping[Purpose, Expected], *, blinded: bool = False
+) -> str:
+    """Say what is next for who looks; with None, `blinded` tells a blinded reading from nothing."""
+    if item is None and blinded:
+        said, why = "Next for you: your blinded reading", "Its cases are left out of this list."
+    elif item is None:
         said, why = "Nothing waits for you", "What is free or yours shows here by itself."
     elif item.purpose == ANNOTATION:
         wanted = item.open_tasks
@@ -69,6 +73,10 @@ def next_html(item: WorkItem | None, times: Mapping[Purpose, Expected]) -> str:
             f"{wording.slice_number(first.slice_z, item.slices)} first, rank {first.rank + 1}, "
             f"{wording.reason(first.role)}"
         )
+    elif item.state is State.TO_SIGN:
+        said = f"Next for you: sign the contour of {item.case_id}"
+        outdated = item.verdict is not None and item.verdict.outdated
+        why = "you changed it after it was signed" if outdated else "reviewed by you, not signed"
     else:
         said = f"Next for you: review the model's contour of {item.case_id}"
         patient = "new patient" if item.new_patient else "test patient"
@@ -147,6 +155,8 @@ def _signature(verdict: Verdict) -> str:
 def _how_far(item: WorkItem, time: Expected) -> str:
     if item.state is State.DONE:
         return "done"
+    if item.state is State.TO_SIGN:
+        return "waits for your signature"
     if item.state in (State.WAITING, State.BLINDED):
         return ""
     if item.purpose != ANNOTATION:

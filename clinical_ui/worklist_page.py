@@ -41,8 +41,12 @@ MAY_RELEASE = ("it", "lead")  # what somebody else holds
 ANY_REASON = "any reason"
 
 
-def show(open_annotation: Callable[[], None], open_review: Callable[[], None]) -> None:
-    """Show the page; the functions go to the page where a case is annotated, and reviewed."""
+def show(
+    open_annotation: Callable[[], None],
+    open_review: Callable[[], None],
+    open_blinded: Callable[[], None],
+) -> None:
+    """Show the page; the functions go to where cases are annotated, reviewed and read blinded."""
     sign_in.require()
     store = session.store()
     st.html(STYLE)
@@ -54,7 +58,7 @@ def show(open_annotation: Callable[[], None], open_review: Callable[[], None]) -
         source = store.home.config.role == "source"
         st.info(wording.NO_ROUND_AT_SOURCE if source else wording.NO_ROUND)
         return
-    _live(open_annotation, open_review)
+    _live(open_annotation, open_review, open_blinded)
 
 
 def waiting_for(store: CaseStore, current: RoundRow) -> int:
@@ -91,7 +95,11 @@ def time_line(time: Expected, pieces: int, *, piece: str) -> str:
 
 
 @st.fragment(run_every=REFRESH_S)
-def _live(open_annotation: Callable[[], None], open_review: Callable[[], None]) -> None:
+def _live(
+    open_annotation: Callable[[], None],
+    open_review: Callable[[], None],
+    open_blinded: Callable[[], None],
+) -> None:
     """Show everything that can change; only this part is drawn anew."""
     account = sign_in.current()
     pages = {ANNOTATION: open_annotation, REVIEW: open_review}
@@ -112,14 +120,14 @@ def _live(open_annotation: Callable[[], None], open_review: Callable[[], None]) 
     if _some_simulated(listed):
         st.warning(wording.SIMULATED_NOTICE, icon="⚠")
     if (notice := session.said()) is not None:
-        st.error(notice, icon="⚠")
+        st.error(wording.sentence(notice), icon="⚠")
     reviewing = state in (RoundState.AWAITING_REVIEW, RoundState.REPORTED)
     wanted = REVIEW if reviewing else ANNOTATION
     times = {
         ANNOTATION: expected(listed.slice_s, _kind(listed)),
         REVIEW: expected(listed.review_s, REVIEW),
     }
-    _next(listed, account, work, wanted, times)
+    _next(listed, account, work, wanted, times, open_blinded)
     _section(listed, account, work, wanted, times)
 
 
@@ -138,17 +146,31 @@ def _next(
     work: dict[Purpose, list[WorkItem]],
     wanted: Purpose,
     times: dict[Purpose, Expected],
+    open_blinded: Callable[[], None],
 ) -> None:
     """Show what is next for who looks, with the button that opens it."""
     order = [wanted, *(purpose for purpose in work if purpose != wanted)]
     mine = [purpose for purpose in order if ROLES[purpose] in account.roles]
-    candidates = [item for purpose in mine if (item := next_work(work[purpose])) is not None]
-    # What I hold comes before what I could take, whatever is wanted now.
-    item = next((item for item in candidates if item.mine), candidates[0] if candidates else None)
+    item = next_work(*(work[purpose] for purpose in mine))
+    blinded = bool(listed.blinded) and ROLES[REVIEW] in account.roles
     with st.container(border=True, key="next_work"):
         words, button = st.columns([5, 1], vertical_alignment="center")
-        words.html(next_html(item, times))
-        if item is not None:
+        words.html(next_html(item, times, blinded=blinded))
+        if item is None and blinded:
+            if button.button(
+                "Blinded reading", key="open_blinded", type="primary", width="stretch"
+            ):
+                open_blinded()
+        elif item is not None and item.state is State.TO_SIGN:
+            button.button(
+                "Open to sign",
+                key="open_next",
+                type="primary",
+                width="stretch",
+                on_click=_look,
+                args=(_key(listed, item), None),
+            )
+        elif item is not None:
             button.button(
                 "Continue" if item.mine else "Open next",
                 key="open_next",
@@ -218,9 +240,9 @@ def _progress(listed: Worklist, items: list[WorkItem], purpose: Purpose, time: E
         words = [budget_line(listed.cases, listed.tasks), time_line(time, left, piece="slice")]
     else:
         seen = [item for item in items if item.state is not State.BLINDED]
-        done = sum(item.state is State.DONE for item in seen)
+        done = sum(item.verdict is not None for item in seen)
         share = done / len(seen) if seen else 0.0
-        left = sum(item.state is State.OPEN for item in seen)
+        left = sum(item.state is State.OPEN and item.verdict is None for item in seen)
         with_computer = len(seen) - done - left
         words = [
             f"{done} of {wording.counted(len(seen), 'case')} reviewed." if seen else "",
@@ -295,6 +317,8 @@ def _buttons(account: Account, key: WorkKey, item: WorkItem) -> None:
     elif to_do and item.holder is None:
         _button("Open", f"open_{name}", _take_and_open, key, _first_slice(item))
         _button("Claim", f"claim_{name}", _claim, key)
+    elif item.state is State.TO_SIGN:
+        _button("Open", f"open_{name}", _look, key, None)
     elif item.state is not State.BLINDED and account.roles & set(ROLES.values()):
         _button("Look", f"look_{name}", _look, key, _first_slice(item))
     if item.mine:

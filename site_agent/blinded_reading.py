@@ -195,6 +195,15 @@ def contour_to_show(store: CaseStore, row: BlindedReadingRow) -> MaskArray:
     return mask
 
 
+def open_place(store: CaseStore, row: BlindedReadingRow, *, now: datetime) -> datetime:
+    """Note that a place is shown; return when it was first, UTC, whatever was reloaded since."""
+    with transaction(store.engine) as session:
+        held = session.get_one(BlindedReadingRow, row.id)
+        if held.opened_at is None:
+            held.opened_at = now
+        return held.opened_at
+
+
 def record(
     store: CaseStore,
     row: BlindedReadingRow,

@@ -631,13 +631,20 @@ class CaseStore:
     def put_review(
         self, session: Session, review: ReviewRow, revised: Contour | None
     ) -> ContourRow | None:
-        """Store a review inside `session`, in place of an earlier one, as `add_review` does."""
+        """Store a review inside `session`, in place of an earlier one, as `add_review` does.
+
+        What the same person took for the earlier one counts into its times.
+        """
         known = session.scalars(
             select(ReviewRow).where(
                 ReviewRow.round_id == review.round_id, ReviewRow.case_id == review.case_id
             )
         ).first()
         if known is not None:
+            by_whom = (review.author, review.simulated)
+            if by_whom == (known.author, False):  # a touch-up is no review of a few seconds
+                review.active_s = _together(known.active_s, review.active_s)
+                review.wall_s = _together(known.wall_s, review.wall_s)
             session.delete(known)
             session.flush()
         session.add(review)
@@ -815,6 +822,12 @@ def _existing(session: Session, case_id: str) -> CaseRow:
     if row is None:
         raise DataError(f"case {case_id} is unknown: see 'fedgtv-site cases'")
     return row
+
+
+def _together(*times_s: float | None) -> float | None:
+    """Add times up; None where nothing was measured."""
+    measured = [time_s for time_s in times_s if time_s is not None]
+    return sum(measured) if measured else None
 
 
 def _case_row(case: NewCase) -> CaseRow:

@@ -343,6 +343,7 @@ class BlindedReadingRow(Base):
     reader: Mapped[str]
     seed: Mapped[int]
     allocation_sealed: Mapped[bytes] = mapped_column(LargeBinary)  # which contour it is
+    opened_at: Mapped[datetime | None]  # when it was shown first
     likert: Mapped[int | None]
     verdict: Mapped[str | None]
     active_s: Mapped[float | None]

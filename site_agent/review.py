@@ -84,8 +84,9 @@ def put_review(
         revised: bool `[z, y, x]`, what the reviewer left; None: rejected, nothing of it is kept.
         author: who reviewed.
         simulated: the author is no person.
-        active_s: seconds of work; None when nobody measured them.
-        wall_s: seconds that passed.
+        active_s: seconds of work, to which those of this person's review that it replaces are
+            added; None when nobody measured them.
+        wall_s: seconds that passed, added up likewise.
         likert: 1 (unusable) to 5 (as I would draw it), if the reviewer said so.
         reason: of a rejection, one of `REJECTION_REASONS`.
 

@@ -6,7 +6,7 @@ A patient with several cases counts once, with the average of their reviews, as 
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -45,12 +45,14 @@ class _Review:
     slice_degrees_percent: tuple[float, ...]
 
 
-def summarise_reviews(store: CaseStore, round_id: str | None = None) -> list[ReviewerSummary]:
+def summarise_reviews(
+    store: CaseStore, round_id: str | None = None, *, without: Collection[str] = ()
+) -> list[ReviewerSummary]:
     """Summarise the reviews of a round, or of all rounds: the site first, then every reviewer.
 
-    Without reviews nothing is returned.
+    Cases in `without` are left out. Without reviews nothing is returned.
     """
-    reviews = _reviews(store, round_id)
+    reviews = [one for one in _reviews(store, round_id) if one.row.case_id not in without]
     if not reviews:
         return []
     by_author: defaultdict[str, list[_Review]] = defaultdict(list)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from algorithms.contracts.case import Case
@@ -32,6 +32,8 @@ class Worklist:
         holders: who holds a (case, purpose).
         segmented: cases of which the round holds the model's contour.
         signatures: by case that was signed, whether its newest signature still counts.
+        superseded: cases of which another contour came after this round's review: another round's,
+            or one from a planning system; nobody signs these before they are reviewed again.
         names: what people are called, by user name.
         blinded: cases in a blinded reading of who looks.
         slice_s: how long each annotated slice took, as far as people were timed; in any round.
@@ -45,6 +47,7 @@ class Worklist:
     holders: Mapping[tuple[str, str], ClaimRow]
     segmented: frozenset[str]
     signatures: Mapping[str, bool]
+    superseded: frozenset[str]
     names: Mapping[str, str]
     blinded: frozenset[str]
     slice_s: tuple[float, ...]
@@ -65,6 +68,11 @@ def read_worklist(store: CaseStore, current: RoundRow, *, looks: str) -> Worklis
         .where(ContourRow.purpose.in_((REVIEWED, RETURNED)))
         .group_by(ContourRow.case_id)
     )
+    last_words = select(func.max(ContourRow.id)).where(ContourRow.purpose.in_((REVIEWED, RETURNED)))
+    superseded = select(ContourRow.case_id).where(
+        ContourRow.id.in_(last_words.group_by(ContourRow.case_id)),
+        or_(ContourRow.purpose == RETURNED, ContourRow.round_id != round_id),
+    )
     said_by_review = {review.case_id: review.reviewed_at for review in reviews}
     contours = select(ContourRow.case_id).where(
         ContourRow.purpose == MODEL_CONTOUR, ContourRow.round_id == round_id
@@ -73,6 +81,7 @@ def read_worklist(store: CaseStore, current: RoundRow, *, looks: str) -> Worklis
         segmented = frozenset(session.scalars(contours))
         signed_at = {row[0]: row[1] for row in session.execute(signatures)}
         said_at = {row[0]: row[1] for row in session.execute(said)}
+        overtaken = frozenset(session.scalars(superseded))
         blinded = blinded_cases(session, looks)
     return Worklist(
         round=current,
@@ -85,6 +94,7 @@ def read_worklist(store: CaseStore, current: RoundRow, *, looks: str) -> Worklis
             case_id: at >= max(said_at.get(case_id, at), said_by_review.get(case_id, at))
             for case_id, at in signed_at.items()
         },
+        superseded=overtaken,
         names=accounts.display_names(store.engine),
         blinded=blinded,
         slice_s=tuple(store.annotation_seconds("scribble" if _by_scribble(tasks) else "contour")),

@@ -47,7 +47,7 @@ def run_page(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., AppTest]
     ) -> AppTest:
         monkeypatch.setenv(HOME_VARIABLE, str(store.home.folder))
         away = "lambda: None"
-        arguments = {"worklist": f"{away}, {away}", "annotate": away, "review": away}
+        arguments = {"worklist": f"{away}, {away}, {away}", "annotate": away, "review": away}
         call = f"{PAGES[page]}.show({arguments.get(page, '')})"
         script = f"from clinical_ui import {PAGES[page]}\n{call}\n"
         test = AppTest.from_string(script, default_timeout=30)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sqlalchemy.orm import Session
 
 from algorithms.contracts.contour import NOT_ANNOTATED, Provenance
 from clinical_ui import wording
@@ -250,6 +251,24 @@ def test_a_missing_image_is_a_sentence(annotating, run_page):
     page = run_page(annotating, "annotate", case=BEGUN_CASE)
     assert not page.exception
     assert wording.NO_IMAGE in texts(page)
+    assert "Start" in labels(page)
+    assert next(one for one in page.button if one.label == "Start").disabled
+
+
+def test_what_cannot_be_read_of_a_draft_is_thrown_away_and_begun_anew(annotating, run_page):
+    page = press(run_page(annotating, "annotate", case=BEGUN_CASE), "Start")
+    at_work = window(annotating)
+    at_work.target[OPEN_Z, :9] = True
+    send(page, "draft", at_work.value())
+    with Session(annotating.engine) as session:
+        file = drafts.find(session, key(annotating), EVERYTHING).file
+    (annotating.home.folder / file).unlink()
+    again = run_page(annotating, "annotate", case=BEGUN_CASE)
+    assert wording.NO_DRAFT in texts(again)
+    press(again, wording.THROW_AWAY)
+    assert not again.exception
+    assert told(again)["mode"] == "contour"
+    assert drafts.restore(annotating, key(annotating), author=EVERYTHING).target is None
 
 
 def test_without_slices_the_page_says_what_comes_next(annotating, run_page):

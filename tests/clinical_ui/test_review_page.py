@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import streamlit as st
+from sqlalchemy.orm import Session
 
 from clinical_ui import wording
 from clinical_ui.case_layers import Layer
@@ -342,6 +343,18 @@ def test_a_missing_image_is_a_sentence(site, run_page):
     assert wording.NO_IMAGE in texts(page)
     assert "12.5 %" in html(page)
     assert not has_viewer(page)
+    assert "Revise again" in labels(page)
+    assert next(one for one in page.button if one.label == "Revise again").disabled
+
+
+def test_without_its_image_no_clock_is_said_to_run(site, run_page):
+    press(run_page(site, "review", case=UNREVIEWED_CASE), "Start revision")
+    (site.home.cases / UNREVIEWED_CASE / "image.npy").unlink()
+    st.cache_resource.clear()
+    page = run_page(site, "review", case=UNREVIEWED_CASE)
+    assert wording.YOURS_WITHOUT_IMAGE in texts(page)
+    assert "the clock runs" not in texts(page)
+    assert "Release" in labels(page)
 
 
 def test_a_missing_contour_is_named_and_the_rest_is_shown(site, run_page):
@@ -355,17 +368,41 @@ def test_a_missing_contour_is_named_and_the_rest_is_shown(site, run_page):
     assert labels(page) == []
 
 
-def test_a_draft_that_is_gone_is_a_sentence(site, run_page):
+@pytest.mark.parametrize("lost", ["what was drawn", "what it began from"])
+def test_what_cannot_be_read_of_a_draft_is_thrown_away_and_begun_anew(site, run_page, lost):
+    before = set((site.home.cases / UNREVIEWED_CASE).glob("mask-*.npy"))
     page = press(run_page(site, "review", case=UNREVIEWED_CASE), "Start revision")
     at_work = window(site)
     at_work.target[2, :9] = True
-    before = set((site.home.cases / UNREVIEWED_CASE).glob("mask-*.npy"))
+    if lost == "what was drawn":
+        before = set((site.home.cases / UNREVIEWED_CASE).glob("mask-*.npy"))
     send(page, "draft", at_work.value())
-    (drawn,) = set((site.home.cases / UNREVIEWED_CASE).glob("mask-*.npy")) - before
-    drawn.unlink()
+    for drawn in set((site.home.cases / UNREVIEWED_CASE).glob("mask-*.npy")) - before:
+        drawn.write_bytes(b"damaged")
     again = run_page(site, "review", case=UNREVIEWED_CASE)
     assert not again.exception
     assert wording.NO_DRAFT in texts(again)
+    press(again, wording.THROW_AWAY)
+    assert not again.exception
+    assert told(again)["mode"] == "contour"
+    draft = drafts.restore(site, key(site), author=EVERYTHING)
+    assert (draft.target == draft.start).all()
+    at_work = window(site)
+    at_work.target[2, :9] = True
+    send(again, "draft", at_work.value())
+    assert (drafts.restore(site, key(site), author=EVERYTHING).target == at_work.target).all()
+
+
+def test_what_cannot_be_read_is_not_thrown_away_while_somebody_else_has_the_case(site, run_page):
+    press(run_page(site, "review", case=UNREVIEWED_CASE), "Start revision")
+    claims.release(site, key(site), author=EVERYTHING)
+    claims.claim(site, key(site), author="reviewer")
+    with Session(site.engine) as session:
+        file = drafts.find(session, key(site), EVERYTHING).file
+    (site.home.folder / file).unlink()
+    page = run_page(site, "review", case=UNREVIEWED_CASE)
+    assert wording.NO_DRAFT in texts(page)
+    assert labels(page) == []
 
 
 def test_an_empty_site_says_what_to_do(tmp_path, run_page):

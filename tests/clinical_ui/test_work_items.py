@@ -63,13 +63,13 @@ def claimed(number: int, author: str, purpose: str = "annotation") -> ClaimRow:
     )
 
 
-def review(number: int, verdict: str = "revised") -> ReviewRow:
+def review(number: int, verdict: str = "revised", author: str = OTHER, **more) -> ReviewRow:
     return ReviewRow(
         case_id=case(number).case_id,
         verdict=verdict,
         revision_degree_percent=7.0,
-        author=OTHER,
-        simulated=False,
+        author=author,
+        simulated=more.get("simulated", False),
         reviewed_at=NOON,
     )
 
@@ -83,6 +83,7 @@ def listed(cases, *, state="awaiting_annotation", tasks=(), reviews=(), claims=(
         holders={(claim.case_id, claim.purpose): claim for claim in claims},
         segmented=more.get("segmented", frozenset()),
         signatures=more.get("signatures", {}),
+        superseded=more.get("superseded", frozenset()),
         names={OTHER: "Dr Other"},
         blinded=more.get("blinded", frozenset()),
         slice_s=(),
@@ -207,6 +208,60 @@ def test_a_signature_counts_or_is_outdated(counts, signed, outdated):
     assert item.state is State.DONE
     assert (item.verdict.signed, item.verdict.outdated) == (signed, outdated)
     assert item.verdict.author == "Dr Other"
+
+
+@pytest.mark.parametrize(
+    ("more", "state"),
+    [
+        ({}, State.TO_SIGN),
+        ({"signatures": {case(1).case_id: False}}, State.TO_SIGN),  # revised after it was signed
+        ({"signatures": {case(1).case_id: True}}, State.DONE),
+        ({"superseded": frozenset({case(1).case_id})}, State.DONE),  # to be reviewed again first
+        ({"blinded": frozenset({case(1).case_id})}, State.BLINDED),
+        ({"reviews": [review(1, "rejected", ME)]}, State.DONE),
+        ({"reviews": [review(1)]}, State.DONE),  # somebody else signs
+        ({"reviews": [review(1, author=ME, simulated=True)]}, State.DONE),
+    ],
+)
+def test_what_i_reviewed_waits_for_my_signature(more, state):
+    (item,) = review_work(
+        listed(
+            [case(1, Split.TEST)], **{"state": "reported", "reviews": [review(1, author=ME)]} | more
+        ),
+        looks=ME,
+    )
+    assert item.state is state
+    assert (next_work([item]) is item) == (state is State.TO_SIGN)
+    assert matching([item], Show.TO_DO) == ([] if state is State.DONE else [item])
+
+
+def test_a_review_that_i_began_again_is_to_do():
+    again = listed(
+        [case(1, Split.TEST), case(2, Split.TEST)],
+        state="reported",
+        reviews=[review(1, author=ME), review(2, author=ME)],
+        claims=[claimed(2, ME, "review")],
+    )
+    work = review_work(again, looks=ME)
+    assert [(item.state, item.verdict is None) for item in work] == [
+        (State.OPEN, False),
+        (State.TO_SIGN, False),
+    ]
+    assert numbers([next_work(work)]) == [2]
+    theirs = review_work(again, looks=OTHER)
+    assert {item.state for item in theirs} == {State.DONE}
+
+
+def test_signing_comes_after_work_that_is_open_in_either_list():
+    everything = listed(
+        [case(1), case(2, Split.TEST)],
+        state="reported",
+        tasks=[task(1, 3, 0)],
+        reviews=[review(2, author=ME)],
+    )
+    slices, reviews = annotation_work(everything, looks=ME), review_work(everything, looks=ME)
+    assert numbers([next_work(reviews, slices)]) == [1]
+    assert numbers([next_work(reviews)]) == [2]
 
 
 def test_the_expected_time_is_measured_once_enough_were_timed():

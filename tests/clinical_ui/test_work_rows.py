@@ -84,6 +84,10 @@ def test_the_next_piece_is_named_with_its_time_and_reason():
     assert "annotate 2 slices of case-000000000001" in said
     assert "about 2 min · slice 6 / 12 first, rank 3, domain-specific: new at this" in said
     assert "Nothing waits for you" in next_html(None, TIMES)
+    assert "Next for you: your blinded reading" in next_html(None, TIMES, blinded=True)
+    to_sign = replace(reviewed("revised", outdated=True), state=State.TO_SIGN)
+    assert "sign the contour of case-000000000001" in next_html(to_sign, TIMES, blinded=True)
+    assert "changed it after it was signed" in next_html(to_sign, TIMES)
 
 
 def test_the_legend_explains_the_marks_that_are_there_only():

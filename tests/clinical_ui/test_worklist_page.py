@@ -10,6 +10,7 @@ from site_agent import accounts, claims
 from site_agent.blinded_reading import start
 from site_agent.claims import WorkKey
 from site_agent.database import AuditRow, utc_now
+from site_agent.review import record_review
 from tests.clinical_ui.people import EVERYTHING
 from tests.clinical_ui.synthetic_site import CASES, REVIEWED_CASE, UNREVIEWED_CASE, make_site
 
@@ -187,6 +188,36 @@ def test_people_are_not_called_simulated(tmp_path, run_page):
     assert "simulated" not in texts(page)
 
 
+def test_what_i_reviewed_is_opened_to_be_signed(site, run_page):
+    for case_id in (REVIEWED_CASE, UNREVIEWED_CASE):
+        model = site.contour(case_id, purpose="adapted", round_id=site.latest_round().round_id)
+        record_review(
+            site,
+            site.latest_round().round_id,
+            case_id,
+            model.mask,
+            author=EVERYTHING,
+            simulated=False,
+        )
+    page = run_page(site, "worklist")
+    assert "Next for you: sign the contour of" in texts(page)
+    assert texts(page).count("waits for your signature") == 2
+    assert page.get("progress")[0].proto.text.startswith("2 of 2 cases reviewed.")
+    page.button(key="open_next").click().run()
+    assert page.session_state["open_case"] in (REVIEWED_CASE, UNREVIEWED_CASE)
+    assert holders(site) == {}
+    other = run_page(site, "worklist", username="reviewer")
+    assert "Nothing waits for you" in texts(other)
+
+
+def test_a_review_begun_again_is_opened_again(site, run_page):
+    claims.claim(site, key(site, REVIEWED_CASE, "review"), author=EVERYTHING)
+    page = run_page(site, "worklist")
+    assert rows(page) == [REVIEWED_CASE, UNREVIEWED_CASE]
+    page.button(key=f"open_review_{REVIEWED_CASE}").click().run()
+    assert page.session_state["open_case"] == REVIEWED_CASE
+
+
 def test_an_empty_site_says_what_to_do(tmp_path, run_page):
     from site_agent.case_store import CaseStore
     from site_agent.config import open_home
@@ -212,6 +243,8 @@ def test_while_somebody_reads_blinded_their_list_tells_nothing_of_those_cases(si
     for hidden in ("revised", "12.5", "Rita", f"by {wording.SIMULATED}"):
         assert hidden not in told
     assert "Look" not in labels(page)
+    assert "Next for you: your blinded reading" in told
+    assert "Blinded reading" in labels(page)
     assert page.get("progress")[0].proto.text == wording.BLINDED_LEFT_OUT
     others = run_page(site, "worklist", username="reviewer")
     choose(others, "work_show", Show.ALL).run()

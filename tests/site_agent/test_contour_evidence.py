@@ -326,16 +326,40 @@ def test_accepted_without_a_stroke_is_what_was_begun(store) -> None:
 def test_a_rejected_case_keeps_no_contour(store) -> None:
     key = review(store)
     before = masks(store, REVIEWED)
-    for reason in REJECTION_REASONS:
+    for times, reason in enumerate(REJECTION_REASONS, start=1):
         window = begun(store, key, MODEL).work(2000)
         window.target = REVISED
         assert save(store, key, window.save(), "rejected", reason=reason, likert=1) is None
         said = only_review(store)
         assert (said.verdict, said.reason, said.likert) == ("rejected", reason, 1)
-        assert (said.revision_degree_percent, said.active_s, said.wall_s) == (100.0, 2.0, 60.0)
+        measured = (said.revision_degree_percent, said.active_s, said.wall_s)
+        assert measured == (100.0, 2.0 * times, 60.0 * times)
     assert store.contour(REVIEWED, purpose=REVIEWED_PURPOSE, round_id=key.round_id) is None
     assert masks(store, REVIEWED) == before
     assert contour_evidence.saves(store, key.round_id) == []
+
+
+def test_a_review_carries_the_time_of_all_that_one_person_took_for_it(store, each_database) -> None:
+    key = review(store)
+    window = begun(store, key, MODEL).work(10_000)
+    window.target = REVISED
+    save(store, key, window.save(), seconds=60)
+    save(store, key, begun(store, key, REVISED).work(2000).save(), "rejected", reason="other")
+    said = only_review(store)
+    assert (said.verdict, said.active_s, said.wall_s) == ("rejected", 12.0, 120.0)
+    save(store, key, begun(store, key, MODEL).work(1000).save(), seconds=5)
+    said = only_review(store)
+    assert (said.verdict, said.active_s, said.wall_s) == ("accepted", 13.0, 125.0)
+    each = [(row.active_s, row.wall_s) for row in contour_evidence.saves(store, key.round_id)]
+    assert each == [(10.0, 60.0), (1.0, 5.0)]  # the evidence is of each save
+    mask = store.contour(REVIEWED, purpose="adapted", round_id=key.round_id).mask
+    again = {"author": DR_A, "simulated": False}
+    record_review(store, key.round_id, REVIEWED, mask, **again)  # nobody took the time
+    assert only_review(store).active_s == 13.0
+    record_review(store, key.round_id, REVIEWED, mask, author=DR_B, simulated=False)
+    assert only_review(store).active_s is None
+    record_review(store, key.round_id, REVIEWED, mask, active_s=3.0, author=DR_B, simulated=False)
+    assert (only_review(store).active_s, only_review(store).wall_s) == (3.0, None)
 
 
 def test_a_case_that_is_rejected_later_is_not_a_corrected_one(store) -> None:

@@ -48,6 +48,7 @@ def test_everything_of_a_round_is_read_together(tmp_path):
     assert listed.names == {"dr-beta": "Dr Beta"}
     assert listed.slice_s == ()  # nobody was timed
     assert listed.signatures == {}
+    assert listed.superseded == frozenset()
 
 
 def test_a_signature_counts_until_the_case_is_reviewed_again(tmp_path):
@@ -57,3 +58,13 @@ def test_a_signature_counts_until_the_case_is_reviewed_again(tmp_path):
     assert read_worklist(store, current, looks="me").signatures == {REVIEWED_CASE: False}
     sign(store, REVIEWED_CASE, utc_now())
     assert read_worklist(store, current, looks="me").signatures == {REVIEWED_CASE: True}
+
+
+def test_a_contour_that_came_after_the_review_is_known(tmp_path):
+    store = make_site(tmp_path / "home", simulated=False)
+    current = store.latest_round()
+    model = store.contour(UNREVIEWED_CASE, purpose="adapted", round_id=current.round_id)
+    store.save_contour(REVIEWED_CASE, model, purpose="returned", author="planning")
+    store.save_contour(UNREVIEWED_CASE, model, purpose="reviewed", round_id="later", author="me")
+    listed = read_worklist(store, current, looks="me")
+    assert listed.superseded == {REVIEWED_CASE, UNREVIEWED_CASE}

@@ -106,6 +106,7 @@ def _tables() -> dict[str, list[Any]]:
             sa.Column("reader", TEXT, nullable=False),
             sa.Column("seed", WHOLE, nullable=False),
             sa.Column("allocation_sealed", sa.LargeBinary(), nullable=False),
+            sa.Column("opened_at", sa.DateTime()),
             sa.Column("likert", WHOLE),
             sa.Column("verdict", TEXT),
             sa.Column("active_s", sa.Double()),
