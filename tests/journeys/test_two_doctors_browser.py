@@ -231,6 +231,7 @@ def test_who_signed_out_in_another_tab_signs_in_again_and_draws_on(hospital, doc
     hands.stroke(z, [(26, 6), (26, 24)])
     drawn = hands.checksum()
     hands.page.get_by_role("heading", name="Sign in").wait_for()
+    hands.page.get_by_text("You were signed out: sign in again; drafts are kept.").wait_for()
     hands.window.screenshot("signed-out-elsewhere")
     hands.page.get_by_text("Sign out").wait_for(state="detached")
     hands.window.sign_in(SECOND, PASSWORD)
