@@ -65,7 +65,7 @@ def main() -> None:
         site = session.store().home.config
     except DataError as error:
         _frame("", None)
-        st.error(str(error))
+        st.error(wording.sentence(str(error)))
         st.stop()
     place = f"{site.name}, study {site.study}"
     account = sign_in.signed_in()

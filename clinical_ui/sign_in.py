@@ -21,6 +21,7 @@ from site_agent.accounts import Account
 from site_agent.config import SiteConfig
 from site_agent.database import utc_now
 
+SIGNED_OUT = "you were signed out: sign in again; drafts are kept"
 CONFIRMATION_LASTS = timedelta(minutes=5)
 
 
@@ -54,6 +55,7 @@ def current() -> Account:
     account = signed_in()
     if account is None:
         if in_part_of_page():
+            session.say(SIGNED_OUT)
             st.rerun()  # a part of a page cannot take the rest away
         from clinical_ui import sign_in_page
 
@@ -85,7 +87,7 @@ def actor(*roles: str) -> Account:
     """
     account = signed_in()
     if account is None:
-        raise DataError("you were signed out: sign in again; drafts are kept")
+        raise DataError(SIGNED_OUT)
     if roles and not account.roles & set(roles):
         raise DataError(refusal(roles))
     return account

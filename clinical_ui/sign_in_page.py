@@ -45,7 +45,7 @@ def _password(*, demo: bool) -> None:
         )
         pressed = st.form_submit_button("Sign in", type="primary", width="stretch")
     if said := session.said():
-        st.error(said)
+        st.error(wording.sentence(said))
     if demo:
         st.info(wording.DEMO_SIGN_IN)
     if pressed:
@@ -53,7 +53,7 @@ def _password(*, demo: bool) -> None:
             sign_in.enter(username, password)
         except DataError as error:
             session.empty_field(_PASSWORD)
-            session.say(wording.sentence(str(error)))
+            session.say(str(error))
         st.rerun()
 
 

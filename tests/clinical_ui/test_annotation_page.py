@@ -7,7 +7,8 @@ from sqlalchemy.orm import Session
 from algorithms.contracts.contour import NOT_ANNOTATED, Provenance
 from clinical_ui import wording
 from clinical_ui.case_layers import Layer
-from site_agent import accounts, claims, drafts
+from clinical_ui.session import SIGN_IN_TOKEN
+from site_agent import accounts, claims, drafts, sign_ins
 from site_agent.case_store import CaseStore
 from site_agent.claims import WorkKey
 from site_agent.database import utc_now
@@ -269,6 +270,15 @@ def test_what_cannot_be_read_of_a_draft_is_thrown_away_and_begun_anew(annotating
     assert not again.exception
     assert told(again)["mode"] == "contour"
     assert drafts.restore(annotating, key(annotating), author=EVERYTHING).target is None
+
+
+def test_who_signed_out_elsewhere_is_asked_to_sign_in_with_a_sentence(annotating, run_page):
+    page = run_page(annotating, "annotate", case=BEGUN_CASE)
+    sign_ins.end(annotating.engine, page.session_state[SIGN_IN_TOKEN], now=utc_now())
+    press(page, "Start")
+    assert [one.value for one in page.title] == ["Sign in"]
+    assert "You were signed out: sign in again; drafts are kept." in texts(page)
+    assert claims.holders(annotating, annotating.latest_round().round_id) == {}
 
 
 def test_without_slices_the_page_says_what_comes_next(annotating, run_page):

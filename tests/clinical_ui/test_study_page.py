@@ -5,23 +5,31 @@ from datetime import timedelta
 
 import pytest
 import streamlit
+from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from algorithms.contracts.canonical_json import sha256_hex
 from algorithms.contracts.messages import RoundState
-from clinical_ui import study_job
+from clinical_ui import study_job, wording
 from clinical_ui.study_round import step_rows
 from site_agent import accounts
-from site_agent.database import AuditRow, utc_now
+from site_agent.blinded_reading import start
+from site_agent.database import AuditRow, BlindedReadingRow, transaction, utc_now
 from site_agent.egress import list_entries, verify_ledger
 from site_agent.live_progress import LiveProgress, ProgressWriter
 from site_agent.model_store import active_model
 from site_agent.package_store import active_package
+from site_agent.review import record_review
 from site_agent.round_counts import RoundCounts
 from site_agent.site_lock import only_worker
 from tests.clinical_ui.people import EVERYTHING
 from tests.clinical_ui.study_site import make_study_site
-from tests.clinical_ui.synthetic_site import MODEL_VERSION, PACKAGE_ID
+from tests.clinical_ui.synthetic_site import (
+    MODEL_VERSION,
+    PACKAGE_ID,
+    REVIEWED_CASE,
+    UNREVIEWED_CASE,
+)
 
 A, B, C = (sha256_hex(name)[:16] for name in (b"a", b"b", b"c"))
 
@@ -277,6 +285,39 @@ def test_reviews_are_summarised_for_all_and_for_each(study, run_page):
     assert "(" in table(page, "Active time")["Active time"].tolist()[0]
     page.radio(key="which_reviews").set_value("All rounds").run()
     assert not page.exception
+
+
+def reviewed_by_both(site) -> None:
+    round_id = site.latest_round().round_id
+    for case_id, author in ((REVIEWED_CASE, "reviewer"), (UNREVIEWED_CASE, EVERYTHING)):
+        model = site.contour(case_id, purpose="adapted", round_id=round_id)
+        record_review(site, round_id, case_id, model.mask, author=author, simulated=False)
+
+
+def test_reviewers_are_called_by_their_names(site, run_page):
+    reviewed_by_both(site)
+    page = run_page(site, "study")
+    names = ["All reviewers", "Dr Eve Everything", "Dr Rita Reviewer"]
+    assert table(page, "Mean ± SD")["Reviewer"].tolist() == names
+    assert table(page, "Active time")["Reviewer"].tolist() == names
+    (drift,) = (t.value for t in page.dataframe if "Reviewer" in t.value.columns)
+    assert drift["Reviewer"].tolist() == ["Dr Rita Reviewer", "Dr Eve Everything"]
+
+
+def test_a_reader_of_a_blinded_reading_sees_no_figures_of_its_cases(site, run_page):
+    reviewed_by_both(site)
+    begun = {"seed": 1, "arms": ("adapted", "reference"), "actor": "lead", "now": utc_now()}
+    start(site, reading="r1", reader=EVERYTHING, own_contours=True, **begun)
+    with transaction(site.engine) as session:  # of one case only
+        session.execute(delete(BlindedReadingRow).where(BlindedReadingRow.case_id == REVIEWED_CASE))
+    page = run_page(site, "study")
+    assert wording.BLINDED_LEFT_OUT in texts(page)
+    degrees = table(page, "Mean ± SD")
+    assert degrees["Reviewer"].tolist() == ["All reviewers", "Dr Rita Reviewer"]
+    assert degrees["Accepted"].tolist() == [1, 1]
+    others = run_page(site, "study", username="lead")
+    assert wording.BLINDED_LEFT_OUT not in texts(others)
+    assert table(others, "Mean ± SD")["Accepted"].tolist() == [2, 1, 1]
 
 
 # -- the job --------------------------------------------------------------------------------------

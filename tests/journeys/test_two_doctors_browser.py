@@ -17,7 +17,7 @@ from site_agent.case_store import CaseStore
 from site_agent.claims import WorkKey
 from site_agent.click_store import mask_sha256
 from tests.clinical_ui.browser import Server, open_windows, serve, watch
-from tests.clinical_ui.people import DISPLAY_NAMES, EVERYTHING, add_people
+from tests.clinical_ui.people import DISPLAY_NAMES, EVERYTHING, PASSWORD, add_people
 from tests.clinical_ui.viewer_hands import Hands
 from tests.phantoms import SHAPE_ZYX
 from tests.site_agent.doctors_site import ASKED, TUMOUR, annotation, audit, make_site, review
@@ -212,3 +212,30 @@ def test_an_older_tab_of_the_same_doctor_overwrites_nothing(hospital, doctors) -
     assert mask_sha256(hospital.drawn(key, SECOND)) == old.checksum()
     refusals = [row.detail["why"] for row in audit(store) if row.event == "payload_refused"]
     assert all("another window" in why for why in refusals[-2:])
+
+
+def test_who_signed_out_in_another_tab_signs_in_again_and_draws_on(hospital, doctors) -> None:
+    hands, _ = doctors
+    key = review(hospital.store)
+    hands.open(key, SECOND)
+    hands.begin()
+    z = hands.state()["cursor"][0]
+    hands.stroke(z, [(6, 6), (6, 24)])
+    hands.wait_stored()
+    other = Hands(watch(hands.page.context, hospital.server.url), SHAPE_ZYX)
+    other.page.goto(hospital.server.url)
+    other.page.get_by_role("button", name="Sign out").click()
+    other.page.get_by_role("heading", name="Sign in").wait_for()
+
+    hands.page.bring_to_front()
+    hands.stroke(z, [(26, 6), (26, 24)])
+    drawn = hands.checksum()
+    hands.page.get_by_role("heading", name="Sign in").wait_for()
+    hands.page.get_by_text("You were signed out: sign in again; drafts are kept.").wait_for()
+    hands.window.screenshot("signed-out-elsewhere")
+    hands.page.get_by_text("Sign out").wait_for(state="detached")
+    hands.window.sign_in(SECOND, PASSWORD)
+    hands.wait("fedgtvViewer.state().lock === ''")
+    hands.wait_shown(drawn)
+    hands.wait_stored()
+    assert mask_sha256(hospital.drawn(key, SECOND)) == drawn
