@@ -87,13 +87,14 @@ export class Viewer {
     ]);
     if (ticket !== this._ticket) return false;
     const sameImage = this.volume?.header.token === volume.header.token;
-    if (isSaved(data.stored, this.courier)) this._forget();
+    const sitting = data.fresh && sameImage ? this._sitting() : null; // begun anew: it goes on
+    if (sitting || isSaved(data.stored, this.courier)) this._forget();
     this.leave();
     this.volume = volume;
     this._draw(target, outside);
     this.layers = layers;
     this.points = recall(data.epoch, "points", []);
-    this.actions = [];
+    this.actions = sitting?.actions ?? [];
     this.paused = recall(data.epoch, "paused", false); // until Continue
     this._generation += 1;
     if (!sameImage) {
@@ -104,7 +105,7 @@ export class Viewer {
     }
     this._opened = openingOf(data);
     this.done = new Set(recall(data.epoch, "done", []));
-    this._begin(data);
+    this._begin(data, sitting);
     this._take(data);
     return true;
   }
@@ -151,9 +152,19 @@ export class Viewer {
     this.courier.keep();
   }
 
-  _begin(data) {
-    this.clock = new ActiveClock(() => performance.now(), data.idle_limit_s * 1000);
+  // Time and actions so far, with the name and number under which they are told.
+  _sitting() {
+    if (!this.courier) return null;
+    const { clock, actions } = this;
+    const { sitting, sequence } = this.courier;
+    return { clock, actions, sitting, sequence };
+  }
+
+  _begin(data, carried) {
+    const { clock, sitting, sequence } = carried ?? {};
+    this.clock = clock ?? new ActiveClock(() => performance.now(), data.idle_limit_s * 1000);
     this.clock.block("view");
+    for (const over of ["paused", "sending", "waiting"]) this.clock.unblock(over);
     if (this.paused) this.clock.block("paused");
     if (document.hidden) this.clock.block("hidden");
     if (!document.hasFocus()) this.clock.block("blurred");
@@ -169,6 +180,7 @@ export class Viewer {
       isActive: () => this.clock.isActive,
       changed: () => this.refresh(),
     });
+    if (clock) Object.assign(this.courier, { sitting, sequence });
     if (this.courier.recovered.length) this.clock.block("sending");
     this.act("open", this.cursor[0]);
   }
