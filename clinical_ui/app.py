@@ -91,8 +91,8 @@ def _pages(account: Account | None) -> list[st.Page]:
 
     def show_worklist() -> None:
         worklist_page.show(
-            lambda: st.switch_page(pages["annotate"]),
-            lambda: st.switch_page(pages["review"]),
+            lambda: _open_case(pages["annotate"]),
+            lambda: _open_case(pages["review"]),
             lambda: st.switch_page(pages["blinded"]),
         )
 
@@ -132,6 +132,15 @@ def _pages(account: Account | None) -> list[st.Page]:
         nothing = refuse("No such page", wording.NO_SUCH_PAGE)
         pages[asked] = st.Page(nothing, title="fedgtv", url_path=asked, visibility="hidden")
     return list(pages.values())
+
+
+def _open_case(page: st.Page) -> None:
+    """Go to the page of the case that was chosen.
+
+    With the case in the address from the start: a page that adds it afterwards makes an entry of
+    the browser's history without it, to which Back leads first.
+    """
+    st.switch_page(page, query_params=session.case_query())
 
 
 def _take_confirmation(pages: list[st.Page]) -> None:

@@ -130,6 +130,12 @@ def case_shown(known: list[str]) -> str:
     return shown
 
 
+def case_query() -> dict[str, str]:
+    """Return what an address says of the case that was opened last."""
+    case_id = st.session_state.get(_OPEN_CASE)
+    return {} if case_id is None else {"case": str(case_id)}
+
+
 def slice_to_open(case_id: str) -> int | None:
     """Return the slice that somebody asked to see of a case; None: any."""
     return _slices().get(case_id)
