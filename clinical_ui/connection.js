@@ -35,7 +35,8 @@ export default function () {
   };
   const look = () => {
     const app = document.querySelector("[data-testid=stApp]");
-    if (app?.dataset.testConnectionState === "CONNECTED") {
+    const state = app?.dataset.testConnectionState; // as Streamlit 1.67 tells it on its page
+    if (!state || state === "CONNECTED") {
       clearTimeout(timer);
       timer = 0;
       line.remove();
