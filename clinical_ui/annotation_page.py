@@ -8,7 +8,7 @@ import streamlit as st
 from algorithms.contracts.volume import MaskArray
 from clinical_ui import launch, session, sign_in, wording
 from clinical_ui.case_layers import Layer
-from clinical_ui.case_viewer import contour_layers, show_case
+from clinical_ui.case_viewer import contour_layers, show_case, show_notice
 from clinical_ui.desk import NO_EPOCH, Desk
 from clinical_ui.saved_slices import saved_slices
 from clinical_ui.session import LoadedVolume
@@ -67,8 +67,7 @@ def show(open_worklist: Callable[[], None]) -> None:
     with buttons:
         _buttons(desk, tasks, holder, account, open_worklist, can_be_shown=loaded is not None)
     with notes:
-        if (notice := session.said()) is not None:
-            st.error(wording.sentence(notice), icon="⚠")
+        show_notice()
         saved, unreadable = saved_slices(store, tasks)
         if unreadable:
             st.warning(wording.unreadable(unreadable), icon="⚠")

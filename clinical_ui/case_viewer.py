@@ -15,6 +15,7 @@ from clinical_ui.session import LoadedVolume
 from clinical_ui.viewer import ViewerData, ViewerLayer, mount_viewer, mount_volume
 from site_agent import run_lengths
 
+NOTICE_S = 30  # or until it is closed
 log = logging.getLogger(__name__)
 Take = Callable[[object], None]
 
@@ -31,6 +32,12 @@ def show_case(loaded: LoadedVolume, desk: Desk, data: ViewerData, *, role: str, 
     """
     mount_volume(loaded.packed, key=f"{key}-image")
     _viewer(desk, data, role, key)
+
+
+def show_notice() -> None:
+    """Show the line that was left, over the page: in its flow it would move what is drawn on."""
+    if (notice := session.said()) is not None:
+        st.toast(wording.sentence(notice), icon="⚠", duration=NOTICE_S)
 
 
 def contour_layers(

@@ -12,7 +12,7 @@ from algorithms.contracts.contour import Contour, Provenance
 from algorithms.contracts.volume import MaskArray
 from clinical_ui import launch, session, sign_in, signing_dialog, wording
 from clinical_ui.case_layers import SHOWN_AT_FIRST, STYLES, Layer, first_slice
-from clinical_ui.case_viewer import contour_layers, show_case
+from clinical_ui.case_viewer import contour_layers, show_case, show_notice
 from clinical_ui.desk import NO_EPOCH, Desk
 from clinical_ui.orientation import radiological_view
 from clinical_ui.saved_slices import saved_slices
@@ -130,8 +130,7 @@ def show(open_blinded: Callable[[], None]) -> None:
         facts = facts_html(opened, plane, names)
         _buttons(store, opened, desk, holder, account, facts, can_be_shown=loaded is not None)
     with notes:
-        if (notice := session.said()) is not None:
-            st.error(wording.sentence(notice), icon="⚠")
+        show_notice()
         if opened.unreadable:
             lost = (style.name for layer, style in STYLES.items() if layer in opened.unreadable)
             st.warning(wording.unreadable(lost), icon="⚠")

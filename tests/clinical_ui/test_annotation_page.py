@@ -149,7 +149,7 @@ def test_a_case_that_somebody_else_has_can_be_looked_at(annotating, run_page):
     page = run_page(annotating, "annotate", case=BEGUN_CASE)
     claims.claim(annotating, key(annotating), author="dr-beta")
     press(page, "Start")
-    assert "dr-beta works on it" in page.error[0].value
+    assert "dr-beta works on it" in page.toast[0].value
     assert told(page)["mode"] == "view"
     assert next(b for b in page.button if b.label == "Start").disabled
 
@@ -293,6 +293,6 @@ def test_a_button_whose_action_fails_leaves_one_line(annotating, run_page):
     page = press(run_page(annotating, "annotate", case=BEGUN_CASE), "Start")
     claims.release(annotating, key(annotating), author="dr-beta", force=True)
     press(page, wording.THROW_AWAY)
-    assert "claim it again" in page.error[0].value
+    assert "claim it again" in page.toast[0].value
     page.run()
-    assert not page.error
+    assert not page.toast

@@ -270,14 +270,14 @@ def test_who_works_on_a_case_is_named_as_colleagues_know_the_person(site, run_pa
     page.run()
     claims.claim(site, key(site), author="reviewer")
     press(page, "Start revision")
-    assert f"{UNREVIEWED_CASE}: Dr Rita Reviewer works on it: take" in page.error[0].value
+    assert f"{UNREVIEWED_CASE}: Dr Rita Reviewer works on it: take" in page.toast[0].value
 
 
 def test_a_case_that_was_taken_since_the_page_was_drawn_stays_theirs(site, run_page):
     page = run_page(site, "review", case=UNREVIEWED_CASE)
     claims.claim(site, key(site), author="dr-beta")
     press(page, "Start revision")
-    assert "dr-beta works on it" in page.error[0].value
+    assert "dr-beta works on it" in page.toast[0].value
     assert told(page)["mode"] == "view"
 
 
@@ -288,7 +288,7 @@ def test_a_claim_lost_while_drawing_is_said_on_the_page(site, run_page):
     claims.claim(site, key(site), author="dr-beta")
     send(page, "draft", at_work.value())
     assert not page.exception
-    assert "dr-beta works on it" in page.error[0].value
+    assert "dr-beta works on it" in page.toast[0].value
     assert told(page)["mode"] == "view"
     assert told(page)["epoch"] == at_work.epoch  # the viewer keeps what was drawn
 
@@ -333,7 +333,7 @@ def test_an_erased_case_gives_way_to_another(site, run_page):
     send(page, "draft", at_work.value())
     assert not page.exception
     assert told(page)["title"] == CASES[0]
-    assert page.error
+    assert page.toast
 
 
 def test_a_missing_image_is_a_sentence(site, run_page):
