@@ -142,7 +142,8 @@ def test_what_was_changed_on_its_way_is_refused_told_and_logged(hospital, doctor
         refused = next_refusal(doctor, store, logged)
         assert why in refused, name
         assert PLANTED not in refused
-        doctor.page.get_by_text(refused).first.wait_for()  # in the viewer, or above it
+        doctor.page.get_by_text(refused).first.wait_for()
+        doctor.wait("fedgtvViewer.state().trouble !== ''")  # draws on after having been told
         draw_honestly(hospital, doctor, 16, "e")
     assert doctor.state()["sitting"] == sitting  # and nothing of what can be undone was lost
     assert len(doctor.state()["undo"]) == 2 + 2 * len(changes)
