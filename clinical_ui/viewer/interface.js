@@ -106,6 +106,23 @@ export class Interface {
     this._canvases[this._large].focus({ preventScroll: true });
   }
 
+  /** Leave the page for a moment, with the work written down. */
+  detach() {
+    this.viewer.keepAll();
+    this.viewer.clock?.block("detached");
+    this.viewer.send = () => {}; // nobody would hear it
+    this._sizes.disconnect();
+    this.root.remove();
+  }
+
+  /** Go on in another place of the page. */
+  attach(place) {
+    place.append(this.root);
+    this._observe();
+    this.viewer.clock?.unblock("detached");
+    this._resize();
+  }
+
   /** Take everything down. */
   remove() {
     this.viewer.leave();
@@ -197,13 +214,17 @@ export class Interface {
     );
     addEventListener("resize", () => this._resize(), { signal });
     this._sizes = new ResizeObserver(() => this._resize());
-    this._sizes.observe(this.root.parentElement ?? this.root.getRootNode().host);
-    this._sizes.observe(this._planes);
+    this._observe();
     this._seconds = setInterval(() => {
       viewer.tick();
       this.panel.showTime();
       this._resize();
     }, 1000);
+  }
+
+  _observe() {
+    this._sizes.observe(this.root.parentElement ?? this.root.getRootNode().host);
+    this._sizes.observe(this._planes);
   }
 
   // -- showing ----------------------------------------------------------------------------------

@@ -11,9 +11,10 @@ import { exposeTestHook, removeTestHook } from "./test_hook.js";
 import { readVolume } from "./volume.js";
 
 const VOLUMES_KEPT = 2;
+const REMOUNT_MS = 1000; // a mount that goes and comes again within it was never left
 const volumes = new Map(); // token -> Promise<Volume>, the last ones
 const waiting = new Map(); // token -> [resolve, ...]
-const pages = new WeakMap(); // parent element -> Interface
+let shown = null; // {page, place}: a screen has one viewer
 
 /** Take in the image, and open the doorway for the viewer's mount. */
 export default function mountVolume({ data, parentElement }) {
@@ -25,19 +26,48 @@ export default function mountVolume({ data, parentElement }) {
 }
 
 function mountViewer({ data, parentElement, setTriggerValue }) {
-  let page = pages.get(parentElement);
-  if (!page) {
-    page = new Interface(parentElement);
+  if (shown?.place !== parentElement) {
+    if (shown && isSameWork(shown.page, data)) moveTo(parentElement);
+    else build(parentElement);
     dress(parentElement.getRootNode());
-    pages.set(parentElement, page);
   }
+  const { page } = shown;
   page.viewer.send = setTriggerValue; // a new one with every update
   if (data) takeData(page, data);
   return () => {
-    pages.get(parentElement)?.remove();
-    pages.delete(parentElement);
-    removeTestHook();
+    if (shown?.place === parentElement) rest(); // else the viewer is in another place by now
   };
+}
+
+function build(place) {
+  takeDown();
+  shown = { page: new Interface(place), place };
+}
+
+// Streamlit may mount a viewer anew while somebody draws, as where a slow page was drawn again:
+// its drawing, what can be undone and its sitting go on.
+function moveTo(place) {
+  clearTimeout(shown.timer);
+  shown = { page: shown.page, place };
+  shown.page.attach(place);
+  if (shown.page.viewer.data.testing) exposeTestHook(shown.page);
+}
+
+function rest() {
+  shown.page.detach();
+  removeTestHook();
+  shown = { page: shown.page, place: null, timer: setTimeout(takeDown, REMOUNT_MS) };
+}
+
+function takeDown() {
+  clearTimeout(shown?.timer);
+  shown?.page.remove();
+  shown = null;
+}
+
+function isSameWork(page, data) {
+  const open = page.viewer.data;
+  return Boolean(data && open) && open.epoch === data.epoch && open.volume === data.volume;
 }
 
 // Updates are taken in one after the other: each may have to wait for something to be unpacked.
