@@ -264,7 +264,7 @@ def _parse_sites(values: Sequence[str], known: Sequence[str]) -> dict[str, Path]
 def _print_sites(package_id: str | None, sites: Sequence["SiteRecord"]) -> None:
     console.print(f"package: {package_id[:12] if package_id else 'none published yet'}")
     headings = ("site", "role", "package", "round", "tasks", "last seen (UTC)", "bytes to / from")
-    table = Table(*headings, "certificate")
+    table = Table(*headings, "access")
     for site in sites:
         delivery = site.progress.value if site.progress is not None else "-"
         if site.refused_by_rule is not None:
