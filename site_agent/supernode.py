@@ -14,6 +14,7 @@ import argparse
 import os
 import ssl
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -91,7 +92,10 @@ def main() -> None:
     except Exception as error:  # the edge of the process
         line = failure_line(error)
         if line is None:
-            raise
+            traceback.print_exc()
+            # Flower's API server is a thread that would live on: a process that looks well to a
+            # supervisor and is offline.
+            os._exit(1)
         print(f"error: {line}", file=sys.stderr)  # noqa: T201 - a command's answer
         sys.exit(2)
 

@@ -210,7 +210,7 @@ def test_a_study_from_before_enrolments_gets_the_table(home: CoordinatorHome) ->
 def test_a_file_that_is_no_request_is_said(tmp_path: Path) -> None:
     for content in (b"{}", b"\xff", b"0" * 70_000):
         (tmp_path / "r.json").write_bytes(content)
-        with pytest.raises(DataError, match="no (such )?request"):
+        with pytest.raises(DataError, match=r"no (such )?request"):
             read_request(tmp_path / "r.json")
     with pytest.raises(DataError, match="no such request"):
         read_request(tmp_path / "none.json")
