@@ -77,10 +77,25 @@ class Deployment:
         """What trusts the study and shows no certificate."""
         return ssl.create_default_context(cafile=self.coordinator.tls / "ca.crt")
 
-    def online(self) -> list[str]:
-        """Return the names of the SuperNodes that are connected."""
+    def online(self) -> list[int]:
+        """Return the ids of the SuperNodes that are connected."""
         listed = json.loads(_flwr(self.coordinator, "supernode", "list", "study"))
-        return [node["name"] for node in listed["nodes"] if node["status"] == "online"]
+        return [int(node["node-id"]) for node in listed["nodes"] if node["status"] == "online"]
+
+    def connect(self, name: str) -> subprocess.Popen[bytes]:
+        """Register the SuperNode of a site, start it, and wait until it is connected."""
+        site = self.sites[name]
+        public = str(site.keys / "node.pub")
+        registered = _flwr(
+            self.coordinator, "supernode", "register", public, "study", "--name", name
+        )
+        node_id = int(json.loads(registered)["node-id"])
+        (port,) = free_ports(1)
+        module = ("-m", "site_agent.supernode", "--home", site.folder, "--port", port)
+        node = self.start(site.folder / "flower", "supernode.log", sys.executable, *module)
+        _wait(lambda: node.poll() is not None or node_id in self.online())
+        assert node.poll() is None, (site.folder / "flower" / "supernode.log").read_text()
+        return node
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -269,16 +284,7 @@ def test_a_body_that_no_message_needs_is_refused_and_health_needs_no_certificate
 
 
 def test_a_supernode_comes_through_the_hospitals_proxy_with_its_certificate(deployment) -> None:
-    site = deployment.sites["hospital-b"]
-    _flwr(
-        deployment.coordinator,
-        *("supernode", "register", str(site.keys / "node.pub"), "study", "--name", "hospital-b"),
-    )
-    (port,) = free_ports(1)
-    module = ("-m", "site_agent.supernode", "--home", site.folder, "--port", port)
-    node = deployment.start(site.folder / "flower", "supernode.log", sys.executable, *module)
-    _wait(lambda: node.poll() is not None or "hospital-b" in deployment.online())
-    assert node.poll() is None, (site.folder / "flower" / "supernode.log").read_text()
+    node = deployment.connect("hospital-b")
     assert set(deployment.proxy.asked_for) == {f"127.0.0.1:{deployment.door_port}"}
     assert b"/v1/fleet" not in deployment.proxy.passed  # the proxy saw TLS and nothing else
     _end(node)
@@ -303,11 +309,14 @@ def test_a_stock_supernode_does_not_get_in(deployment, tmp_path) -> None:
 def test_a_revoked_hospital_is_shut_out_and_the_others_are_not(deployment) -> None:
     context = tls_context(deployment.sites["hospital-c"])
     assert deployment.status(PULL, context) == 401
+    node = deployment.connect("hospital-c")
     home = deployment.coordinator
     with StudyStore(home.database_url, home.config) as store:
         revoke(home, store, "hospital-c", NOW)
     deployment.reload()
     _wait(lambda: deployment.status(PULL, context) == 400)
+    _wait(lambda: node.poll() is not None)  # it does not live on, looking well
+    assert node.returncode != 0
     assert deployment.status(PULL, tls_context(deployment.sites["hospital-b"])) == 401
     with pytest.raises(ProtocolError, match="unknown_key"):  # no renewal brings it back
         enrol_site(home, deployment.sites["hospital-c"], asking=Asking.RENEWAL)

@@ -9,7 +9,7 @@ from flwr.supernode import fleet_http_connection
 
 from algorithms.contracts.errors import DataError, ProtocolError
 from coordinator.config import CoordinatorHome
-from site_agent import site_keys, supernode
+from site_agent import supernode
 from site_agent.config import SiteHome
 from site_agent.database import open_database
 from site_agent.package_store import store_package
@@ -119,11 +119,3 @@ def test_a_package_of_the_enrolled_coordinator_is_accepted_without_configured_ke
         store_package(site, engine, *content)
     enrol_site(coordinator, site)
     assert store_package(site, engine, *content) == manifest.package_id
-
-
-def test_every_private_key_is_named() -> None:
-    assert set(site_keys.PRIVATE_KEYS) == {
-        value
-        for name, value in vars(site_keys).items()
-        if name.endswith("_KEY") and value.endswith(".key")
-    }
