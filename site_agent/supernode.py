@@ -33,7 +33,7 @@ from site_agent.site_keys import CA_CERTIFICATE, NODE_KEY, read_enrolment, tls_c
 
 
 def start(home: SiteHome, port: int) -> None:
-    """Run a SuperNode until it is ended.
+    """Run a SuperNode until it is ended, or refused.
 
     Args:
         home: of the site; it is enrolled.
@@ -89,15 +89,16 @@ def main() -> None:
     given = parser.parse_args()
     try:
         start(open_home(given.home), given.port)
+        print("error: the connection ended: see the lines above", file=sys.stderr)  # noqa: T201
     except Exception as error:  # the edge of the process
-        line = failure_line(error)
-        if line is None:
-            traceback.print_exc()
-            # Flower's API server is a thread that would live on: a process that looks well to a
-            # supervisor and is offline.
-            os._exit(1)
-        print(f"error: {line}", file=sys.stderr)  # noqa: T201 - a command's answer
-        sys.exit(2)
+        if line := failure_line(error):
+            print(f"error: {line}", file=sys.stderr)  # noqa: T201 - a command's answer
+            sys.exit(2)
+        traceback.print_exc()
+    # After a refusal Flower's API server, a thread, would live on: a process that looks well to
+    # its supervisor and is offline. A polite end does not come here.
+    sys.stderr.flush()
+    os._exit(1)
 
 
 if __name__ == "__main__":
