@@ -26,7 +26,7 @@ def home(tmp_path: Path) -> CoordinatorHome:
 def test_nginx_reads_what_is_written(home: CoordinatorHome) -> None:
     nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if nginx is None:
-        absent("nginx", "nginx-light")
+        absent("nginx", "nginx")
     file = write_configuration(home, listen="127.0.0.1:18443", superlink_port=9092)
     done = subprocess.run([nginx, "-t", "-c", file], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -134,7 +134,7 @@ def _wait(ready: Callable[[], bool]) -> None:
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if nginx is None:
-        absent("nginx", "nginx-light")
+        absent("nginx", "nginx")
     folder = tmp_path_factory.mktemp("door")
     superlink_port, door_port = free_ports(2)
     targets = ("hospital-b", "hospital-c")
