@@ -21,6 +21,7 @@ from coordinator.config import (
     open_home,
     write_config,
 )
+from coordinator.enrolment_cli import add_enrolment_commands, certificate_cell, server_warning
 from coordinator.study_workflow import Goal, SiteEvent, goal_reached
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ def init(
     study: Annotated[str, typer.Option(help="Name of the study.")],
     source_site: Annotated[str, typer.Option(help="The hospital that trains the first model.")],
     target_site: Annotated[list[str], typer.Option(help="A hospital that adapts it; repeat.")],
+    address: Annotated[
+        str, typer.Option(help="HOST:PORT at which the sites reach this machine.")
+    ] = "localhost:8443",
     record_received: Annotated[
         bool, typer.Option(help="Keep every byte that sites send, for privacy tests.")
     ] = False,
@@ -70,13 +74,15 @@ def init(
             study=study,
             source_site=source_site,
             target_sites=tuple(target_site),
+            address=address,
             record_received=record_received,
         )
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "sites"
         raise DataError(
-            f"{field}: {first['msg']}: use lower-case letters, digits and hyphens, each name once"
+            f"{field}: {first['msg']}: use lower-case letters, digits and hyphens, each name once; "
+            "an address is HOST:PORT"
         ) from None
     _fill_home(CoordinatorHome(home, config))
     coordinator = open_home(home)
@@ -140,8 +146,11 @@ def status(home: Home) -> None:
     """
     from coordinator.transport import summarise
 
-    summary = summarise(open_home(home))
+    coordinator = open_home(home)
+    summary = summarise(coordinator)
     _print_sites(summary.package_id, summary.sites)
+    if warning := server_warning(coordinator):
+        print(warning)
 
 
 @app.command()
@@ -191,6 +200,9 @@ def report(
         f"to check it: fedgtv-evaluate verify-report {output} --key PUBLIC_KEY",
         soft_wrap=True,
     )
+
+
+add_enrolment_commands(app)
 
 
 def _fill_home(home: CoordinatorHome) -> None:
@@ -251,7 +263,8 @@ def _parse_sites(values: Sequence[str], known: Sequence[str]) -> dict[str, Path]
 
 def _print_sites(package_id: str | None, sites: Sequence["SiteRecord"]) -> None:
     console.print(f"package: {package_id[:12] if package_id else 'none published yet'}")
-    table = Table("site", "role", "package", "round", "tasks", "last seen (UTC)", "bytes to / from")
+    headings = ("site", "role", "package", "round", "tasks", "last seen (UTC)", "bytes to / from")
+    table = Table(*headings, "access")
     for site in sites:
         delivery = site.progress.value if site.progress is not None else "-"
         if site.refused_by_rule is not None:
@@ -267,6 +280,7 @@ def _print_sites(package_id: str | None, sites: Sequence["SiteRecord"]) -> None:
             str(site.status.open_annotation_tasks) if site.status is not None else "-",
             seen,
             f"{site.bytes_to_site} / {site.bytes_from_site}",
+            certificate_cell(site.certificate_not_after, revoked=site.revoked),
         )
     console.print(table)
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from sqlalchemy import URL, make_url
 
-from algorithms.contracts.configuration import parse_configuration
+from algorithms.contracts.configuration import parse_configuration, refuse_password_in_query
+from algorithms.contracts.enrolment import ADDRESS_PATTERN
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.messages import SITE_NAME_PATTERN
 
@@ -24,6 +25,7 @@ class CoordinatorConfig(BaseModel):
         study: name of the study; packages and reports of another study are refused.
         source_site: the hospital that trains the first model.
         target_sites: the hospitals that adapt it.
+        address: "host:port" at which the sites reach the reverse proxy.
         database_url: SQLAlchemy URL; empty means SQLite in the home directory.
         message_ttl_s: how long a message to a site lives; a site silent for longer is asked again
             by the next tick.
@@ -35,9 +37,15 @@ class CoordinatorConfig(BaseModel):
     study: str = Field(pattern=SITE_NAME_PATTERN)
     source_site: str = Field(pattern=SITE_NAME_PATTERN)
     target_sites: tuple[Annotated[str, Field(pattern=SITE_NAME_PATTERN)], ...] = Field(min_length=1)
+    address: str = Field(default="localhost:8443", pattern=ADDRESS_PATTERN)
     database_url: str = ""
     message_ttl_s: float = Field(default=120.0, ge=10, le=300)
     record_received: bool = False
+
+    @field_validator("database_url")
+    @classmethod
+    def _hides_its_password(cls, url: str) -> str:
+        return refuse_password_in_query(url)
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> Self:
@@ -69,7 +77,17 @@ class CoordinatorHome:
     @property
     def signing_key(self) -> Path:
         """The study's private key; whoever reads it can sign packages."""
-        return self.folder / "secrets" / "signing.key"
+        return self.secrets / "signing.key"
+
+    @property
+    def secrets(self) -> Path:
+        """Private keys: of the study's signature, its authority, and for bundles to it."""
+        return self.folder / "secrets"
+
+    @property
+    def tls(self) -> Path:
+        """What the reverse proxy reads: certificates, its key, and the revocation list."""
+        return self.folder / "tls"
 
     @property
     def packages(self) -> Path:
@@ -122,7 +140,7 @@ def write_config(folder: Path, config: CoordinatorConfig) -> None:
     if file.exists():
         raise DataError(f"{file}: there is a coordinator here already: choose another folder")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    keys = {"study", "source_site", "target_sites", "record_received"}
+    keys = {"study", "source_site", "target_sites", "address", "record_received"}
     values = config.model_dump(mode="json", include=keys)
     # Strings, lists and booleans are written alike in JSON and TOML.
     lines = [f"{key} = {json.dumps(value)}\n" for key, value in values.items()]

@@ -47,7 +47,7 @@ def create_key(file: Path) -> None:
 
 def public_key_hex(home: CoordinatorHome) -> str:
     """Return the public key that sites put into `trusted_keys`: 64 hexadecimal digits."""
-    return _read_key(home).public_key().public_bytes_raw().hex()
+    return read_signing_key(home).public_key().public_bytes_raw().hex()
 
 
 def publish(home: CoordinatorHome, manifest: Manifest, files: Mapping[str, bytes]) -> str:
@@ -61,7 +61,7 @@ def publish(home: CoordinatorHome, manifest: Manifest, files: Mapping[str, bytes
     """
     _check_offer(home, manifest, files)
     signed_bytes = manifest.signed_bytes()
-    key = _read_key(home)
+    key = read_signing_key(home)
     signature = Signature(
         key_id=sha256_hex(key.public_key().public_bytes_raw())[:16],
         signature_hex=key.sign(signed_bytes).hex(),
@@ -110,7 +110,12 @@ def _check_offer(home: CoordinatorHome, manifest: Manifest, files: Mapping[str, 
             raise ProtocolError(f"wrong_hash: {name} is not the file that the manifest names")
 
 
-def _read_key(home: CoordinatorHome) -> Ed25519PrivateKey:
+def read_signing_key(home: CoordinatorHome) -> Ed25519PrivateKey:
+    """Read the study's signing key.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
     file = home.signing_key
     if not file.is_file():
         raise DataError(f"{file}: the signing key is missing: restore it from backup")

@@ -70,9 +70,10 @@ def tick(home: CoordinatorHome, store: StudyStore, sites: Sites) -> None:
 
 
 def _ask_statuses(home: CoordinatorHome, store: StudyStore, sites: Sites) -> dict[str, SiteStatus]:
-    online = [site for site in sites.online() if site in home.config.sites]
+    revoked = store.revoked_sites()
+    online = [site for site in sites.online() if site in home.config.sites and site not in revoked]
     for site in set(home.config.sites) - set(online):
-        store.record_failure(site, "offline")
+        store.record_failure(site, "revoked" if site in revoked else "offline")
     statuses = {}
     for site, answer in sites.ask(Question.STATUS, online).items():
         try:

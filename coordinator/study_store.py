@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import URL, Engine, create_engine, make_url, select
+from sqlalchemy import URL, Engine, create_engine, inspect, make_url, select
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.types import JSON
@@ -79,6 +79,27 @@ class ReportRow(Base):
     received_at: Mapped[datetime]
 
 
+class SiteKeyRow(Base):
+    """What one enrolment or renewal certified for a site; times are UTC.
+
+    A site has a row for each certificate that it was ever given: all of them can be revoked.
+    """
+
+    __tablename__ = "site_keys"
+
+    certificate_serial: Mapped[str] = mapped_column(primary_key=True)  # hexadecimal
+    site: Mapped[str] = mapped_column(index=True)
+    signing_public_key_hex: Mapped[str]  # Ed25519
+    encryption_public_key_hex: Mapped[str]  # X25519
+    node_public_key: Mapped[str]  # OpenSSH
+    not_after: Mapped[datetime]
+    request_sha256: Mapped[str] = mapped_column(unique=True)
+    requested_at: Mapped[datetime]
+    issued_at: Mapped[datetime]
+    answer: Mapped[dict[str, Any]]
+    revoked_at: Mapped[datetime | None] = mapped_column(default=None)
+
+
 class EventRow(Base):
     """Something that happened; rows are added, never changed."""
 
@@ -104,6 +125,8 @@ class SiteRecord:
     refused_by_rule: str | None
     bytes_to_site: int
     bytes_from_site: int
+    certificate_not_after: datetime | None  # UTC with its zone; None when not enrolled
+    revoked: bool
 
 
 class StudyStore:
@@ -237,14 +260,48 @@ class StudyStore:
         with Session(self._engine) as session:
             return any(row.detail["tick_id"] == tick_id for row in session.scalars(ends))
 
+    def site_key(self, site: str) -> SiteKeyRow | None:
+        """Return the newest keys of a site that are not revoked; None when there are none."""
+        valid = [row for row in self.site_keys() if row.site == site and row.revoked_at is None]
+        return valid[-1] if valid else None
+
+    def site_keys(self) -> list[SiteKeyRow]:
+        """Return everything that was ever certified, oldest first."""
+        ordered = select(SiteKeyRow).order_by(SiteKeyRow.issued_at, SiteKeyRow.requested_at)
+        with Session(self._engine) as session:
+            return list(session.scalars(ordered))
+
+    def revoked_sites(self) -> frozenset[str]:
+        """Return the sites that were enrolled and are not any more."""
+        rows = self.site_keys()
+        valid = {row.site for row in rows if row.revoked_at is None}
+        return frozenset(row.site for row in rows) - valid
+
+    def add_site_key(self, row: SiteKeyRow, *, replaces: bool) -> None:
+        """Keep what was certified for a site; revoke what was before where it `replaces` that."""
+        site, detail = row.site, {"certificate_serial": row.certificate_serial}
+        event = "site_enrolled" if replaces else "site_renewed"
+        with self._transaction() as session:
+            if replaces:
+                _revoke(session, site, row.issued_at)
+            session.add(EventRow(at=row.issued_at, event=event, site=site, detail=detail))
+            session.add(row)
+
+    def revoke_site(self, site: str, now: datetime) -> int:
+        """Revoke all that was certified for a site; return how many certificates that were."""
+        with self._transaction() as session:
+            return _revoke(session, site, now)
+
     def sites(self) -> list[SiteRecord]:
         """Return what is known about every site, the source first."""
-        package_id = self.current_package()
+        package_id, revoked = self.current_package(), self.revoked_sites()
         with Session(self._engine) as session:
             return [
                 _record(
                     session.get_one(SiteRow, site),
                     session.get(DeliveryRow, (site, package_id)) if package_id else None,
+                    self.site_key(site),
+                    revoked=site in revoked,
                 )
                 for site in self._config.sites
             ]
@@ -279,6 +336,16 @@ def _pending(site: str, package_id: str, now: datetime) -> DeliveryRow:
     )
 
 
+def _revoke(session: Session, site: str, now: datetime) -> int:
+    mine = select(SiteKeyRow).where(SiteKeyRow.site == site, SiteKeyRow.revoked_at.is_(None))
+    rows = list(session.scalars(mine))
+    for row in rows:
+        row.revoked_at = now
+        detail = {"certificate_serial": row.certificate_serial}
+        session.add(EventRow(at=now, event="certificate_revoked", site=site, detail=detail))
+    return len(rows)
+
+
 def _apply(
     session: Session, site: str, package_id: str, event: SiteEvent, rule: str | None
 ) -> SiteProgress:
@@ -294,7 +361,9 @@ def _apply(
     return after
 
 
-def _record(row: SiteRow, delivery: DeliveryRow | None) -> SiteRecord:
+def _record(
+    row: SiteRow, delivery: DeliveryRow | None, key: SiteKeyRow | None, *, revoked: bool
+) -> SiteRecord:
     return SiteRecord(
         site=row.site,
         role=row.role,
@@ -305,6 +374,8 @@ def _record(row: SiteRow, delivery: DeliveryRow | None) -> SiteRecord:
         refused_by_rule=delivery.refused_by_rule if delivery is not None else None,
         bytes_to_site=row.bytes_to_site,
         bytes_from_site=row.bytes_from_site,
+        certificate_not_after=key.not_after.replace(tzinfo=UTC) if key is not None else None,
+        revoked=revoked,
     )
 
 
@@ -328,7 +399,10 @@ def _open_database(url: str | URL) -> Engine:
         raise DataError(
             f"{location.database}: the study's database is missing: restore it from a backup"
         )
-    return _connect(location)
+    engine = _connect(location)
+    if inspect(engine).has_table(SiteRow.__tablename__):  # a study from an earlier version
+        Base.metadata.create_all(engine)
+    return engine
 
 
 def _connect(location: URL) -> Engine:

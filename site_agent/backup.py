@@ -3,7 +3,8 @@
 The archive is a tar file of its own order:
 
     database            of SQLite: the file; of PostgreSQL: pg_dump's custom format
-    home/...            configuration, cases, packages, models, rounds, ledger; secrets if asked for
+    home/...            configuration, cases, packages, models, rounds, ledger; secrets and keys
+                        if asked for
     backup.json         what it is, and size and SHA-256 of every file before it
 
 The database comes first: a file is written before the row that names it, and only an erasure
@@ -28,8 +29,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import URL, create_engine, make_url, select
 from sqlalchemy.orm import Session
 
+from algorithms.contracts.configuration import has_password_in_query
 from algorithms.contracts.errors import DataError
-from site_agent.config import CONFIG_FILE, SiteHome, has_password_in_query
+from site_agent.config import CONFIG_FILE, SiteHome
 from site_agent.database import LedgerRow, answering, connect, refuse_unknown_schema, schema_of
 from site_agent.egress import named_copies
 from site_agent.postgresql_tools import dump
@@ -41,6 +43,7 @@ MANIFEST, DATABASE, FILES = "backup.json", "database", "home"
 CROSSWALK_KEY = "secrets/crosswalk.key"
 # Made anew, not a site's own, or holding what no backup may: who waits is not pseudonymous yet.
 _LEFT_OUT = ("database-copies", "spool", "progress.json", "logs")
+_SECRET = ("secrets", "keys")
 _BESIDE_SQLITE = ("", "-wal", "-shm", "-journal")
 _COMES_AND_GOES = ("rounds", "source-training")  # checkpoints; the steps do without them
 _BLOCK = 1 << 20
@@ -135,7 +138,7 @@ def _refuse_a_password(home: SiteHome) -> None:
     file = home.folder / CONFIG_FILE
     url = str(tomllib.loads(file.read_text("utf-8")).get("database_url", ""))
     # The environment may give another one, so that nobody has looked at this.
-    if url and (make_url(url).password or has_password_in_query(make_url(url))):
+    if url and (make_url(url).password or has_password_in_query(url)):
         raise DataError(
             f"{file}: key 'database_url': holds a password, which would be in the archive: give "
             "the key as FEDGTV_SITE_DATABASE_URL or the password in ~/.pgpass, or back up with "
@@ -232,7 +235,7 @@ def _files(home: SiteHome, ledger: frozenset[Path], with_secrets: bool) -> Itera
             )
         yield file
     database = {Path(f"{home.database_url.database}{end}") for end in _BESIDE_SQLITE}
-    left_out = {*_LEFT_OUT, *(() if with_secrets else ("secrets",)), home.ledger.name}
+    left_out = {*_LEFT_OUT, *(() if with_secrets else _SECRET), home.ledger.name}
     for folder, folders, names in os.walk(home.folder, followlinks=True):
         folders.sort()
         here = Path(folder)

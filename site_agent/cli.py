@@ -15,6 +15,7 @@ from algorithms.contracts.errors import DataError, failure_line
 from site_agent.account_cli import account_app
 from site_agent.blinded_cli import blinded_app
 from site_agent.config import SiteHome, open_home
+from site_agent.enrolment_cli import certificate_line, enrol
 from site_agent.pacs_cli import listen, pacs_app
 from site_agent.signature_cli import add_signature_commands
 from site_agent.storage_commands import add_commands
@@ -284,6 +285,7 @@ def status(home: Home) -> None:
         done = sum(task.state == "done" for task in tasks)
         table.add_row("annotation", f"{done} of {len(tasks)} slices")
         table.add_row("reviews", str(len(store.reviews(latest.round_id))))
+    table.add_row("certificate", certificate_line(site))
     console.print(table)
 
 
@@ -367,9 +369,10 @@ def package_verify(
     """
     from algorithms.contracts.model_package import Manifest
     from site_agent.package_store import verify_folder
+    from site_agent.site_keys import trusted_keys
 
     site = open_home(home)
-    content, _, _ = verify_folder(folder, site.config.trusted_keys, study=site.config.study)
+    content, _, _ = verify_folder(folder, trusted_keys(site), study=site.config.study)
     manifest = Manifest.model_validate_json(content)
     console.print(f"{folder}: genuine: {manifest.model_version} of study {manifest.study}")
 
@@ -383,9 +386,10 @@ def package_import(
     Example: fedgtv-site package import --home hospital-b PACKAGE_FOLDER
     """
     from site_agent.package_store import packages_held, store_package, verify_folder
+    from site_agent.site_keys import trusted_keys
 
     site, store = _open(home)
-    package = verify_folder(folder, site.config.trusted_keys, study=site.config.study)
+    package = verify_folder(folder, trusted_keys(site), study=site.config.study)
     package_id = store_package(site, store.engine, *package)
     (state,) = (row.state for row in packages_held(store.engine) if row.package_id == package_id)
     next_step = "; approve it with 'fedgtv-site package approve'" if state == "stored" else ""
@@ -558,6 +562,7 @@ def ledger_verify(home: Home) -> None:
 
 
 app.command()(listen)
+app.command()(enrol)
 add_commands(app)
 add_signature_commands(app)
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from algorithms.contracts.configuration import parse_configuration
+from algorithms.contracts.configuration import parse_configuration, refuse_password_in_query
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.messages import SITE_NAME_PATTERN
 from site_agent.network_config import ListenerConfig, PacsConfig
@@ -31,6 +31,9 @@ class SiteConfig(BaseModel):
         role: a source hospital trains the first model; a target hospital adapts it.
         trusted_keys: coordinators' Ed25519 public keys (64 hexadecimal digits) whose packages
             are accepted.
+        https_proxy: of the hospital, such as "http://proxy.example.org:3128"; empty means what
+            HTTPS_PROXY says, or none. Only a tunnel (CONNECT) is asked of it: what breaks TLS open
+            is refused.
         database_url: SQLAlchemy URL; empty means SQLite in the home directory. Its tables are made
             by `init`: give another one there already, as FEDGTV_SITE_DATABASE_URL.
         roi_names: names under which this hospital's contours of the target may come in.
@@ -56,6 +59,7 @@ class SiteConfig(BaseModel):
     study: str = Field(pattern=SITE_NAME_PATTERN)
     role: Literal["source", "target"] = "target"
     trusted_keys: tuple[PublicKeyHex, ...] = ()
+    https_proxy: str = Field(default="", pattern=r"^(https?://[^\s/]+/?)?$")
     database_url: str = ""
     roi_names: tuple[str, ...] = ("GTVp", "GTV", "GTV_Mass")
     modalities: tuple[str, ...] = ("MR", "CT")
@@ -82,13 +86,7 @@ class SiteConfig(BaseModel):
             ) from None
         except ImportError:
             pass  # a known database; `open_database` says that its driver is missing
-        # Only one in its own place is left out of messages, command lines and archives.
-        if url and has_password_in_query(make_url(url)):
-            raise ValueError(
-                "a password after the '?' would be shown: write it before the '@', or into "
-                "~/.pgpass"
-            )
-        return url
+        return refuse_password_in_query(url)
 
 
 @dataclass(frozen=True)
@@ -142,6 +140,11 @@ class SiteHome:
         return self.folder / "ledger"
 
     @property
+    def keys(self) -> Path:
+        """What the site proves itself with, and what the coordinator answered; see `site_keys`."""
+        return self.folder / "keys"
+
+    @property
     def spool(self) -> Path:
         """What came over the network and is not yet taken in.
 
@@ -168,11 +171,6 @@ class SiteHome:
         if not (_is_fernet_key(key) if name == "crosswalk.key" else len(key) >= KEY_BYTES):
             raise DataError(f"{file}: secret is damaged: {advice}")
         return key
-
-
-def has_password_in_query(url: URL) -> bool:
-    """Say whether a password stands after the "?" of a URL, where nothing hides it."""
-    return any("password" in key.lower() for key in url.query)
 
 
 def _is_fernet_key(key: bytes) -> bool:

@@ -33,6 +33,7 @@ from algorithms.sample_selection import STRATEGIES
 from site_agent import audit_log
 from site_agent.config import SiteHome
 from site_agent.database import AuditRow, PackageRow, transaction, utc_now
+from site_agent.site_keys import trusted_keys
 
 OPTIONAL_FILES = ("model.onnx",)
 SEND_AGAIN = "ask the coordinator to send it again"
@@ -137,7 +138,7 @@ def store_package(
     Raises:
         PackageRefused: when a rule is broken; nothing is written then.
     """
-    trusted, study = home.config.trusted_keys, home.config.study
+    trusted, study = trusted_keys(home), home.config.study
     model_version = verify_package(manifest, signature, files, trusted, study=study).model_version
     package_id, signed_by = sha256_hex(manifest), _parse_signature(signature).key_id
     contents = {**files, MANIFEST_FILE: manifest, SIGNATURE_FILE: signature}
@@ -208,8 +209,9 @@ def verify_stored(home: SiteHome, package_id: str) -> Manifest:
         PackageRefused: at the first rule that is broken, or when it was changed since.
     """
     manifest = read_manifest(home, package_id)
-    folder, trusted, study = home.packages / package_id, home.config.trusted_keys, home.config.study
-    content, *_ = verify_folder(folder, trusted, study=study)
+    content, *_ = verify_folder(
+        home.packages / package_id, trusted_keys(home), study=home.config.study
+    )
     if sha256_hex(content) != package_id:
         raise PackageRefused(
             "wrong_hash", f"{MANIFEST_FILE}: was changed since it was stored: {SEND_AGAIN}"
@@ -338,7 +340,7 @@ def _verify_key_and_signature(
             "unknown_key",
             f"{SIGNATURE_FILE}: signed with key {signature.key_id}, which this site does not trust:"
             " compare with 'fedgtv-coordinator public-key' by telephone, then add the key to"
-            " trusted_keys in site.toml",
+            " trusted_keys in site.toml, or enrol",
         )
     try:
         Ed25519PublicKey.from_public_bytes(trusted[signature.key_id]).verify(

@@ -14,6 +14,7 @@ from algorithms.contracts.errors import DataError
 from site_agent.config import CONFIG_FILE, ENVIRONMENT_PREFIX, KEY_BYTES, SiteConfig, SiteHome
 from site_agent.database import CaseRow, answering, connect, create_database, schema_of
 from site_agent.residue import text_residue
+from site_agent.working_folder import write_whole
 
 _TEMPLATE = """\
 # fedgtv site. Research use only, not a medical device.
@@ -70,9 +71,9 @@ def initialise(
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     secrets_folder.mkdir(mode=0o700, exist_ok=True)
     for key in missing:
-        _write_whole(secrets_folder / key, _KEYS[key](), mode=0o600)
+        write_whole(secrets_folder / key, _KEYS[key](), mode=0o600)
     create_database(home.database_url)
-    _write_whole(file, text.encode(), mode=0o644)
+    write_whole(file, text.encode(), mode=0o644)
 
 
 def _holds_cases(home: SiteHome) -> bool:
@@ -90,12 +91,3 @@ def _holds_cases(home: SiteHome) -> bool:
             return connection.execute(select(CaseRow.case_id).limit(1)).first() is not None
     finally:
         engine.dispose()
-
-
-def _write_whole(file: Path, content: bytes, *, mode: int) -> None:
-    """Write a file in one step, so that a kill leaves no half of it."""
-    temporary = file.with_name(file.name + ".part")
-    temporary.unlink(missing_ok=True)
-    temporary.touch(mode)
-    temporary.write_bytes(content)
-    temporary.replace(file)

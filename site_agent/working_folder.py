@@ -65,6 +65,18 @@ def _remove_if_left(folder: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def write_whole(file: Path, content: bytes, *, mode: int) -> None:
+    """Write a file in one step, so that a kill leaves no half of it; an older one is replaced."""
+    part = file.with_name(file.name + _END)
+    part.unlink(missing_ok=True)
+    part.touch(mode)
+    with part.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    part.replace(file)
+
+
 def put_in_place(part: Path, target: Path) -> None:
     """Give a whole file its name in one step; what has the name already is never replaced.
 

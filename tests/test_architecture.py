@@ -145,6 +145,7 @@ def test_methods_read_no_file_clock_or_environment() -> None:
 def test_flowers_words_stay_in_the_transport() -> None:
     allowed = {
         "site_agent/client_app.py",
+        "site_agent/supernode.py",
         "coordinator/server_app.py",
         "coordinator/flower_transport.py",
         "coordinator/embedded_transport.py",

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from typing import TypeVar, get_args
@@ -49,6 +50,29 @@ def parse_configuration(
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "configuration"
         raise DataError(f"{source}: key '{where}': {first['msg']}: correct the value") from error
+
+
+def has_password_in_query(url: str) -> bool:
+    """Say whether a password stands after the "?" of a URL, where nothing hides it.
+
+    >>> has_password_in_query("postgresql://db.example.org/fedgtv?password=x")
+    True
+    """
+    query = re.sub(r"%([0-9A-Fa-f]{2})", lambda code: chr(int(code[1], 16)), url.partition("?")[2])
+    return any("password" in pair.partition("=")[0].lower() for pair in query.split("&"))
+
+
+def refuse_password_in_query(url: str) -> str:
+    """Return the URL of a database; only a password in its own place is hidden where it is shown.
+
+    Raises:
+        ValueError: a password stands after the "?".
+    """
+    if has_password_in_query(url):
+        raise ValueError(
+            "a password after the '?' would be shown: write it before the '@', or into ~/.pgpass"
+        )
+    return url
 
 
 def _listed(value: str) -> object:

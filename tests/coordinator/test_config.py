@@ -51,6 +51,25 @@ def test_the_database_lies_in_the_home_whatever_its_path_holds(tmp_path: Path, n
     assert (home.folder / "study.db").is_file()
 
 
+@pytest.mark.parametrize("key", ["password", "PassWord", "sslpassword", "pass%77ord"])
+def test_a_password_where_nothing_hides_it_is_refused(tmp_path: Path, key: str) -> None:
+    home = make_coordinator(tmp_path / "c")
+    file = home.folder / CONFIG_FILE
+    file.write_text(file.read_text() + f'database_url = "postgresql:///x?host=h&{key}=secret"\n')
+    with pytest.raises(DataError, match=r"'database_url': .*~/.pgpass") as caught:
+        open_home(home.folder)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["", "host", "host:", "https://host:1", "a b:1", "host:1/x"])
+def test_an_address_that_no_site_could_reach_is_refused(tmp_path: Path, address: str) -> None:
+    home = make_coordinator(tmp_path / "c")
+    text = (home.folder / CONFIG_FILE).read_text().replace("localhost:8443", address)
+    (home.folder / CONFIG_FILE).write_text(text)
+    with pytest.raises(DataError, match="'address'"):
+        open_home(home.folder)
+
+
 def test_a_configuration_in_another_encoding_is_an_expected_error(tmp_path: Path) -> None:
     (tmp_path / CONFIG_FILE).write_bytes("# Größe\n".encode("latin-1"))
     with pytest.raises(DataError, match="UTF-8"):

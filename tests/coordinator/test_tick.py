@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from algorithms.contracts.enrolment import fingerprint
 from algorithms.contracts.messages import (
     PackageReceipt,
     RoundState,
@@ -14,12 +15,15 @@ from algorithms.contracts.messages import (
     SourcePackageOffer,
 )
 from coordinator.config import CoordinatorHome
+from coordinator.enrolment import enrol, revoke
 from coordinator.package_publisher import SignedPackage
 from coordinator.server_app import tick
 from coordinator.sites import Answer, Question, Silence
 from coordinator.study_store import StudyStore
 from coordinator.study_workflow import SiteProgress
 from evaluation.aggregate_report import aggregate
+from tests.coordinator.test_enrolment import Hospital
+from tests.enrolled import NOW
 from tests.simulated_site import make_coordinator, tiny_package, tiny_report
 
 MANIFEST, FILES = tiny_package()
@@ -197,3 +201,18 @@ def test_only_connected_sites_of_the_study_are_asked(
     tick(home, store, sites)
     assert sites.asked == [(Question.STATUS, "hospital-c")]
     assert store.sites()[0].last_failure == "offline"
+
+
+def test_a_revoked_site_is_not_spoken_to_though_it_is_connected(
+    home: CoordinatorHome, store: StudyStore
+) -> None:
+    request = Hospital("hospital-b").ask()
+    typed = fingerprint(request.sha256)
+    enrol(home, store, request, typed_fingerprint=typed, now=NOW)
+    revoke(home, store, "hospital-b", NOW)
+    sites = ScriptedSites()
+    tick(home, store, sites)
+    assert {site for _, site in sites.asked} == {"hospital-a", "hospital-c"}
+    (row,) = [one for one in store.sites() if one.site == "hospital-b"]
+    assert row.last_failure == "revoked"
+    assert row.revoked

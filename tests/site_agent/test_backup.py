@@ -30,6 +30,7 @@ from site_agent.config import SiteHome, open_home
 from site_agent.database import create_database
 from site_agent.pacs_export import export_rtstruct
 from site_agent.restoring import restore
+from site_agent.site_keys import SiteKeys
 from site_agent.site_lock import nothing_erased, only_eraser, only_worker
 from site_agent.working_folder import working_folder
 from tests.phantoms import filled_store, make_home, tiny_case
@@ -118,15 +119,17 @@ def test_a_site_comes_back_as_it_was(home, store, elsewhere, tmp_path) -> None:
 def test_without_being_asked_no_key_is_taken(home, store, elsewhere, tmp_path) -> None:
     (home.spool / "incoming").mkdir(parents=True)
     (home.spool / "incoming" / "1.dcm").write_bytes(b"Nobody-1^Aurelia")
+    SiteKeys.open(home)
     archive = tmp_path / "site.tar"
     manifest = backup(home, archive, with_secrets=False, now=NOW)
     assert not manifest.has_secrets
     content = archive.read_bytes()
-    assert all(home.secret(key) not in content for key in KEYS)
+    private = [(home.keys / name).read_bytes() for name in ("signing.key", "node.key")]
+    assert all(key not in content for key in (*map(home.secret, KEYS), *private))
     assert b"Aurelia" not in content
     backup(home, tmp_path / "keys.tar", with_secrets=True, now=NOW)
     with_keys = (tmp_path / "keys.tar").read_bytes()
-    assert all(home.secret(key) in with_keys for key in KEYS)
+    assert all(key in with_keys for key in (*map(home.secret, KEYS), *private))
     case_id = store.cases()[0].case_id
     elsewhere()
     restore(archive, tmp_path / "new")
