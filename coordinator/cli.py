@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from coordinator.study_store import SiteRecord
     from coordinator.transport import Transport
 
-SITE_APP = "site_agent.client_app:app"  # a name, not an import: the sites' app as installed
+# Names, not imports: what answers for the sites, as installed there.
+SITE_APP = "site_agent.client_app:app"
+SITE_EXECUTOR = "site_agent.site_executor"
 
 app = typer.Typer(
     help="A study's coordinator: signs and delivers models, collects aggregates; sees no image. "
@@ -236,7 +238,7 @@ def _transport(
     if carrier is Carrier.FLOWER:
         from coordinator.flower_transport import FlowerTransport
 
-        return FlowerTransport(coordinator, sites, site_app=SITE_APP)
+        return FlowerTransport(coordinator, sites, site_executor=SITE_EXECUTOR)
     from coordinator.embedded_transport import EmbeddedTransport
 
     return EmbeddedTransport(coordinator, sites, site_app=SITE_APP)

@@ -29,8 +29,8 @@ from coordinator.sites import Answer, Question, Silence, Sites, parse_answer
 from coordinator.study_store import StudyStore
 from coordinator.study_workflow import Goal, goal_reached
 
-# Names in the records on the wire; `site_agent/client_app.py` has the same ones.
-MESSAGE, PACKAGE, QUESTION, FILES = "message", "package", "question", "files"
+# Names in the records on the wire; `site_agent/message_check.py` has the same ones.
+ADDRESS, MESSAGE, PACKAGE, QUESTION, FILES = "address", "message", "package", "question", "files"
 POLL_S = 0.2
 PAUSE_BETWEEN_TICKS_S = 1.0
 
@@ -93,6 +93,7 @@ class FlowerSites:
 
     def __init__(self, grid: Grid, home: CoordinatorHome) -> None:
         self._grid = grid
+        self._study = home.config.study
         self._ttl_s = home.config.message_ttl_s
         self._received = home.received if home.config.record_received else None
         self.bytes_to_site: Counter[str] = Counter()
@@ -116,13 +117,11 @@ class FlowerSites:
         """
         nodes = self._nodes()
         answers: dict[str, Answer | Silence] = {site: Silence("offline") for site in sites}
-        messages = {
-            site: Message(
-                _question(package, package_id), nodes[site], question.value, ttl=self._ttl_s
-            )
-            for site in sites
-            if site in nodes
-        }
+        messages = {}
+        for site in filter(nodes.__contains__, sites):
+            content = _question(package, package_id)
+            content[ADDRESS] = ConfigRecord({"study": self._study, "site": site})
+            messages[site] = Message(content, nodes[site], question.value, ttl=self._ttl_s)
         pushed = self._grid.push_messages(list(messages.values()))
         # A grid that refuses a push says None in its place, or nothing at all.
         waiting = {key: site for key, site in zip(pushed, messages, strict=False) if key}

@@ -1,7 +1,8 @@
-"""What this site answers to the coordinator: the only file here that speaks Flower.
+"""What this site answers to the coordinator; it speaks Flower, as `site_executor` does.
 
 Handlers are short: they read the database and files, and never train. Whatever leaves was passed
-through `egress.release`; when anything fails, the name of the exception's class is all that leaves.
+through `egress.release`; when anything fails, the name of a rule or of the exception's class is all
+that leaves.
 """
 
 import functools
@@ -15,13 +16,13 @@ from pathlib import Path
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
 from algorithms.contracts.canonical_json import sha256_hex
-from algorithms.contracts.errors import DataError, ProtocolError
+from algorithms.contracts.errors import DataError
 from algorithms.contracts.messages import (
     LeavingMessage,
     PackageReceipt,
@@ -35,6 +36,19 @@ from algorithms.contracts.site_report import SiteReport
 from site_agent import egress
 from site_agent.config import SiteHome, open_home
 from site_agent.database import AnnotationTaskRow, RoundRow, open_database, utc_now
+from site_agent.message_check import (
+    FILES,
+    PACKAGE,
+    QUESTION,
+    MessageRefused,
+    check_address,
+    error_reply,
+    note_refusal,
+    sent_bytes,
+    sent_files,
+    sent_text,
+    wrap_released,
+)
 from site_agent.package_store import (
     PackageRefused,
     active_package,
@@ -42,17 +56,13 @@ from site_agent.package_store import (
     store_package,
 )
 
-# Names in the records on the wire; `coordinator/server_app.py` has the same ones.
-MESSAGE, PACKAGE, QUESTION, FILES = "message", "package", "question", "files"
-SITE_FAILED = 100  # Flower's own error codes lie below
-
 app = ClientApp()
 _log = logging.getLogger(__name__)
 Handler = Callable[[Message, SiteHome, Engine], RecordDict]
 
 
 def _guarded(handler: Handler) -> Callable[[Message, Context], Message]:
-    """Open the site named by the node's configuration; let only a class name out on failure."""
+    """Open the site named by the node's configuration; let only a name out on failure."""
 
     @functools.wraps(handler)
     def answer(message: Message, context: Context) -> Message:
@@ -60,16 +70,21 @@ def _guarded(handler: Handler) -> Callable[[Message, Context], Message]:
             home = open_home(Path(str(context.node_config["home"])))
             engine = open_database(home.database_url)
             try:
+                check_address(message, home)
                 return Message(handler(message, home, engine), reply_to=message)
+            except MessageRefused as refusal:
+                _log.warning("%s: refused: %s", handler.__name__, refusal.rule)
+                note_refusal(engine, refusal, message.metadata.message_type, utc_now())
+                return error_reply(message, refusal.rule)
             finally:
                 engine.dispose()
         except egress.ReleaseHeld as held:
             _log.info("%s: %s", handler.__name__, held)  # waits for a person: an ordinary state
-            return Message(Error(SITE_FAILED, type(held).__name__), reply_to=message)
+            return error_reply(message, type(held).__name__)
         except Exception as error:  # the edge of the hospital: nothing may pass it unseen
             frames = "".join(traceback.format_tb(error.__traceback__))  # places, never the text
             _log.error("%s failed with %s at\n%s", handler.__name__, type(error).__name__, frames)
-            return Message(Error(SITE_FAILED, type(error).__name__), reply_to=message)
+            return error_reply(message, type(error).__name__)
 
     return answer
 
@@ -85,13 +100,10 @@ def status(_message: Message, home: SiteHome, engine: Engine) -> RecordDict:
 @_guarded
 def receive_package(message: Message, home: SiteHome, engine: Engine) -> RecordDict:
     """Store a signed package, or name the rule that refused it."""
-    sent = message.content.config_records[PACKAGE]
-    manifest_bytes, signature_bytes = sent["manifest"], sent["signature"]
-    if not isinstance(manifest_bytes, bytes) or not isinstance(signature_bytes, bytes):
-        raise ProtocolError("a package is sent as bytes")
-    arrays = message.content.array_records[FILES]
+    manifest_bytes = sent_bytes(message, PACKAGE, "manifest")
+    signature_bytes = sent_bytes(message, PACKAGE, "signature")
+    files = sent_files(message, FILES)
     try:
-        files = {name: bytes(array.data) for name, array in arrays.items()}
         store_package(home, engine, manifest_bytes, signature_bytes, files)
         rule = None
     except PackageRefused as refusal:
@@ -122,7 +134,7 @@ def source_package(_message: Message, home: SiteHome, engine: Engine) -> RecordD
 @_guarded
 def site_report(message: Message, home: SiteHome, engine: Engine) -> RecordDict:
     """Hand over the report about the package that the question names."""
-    package_id = str(message.content.config_records[QUESTION]["package_id"])
+    package_id = sent_text(message, QUESTION, "package_id")
     row = reported_round(engine, package_id)
     if row is None:
         raise DataError("no report is ready for this package")
@@ -179,8 +191,4 @@ def _release(
 ) -> RecordDict:
     """Pass a message through the door and wrap the released bytes."""
     body = egress.release(home, engine, message, files=files, now=utc_now())
-    content = RecordDict({MESSAGE: ConfigRecord({"json": body})})
-    if files:
-        arrays = {n: Array("uint8", (len(data),), "raw", data) for n, data in files.items()}
-        content[FILES] = ArrayRecord(arrays)
-    return content
+    return wrap_released(body, files or {})

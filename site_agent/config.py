@@ -19,6 +19,7 @@ CONFIG_FILE = "site.toml"
 ENVIRONMENT_PREFIX = "FEDGTV_SITE_"
 KEY_BYTES = 32  # of pseudonym.key
 
+Sha256Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PublicKeyHex = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
 
 
@@ -46,6 +47,9 @@ class SiteConfig(BaseModel):
         threads: CPU threads for training; 0 means all.
         idle_limit_s: who draws nothing and does not move for longer than this is not at work: such
             a gap is not active time.
+        max_message_bytes: a message from the coordinator that is larger is refused.
+        allowed_bundles: SHA-256 of Flower bundles that may come beside the study's own, as where
+            the coordinator's Python packs them differently. Of no bundle is anything run.
         auto_approve: accept verified packages and release permitted messages without a person.
             For demonstrations; a hospital leaves it off and approves by command.
         pacs: how the hospital's PACS is reached, as the table `[pacs]`.
@@ -69,6 +73,8 @@ class SiteConfig(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**63)  # databases hold no larger number
     threads: int = Field(default=0, ge=0)
     idle_limit_s: float = Field(default=30, ge=5, le=600)
+    max_message_bytes: int = Field(default=64 * 2**20, ge=2**20, le=2**33)
+    allowed_bundles: tuple[Sha256Hex, ...] = ()
     auto_approve: bool = False
     pacs: PacsConfig | None = None
     listener: ListenerConfig | None = None

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
 
 from algorithms.contracts.canonical_json import sha256_hex
 from algorithms.contracts.messages import RoundState
@@ -36,7 +37,7 @@ from coordinator.config import open_home as open_coordinator_home
 from coordinator.package_publisher import create_key, public_key_hex
 from coordinator.study_store import create_database
 from site_agent.config import SiteHome, open_home
-from site_agent.database import CaseRow, RoundRow, open_database, transaction
+from site_agent.database import AuditRow, CaseRow, RoundRow, open_database, transaction
 from site_agent.database import create_database as create_site_database
 
 STUDY = "npc-gtv"
@@ -163,6 +164,14 @@ def finish_round(engine: Engine, site: str, package_id: str, **changes: Any) -> 
             )
         )
     return report
+
+
+def refusals(engine: Engine) -> list[tuple[str, dict[str, Any]]]:
+    """Return what the site refused to take in or give out: the kind of message and the rule."""
+    refused = select(AuditRow).where(AuditRow.event == "message_refused")
+    with Session(engine) as session:
+        rows = session.scalars(refused.order_by(AuditRow.sequence))
+        return [(row.subject, row.detail) for row in rows]
 
 
 def tiny_report(site: str, package_id: str, **changes: Any) -> SiteReport:

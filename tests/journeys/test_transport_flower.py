@@ -13,7 +13,7 @@ from site_agent.config import open_home
 from site_agent.database import open_database
 from tests.simulated_site import PLANTED, finish_round, make_study, prepare_source_package
 
-SITE_APP = "site_agent.client_app:app"
+SITE_EXECUTOR = "site_agent.site_executor"
 
 
 def _processes_in(folder: Path) -> list[int]:
@@ -33,7 +33,7 @@ def test_a_study_over_real_flower_processes(tmp_path: Path) -> None:
     coordinator, homes = make_study(tmp_path, "hospital-b")
     offered = prepare_source_package(homes["hospital-a"])
     engine = open_database(open_home(homes["hospital-b"]).database_url)
-    with FlowerTransport(coordinator, homes, site_app=SITE_APP) as transport:
+    with FlowerTransport(coordinator, homes, site_executor=SITE_EXECUTOR) as transport:
         delivered = transport.tick(Goal.DELIVERED, patience_s=30)
         assert delivered.package_id == offered.package_id
         assert delivered.sites[1].progress is SiteProgress.DELIVERED
@@ -55,7 +55,7 @@ def test_a_study_over_real_flower_processes(tmp_path: Path) -> None:
 @pytest.mark.journey
 def test_a_failed_start_names_the_log_and_leaves_no_process(tmp_path: Path) -> None:
     coordinator, homes = make_study(tmp_path, "hospital-b")
-    transport = FlowerTransport(coordinator, homes, site_app=SITE_APP, start_limit_s=0.1)
+    transport = FlowerTransport(coordinator, homes, site_executor=SITE_EXECUTOR, start_limit_s=0.1)
     with pytest.raises(ProtocolError, match=r"superlink\.log"), transport:
         pass
     assert not _processes_in(tmp_path)

@@ -1,17 +1,27 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from algorithms.contracts.messages import RoundState, SiteStatus
+from site_agent import egress
 from site_agent.client_app import app, site_status
 from site_agent.config import SiteHome
 from site_agent.database import AnnotationTaskRow, RoundRow, open_database, transaction
 from site_agent.package_store import PackageRow
-from tests.simulated_site import AT, PLANTED_CASE, finish_round, make_site, prepare_source_package
+from tests.simulated_site import (
+    AT,
+    PLANTED_CASE,
+    STUDY,
+    finish_round,
+    make_site,
+    prepare_source_package,
+    refusals,
+)
 
 PACKAGE = "cd" * 32
 
@@ -21,9 +31,18 @@ def home(tmp_path: Path) -> SiteHome:
     return make_site(tmp_path / "site", "hospital-b")
 
 
-def _ask(folder: Path, message_type: str, content: RecordDict | None = None) -> Message:
+def _ask(
+    folder: Path,
+    message_type: str,
+    content: RecordDict | None = None,
+    *,
+    study: str = STUDY,
+    site: str = "hospital-b",
+) -> Message:
     TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
-    message = Message(content or RecordDict(), 1, message_type)
+    content = content or RecordDict()
+    content["address"] = ConfigRecord({"study": study, "site": site})
+    message = Message(content, 1, message_type)
     context = Context(
         run_id=1, node_id=1, node_config={"home": str(folder)}, state=RecordDict(), run_config={}
     )
@@ -101,10 +120,45 @@ def test_only_a_class_name_leaves_when_a_handler_fails(home: SiteHome, tmp_path:
     nowhere = _ask(tmp_path / PLANTED_CASE, "query.status")
     assert nowhere.has_error()
     assert nowhere.error.reason == "DataError"
-    unasked = _ask(home.folder, "query.site_report")
-    assert unasked.error.reason == "KeyError"
     no_package = _ask(home.folder, "query.source_package")
     assert no_package.error.reason == "DataError"
+
+
+@pytest.mark.parametrize(
+    ("message_type", "content", "address", "rule"),
+    [
+        ("query.status", {}, {"study": "another"}, "another_study"),
+        ("query.status", {}, {"site": "hospital-c"}, "another_site"),
+        ("query.site_report", {}, {}, "malformed_message"),
+        ("query.site_report", {"question": {"package_id": 7}}, {}, "malformed_message"),
+        ("train.receive_package", {"package": {"manifest": "text"}}, {}, "malformed_message"),
+        (
+            "train.receive_package",
+            {"package": {"manifest": b"{}", "signature": b"{}"}},
+            {},
+            "malformed_message",
+        ),
+    ],
+)
+def test_a_message_that_does_not_fit_is_refused_and_noted(
+    home: SiteHome,
+    message_type: str,
+    content: dict[str, dict[str, Any]],
+    address: dict[str, str],
+    rule: str,
+) -> None:
+    records = RecordDict({name: ConfigRecord(values) for name, values in content.items()})
+    reply = _ask(home.folder, message_type, records, **address)
+    assert reply.error.reason == rule
+    assert refusals(open_database(home.database_url)) == [(message_type, {"rule": rule})]
+    assert egress.list_entries(open_database(home.database_url)) == []  # nothing ran
+
+
+def test_a_message_without_an_address_is_refused(home: SiteHome) -> None:
+    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+    context = Context(1, 1, {"home": str(home.folder)}, RecordDict(), {})
+    reply = app(Message(RecordDict(), 1, "query.status"), context)
+    assert reply.error.reason == "malformed_message"
 
 
 def test_an_unsigned_package_is_an_answer_with_a_rule(home: SiteHome) -> None:
