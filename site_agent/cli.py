@@ -16,6 +16,7 @@ from site_agent.account_cli import account_app
 from site_agent.blinded_cli import blinded_app
 from site_agent.config import SiteHome, open_home
 from site_agent.enrolment_cli import certificate_line, enrol
+from site_agent.operations_cli import add_operations_commands
 from site_agent.pacs_cli import listen, pacs_app
 from site_agent.signature_cli import add_signature_commands
 from site_agent.storage_commands import add_commands
@@ -565,6 +566,7 @@ app.command()(listen)
 app.command()(enrol)
 add_commands(app)
 add_signature_commands(app)
+add_operations_commands(app)
 
 
 def _open(home: Path) -> tuple[SiteHome, "CaseStore"]:

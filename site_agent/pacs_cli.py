@@ -182,10 +182,15 @@ def listen(home: Home) -> None:
     from site_agent.case_store import CaseStore
     from site_agent.dicom_elements import without_remarks
     from site_agent.listener import Listener
+    from site_agent.site_lock import only_listener
 
     site = open_home(home)
     stop = threading.Event()
-    with without_remarks(), Listener(site, CaseStore(site), _say) as listener:
+    with (
+        without_remarks(),
+        only_listener(site),
+        Listener(site, CaseStore(site), _say) as listener,
+    ):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
         _say(f"{listener.name}: listening")

@@ -30,14 +30,24 @@ def only_worker(home: SiteHome) -> Iterator[None]:
 
 def is_working(home: SiteHome) -> bool:
     """Say whether a worker runs, or somebody else who keeps workers out."""
-    try:
-        with (home.folder / "worker.lock").open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # nobody ever worked here
-        return False
-    return False
+    return _is_held(home, "worker.lock")
+
+
+@contextmanager
+def only_listener(home: SiteHome) -> Iterator[None]:
+    """Hold the lock of what others send images to.
+
+    Raises:
+        SiteBusyError: when another listener runs.
+    """
+    busy = "another listener of this site is running: end it first"
+    with _hold(home, "listener.lock", fcntl.LOCK_EX, busy):
+        yield
+
+
+def is_listening(home: SiteHome) -> bool:
+    """Say whether a listener of this site runs."""
+    return _is_held(home, "listener.lock")
 
 
 @contextmanager
@@ -101,6 +111,17 @@ def spool_alone(home: SiteHome) -> Iterator[None]:
     with (home.folder / "spool.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _is_held(home: SiteHome, name: str) -> bool:
+    try:
+        with (home.folder / name).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # nobody ever held it
+        return False
+    return False
 
 
 @contextmanager

@@ -1,0 +1,48 @@
+"""The commands of who keeps a site running: `fedgtv-site doctor`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from algorithms.contracts.health import Check, CheckState
+
+Home = Annotated[Path, typer.Option("--home", help="The site's home directory.")]
+MARKS = {CheckState.OK: "✓", CheckState.WARNING: "!", CheckState.FAILED: "✕"}
+console = Console(markup=False, emoji=False, soft_wrap=True)
+
+
+def add_operations_commands(app: typer.Typer) -> None:
+    """Add them to those of `fedgtv-site`."""
+    app.command()(doctor)
+
+
+def doctor(
+    home: Home,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Look at everything that this site needs, and say what is wrong and what helps.
+
+    The exit code is 1 when something does not work.
+
+    Example: fedgtv-site doctor --home hospital-b
+    """
+    from site_agent.doctor import examine_site
+
+    checks = []
+    for check in examine_site(home):
+        checks.append(check)
+        if not as_json:
+            print_check(check)
+    if as_json:
+        told = [{"name": c.name, "state": c.state.value, "line": c.line} for c in checks]
+        typer.echo(json.dumps(told, indent=2))
+    if any(check.state is CheckState.FAILED for check in checks):
+        raise typer.Exit(1)
+
+
+def print_check(check: Check) -> None:
+    """Print one line about a check."""
+    console.print(f"{MARKS[check.state]} {check.name}: {check.line}")
