@@ -22,6 +22,7 @@ from coordinator.config import (
     write_config,
 )
 from coordinator.enrolment_cli import add_enrolment_commands, certificate_cell, server_warning
+from coordinator.operations_cli import doctor
 from coordinator.study_workflow import Goal, SiteEvent, goal_reached
 
 if TYPE_CHECKING:
@@ -205,6 +206,7 @@ def report(
 
 
 add_enrolment_commands(app)
+app.command()(doctor)
 
 
 def _fill_home(home: CoordinatorHome) -> None:

@@ -41,6 +41,12 @@ def examine_site(folder: Path) -> Iterator[Check]:
         yield run_check(name, examine)
 
 
+def examine_readiness(home: SiteHome) -> Iterator[Check]:
+    """Look at what a site cannot work without and is quickly looked at: for monitoring."""
+    for name, examine in (("secrets", _secrets), ("disk", _disk), ("database", _database)):
+        yield run_check(name, partial(examine, home))
+
+
 def _examinations(home: SiteHome) -> Iterator[tuple[str, Examination]]:
     yield "secrets", partial(_secrets, home)
     yield "disk", partial(_disk, home)

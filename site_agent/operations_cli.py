@@ -1,16 +1,14 @@
 """The commands of who keeps a site running: `fedgtv-site doctor`."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from algorithms.contracts.health import Check, CheckState
+from algorithms.contracts.health import CHECK_MARKS, CheckState, checks_json
 
 Home = Annotated[Path, typer.Option("--home", help="The site's home directory.")]
-MARKS = {CheckState.OK: "✓", CheckState.WARNING: "!", CheckState.FAILED: "✕"}
 console = Console(markup=False, emoji=False, soft_wrap=True)
 
 
@@ -35,14 +33,8 @@ def doctor(
     for check in examine_site(home):
         checks.append(check)
         if not as_json:
-            print_check(check)
+            console.print(f"{CHECK_MARKS[check.state]} {check.name}: {check.line}")
     if as_json:
-        told = [{"name": c.name, "state": c.state.value, "line": c.line} for c in checks]
-        typer.echo(json.dumps(told, indent=2))
+        typer.echo(checks_json(checks).decode())
     if any(check.state is CheckState.FAILED for check in checks):
         raise typer.Exit(1)
-
-
-def print_check(check: Check) -> None:
-    """Print one line about a check."""
-    console.print(f"{MARKS[check.state]} {check.name}: {check.line}")

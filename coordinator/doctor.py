@@ -1,0 +1,83 @@
+"""What keeps a coordinator from working, found before the first site connects."""
+
+import shutil
+import stat
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from algorithms.contracts.canonical_json import sha256_hex
+from algorithms.contracts.errors import DataError
+from algorithms.contracts.health import Check, CheckState, Concern, run_check
+from algorithms.contracts.model_package import MANIFEST_FILE, Manifest
+from coordinator.config import CoordinatorHome, open_home
+from coordinator.package_publisher import public_key_hex
+from coordinator.study_store import StudyStore
+
+LOW_SPACE_BYTES = 5 << 30
+
+
+def examine_coordinator(folder: Path) -> Iterator[Check]:
+    """Look at everything that a coordinator needs, one check after the other.
+
+    Without a readable configuration there is nothing else to look at.
+    """
+    configuration = run_check("configuration", lambda: _configuration(folder))
+    yield configuration
+    if configuration.state is CheckState.FAILED:
+        return
+    home = open_home(folder)
+    yield from examine_readiness(home)
+    yield run_check("packages", partial(_packages, home))
+
+
+def examine_readiness(home: CoordinatorHome) -> Iterator[Check]:
+    """Look at what a coordinator cannot work without and is quickly looked at: for monitoring."""
+    for name, examine in (("signing-key", _signing_key), ("disk", _disk), ("database", _database)):
+        yield run_check(name, partial(examine, home))
+
+
+def _configuration(folder: Path) -> str:
+    config = open_home(folder).config
+    return f"study {config.study} of {len(config.sites)} sites"
+
+
+def _signing_key(home: CoordinatorHome) -> str:
+    others = stat.S_IRWXG | stat.S_IRWXO
+    if home.signing_key.is_file() and stat.S_IMODE(home.signing_key.stat().st_mode) & others:
+        raise DataError(
+            f"{home.signing_key}: other users of this machine can read it: run chmod 600"
+        )
+    return f"public key {public_key_hex(home)}"
+
+
+def _disk(home: CoordinatorHome) -> str:
+    free_bytes = shutil.disk_usage(home.folder).free
+    said = f"{free_bytes / 2**30:.1f} GiB free"
+    if free_bytes < LOW_SPACE_BYTES:
+        return Concern(f"{said}, less than {LOW_SPACE_BYTES / 2**30:.1f} GiB: make room")
+    return said
+
+
+def _database(home: CoordinatorHome) -> str:
+    with StudyStore(home.database_url, home.config) as store:
+        return f"{len(store.sites())} sites"
+
+
+def _packages(home: CoordinatorHome) -> str:
+    """Read what will be delivered: a site would refuse a file that was changed."""
+    with StudyStore(home.database_url, home.config) as store:
+        package_id = store.current_package()
+    if package_id is None:
+        return "none published yet"
+    folder = home.packages / package_id
+    advice = "restore the folder from a backup"
+    file = folder / MANIFEST_FILE
+    if not file.is_file() or sha256_hex(file.read_bytes()) != package_id:
+        raise DataError(f"{file}: missing or changed since it was signed: {advice}")
+    manifest = Manifest.model_validate_json(file.read_bytes())
+    for name, entry in manifest.files.items():
+        part = folder / Path(name).name
+        if not part.is_file() or sha256_hex(part.read_bytes()) != entry.sha256:
+            raise DataError(f"{part}: missing or changed since it was signed: {advice}")
+    return f"{package_id[:12]} is as it was signed"

@@ -1,0 +1,35 @@
+"""The commands of who keeps a coordinator running: `fedgtv-coordinator doctor`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from algorithms.contracts.health import CHECK_MARKS, CheckState, checks_json
+
+Home = Annotated[Path, typer.Option("--home", help="The coordinator's home directory.")]
+console = Console(markup=False, emoji=False, soft_wrap=True)
+
+
+def doctor(
+    home: Home,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Look at everything that this coordinator needs, and say what is wrong and what helps.
+
+    The exit code is 1 when something does not work.
+
+    Example: fedgtv-coordinator doctor --home study
+    """
+    from coordinator.doctor import examine_coordinator
+
+    checks = []
+    for check in examine_coordinator(home):
+        checks.append(check)
+        if not as_json:
+            console.print(f"{CHECK_MARKS[check.state]} {check.name}: {check.line}")
+    if as_json:
+        typer.echo(checks_json(checks).decode())
+    if any(check.state is CheckState.FAILED for check in checks):
+        raise typer.Exit(1)
