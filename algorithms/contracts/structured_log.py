@@ -7,9 +7,11 @@ may quote a tag, a path or a row: of them only the kind and the place are kept.
 import json
 import logging
 import traceback
-from datetime import UTC, datetime
+
+from pydantic import AwareDatetime, TypeAdapter
 
 OUR_LOGGERS = ("fedgtv", "site_agent", "coordinator", "clinical_ui", "evaluation", "algorithms")
+MOMENT: TypeAdapter[AwareDatetime] = TypeAdapter(AwareDatetime)
 NOT_KEPT = "a library's own words, which may quote a patient, are not kept"
 
 
@@ -28,7 +30,7 @@ class JsonFormatter(logging.Formatter):
         """Return the line."""
         is_ours = record.name.partition(".")[0] in OUR_LOGGERS
         line: dict[str, object] = {
-            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "at": MOMENT.validate_python(record.created).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "party": self._party,
             "logger": record.name,
