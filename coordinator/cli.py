@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from algorithms.contracts.errors import DataError, failure_line
+from coordinator.bundle_cli import bundle_app
 from coordinator.config import (
     CONFIG_FILE,
     CoordinatorConfig,
@@ -57,6 +58,9 @@ def init(
     study: Annotated[str, typer.Option(help="Name of the study.")],
     source_site: Annotated[str, typer.Option(help="The hospital that trains the first model.")],
     target_site: Annotated[list[str], typer.Option(help="A hospital that adapts it; repeat.")],
+    air_gapped_site: Annotated[
+        list[str], typer.Option(help="One of them that no network reaches; repeat.")
+    ] = [],  # noqa: B006 - typer copies it
     address: Annotated[
         str, typer.Option(help="HOST:PORT at which the sites reach this machine.")
     ] = "localhost:8443",
@@ -77,6 +81,7 @@ def init(
             study=study,
             source_site=source_site,
             target_sites=tuple(target_site),
+            air_gapped_sites=tuple(air_gapped_site),
             address=address,
             record_received=record_received,
         )
@@ -206,6 +211,7 @@ def report(
 
 
 add_enrolment_commands(app)
+app.add_typer(bundle_app, name="bundle")
 app.command()(doctor)
 
 

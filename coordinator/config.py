@@ -25,6 +25,8 @@ class CoordinatorConfig(BaseModel):
         study: name of the study; packages and reports of another study are refused.
         source_site: the hospital that trains the first model.
         target_sites: the hospitals that adapt it.
+        air_gapped_sites: those of them that no network reaches: a tick leaves them out, and
+            `fedgtv-coordinator bundle` speaks to them.
         address: "host:port" at which the sites reach the reverse proxy.
         database_url: SQLAlchemy URL; empty means SQLite in the home directory.
         message_ttl_s: how long a message to a site lives; a site silent for longer is asked again
@@ -37,6 +39,7 @@ class CoordinatorConfig(BaseModel):
     study: str = Field(pattern=SITE_NAME_PATTERN)
     source_site: str = Field(pattern=SITE_NAME_PATTERN)
     target_sites: tuple[Annotated[str, Field(pattern=SITE_NAME_PATTERN)], ...] = Field(min_length=1)
+    air_gapped_sites: tuple[str, ...] = ()
     address: str = Field(default="localhost:8443", pattern=ADDRESS_PATTERN)
     database_url: str = ""
     message_ttl_s: float = Field(default=120.0, ge=10, le=300)
@@ -51,12 +54,19 @@ class CoordinatorConfig(BaseModel):
     def _names_are_distinct(self) -> Self:
         if len(set(self.sites)) != len(self.sites):
             raise ValueError("a site is named twice")
+        if strangers := set(self.air_gapped_sites) - set(self.sites):
+            raise ValueError(f"air_gapped_sites: {min(strangers)} is no site of the study")
         return self
 
     @property
     def sites(self) -> tuple[str, ...]:
         """Every site of the study, the source first."""
         return (self.source_site, *self.target_sites)
+
+    @property
+    def connected_sites(self) -> tuple[str, ...]:
+        """Every site that is reached over a network."""
+        return tuple(site for site in self.sites if site not in self.air_gapped_sites)
 
 
 @dataclass(frozen=True)
@@ -140,8 +150,8 @@ def write_config(folder: Path, config: CoordinatorConfig) -> None:
     if file.exists():
         raise DataError(f"{file}: there is a coordinator here already: choose another folder")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    keys = {"study", "source_site", "target_sites", "address", "record_received"}
-    values = config.model_dump(mode="json", include=keys)
+    keys = {"study", "source_site", "target_sites", "air_gapped_sites", "address"}
+    values = config.model_dump(mode="json", include={*keys, "record_received"})
     # Strings, lists and booleans are written alike in JSON and TOML.
     lines = [f"{key} = {json.dumps(value)}\n" for key, value in values.items()]
     file.write_text(

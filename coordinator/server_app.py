@@ -9,13 +9,15 @@ time, and everything it learned is in the study database.
 import os
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
@@ -61,18 +63,34 @@ def main(grid: Grid, context: Context) -> None:
             time.sleep(PAUSE_BETWEEN_TICKS_S)
 
 
-def tick(home: CoordinatorHome, store: StudyStore, sites: Sites) -> None:
-    """Do whatever can be done now; a silent or failing site never stops the others."""
-    statuses = _ask_statuses(home, store, sites)
+def tick(
+    home: CoordinatorHome,
+    store: StudyStore,
+    sites: Sites,
+    *,
+    among: Collection[str] | None = None,
+) -> None:
+    """Do whatever can be done now; a silent or failing site never stops the others.
+
+    `among` are the sites that it is about: without it, all that are reached over a network.
+    """
+    among = home.config.connected_sites if among is None else among
+    act_on(home, store, sites, _ask_statuses(store, sites, among))
+
+
+def act_on(
+    home: CoordinatorHome, store: StudyStore, sites: Sites, statuses: Mapping[str, SiteStatus]
+) -> None:
+    """Do what follows from where sites said they stand."""
     publish_when_ready(home, store, sites, statuses)
     deliver(home, store, sites, statuses)
     collect(home, store, sites, statuses)
 
 
-def _ask_statuses(home: CoordinatorHome, store: StudyStore, sites: Sites) -> dict[str, SiteStatus]:
+def _ask_statuses(store: StudyStore, sites: Sites, among: Collection[str]) -> dict[str, SiteStatus]:
     revoked = store.revoked_sites()
-    online = [site for site in sites.online() if site in home.config.sites and site not in revoked]
-    for site in set(home.config.sites) - set(online):
+    online = [site for site in sites.online() if site in among and site not in revoked]
+    for site in set(among) - set(online):
         store.record_failure(site, "revoked" if site in revoked else "offline")
     statuses = {}
     for site, answer in sites.ask(Question.STATUS, online).items():
@@ -88,10 +106,23 @@ def _ask_statuses(home: CoordinatorHome, store: StudyStore, sites: Sites) -> dic
     return statuses
 
 
+class Mailbox(Protocol):
+    """What is needed of a Flower grid: a disk has it too."""
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """Return all sites."""
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send messages and return their ids."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies that are there."""
+
+
 class FlowerSites:
     """The sites behind a Flower grid, by the name they were registered with."""
 
-    def __init__(self, grid: Grid, home: CoordinatorHome) -> None:
+    def __init__(self, grid: Mailbox, home: CoordinatorHome) -> None:
         self._grid = grid
         self._study = home.config.study
         self._ttl_s = home.config.message_ttl_s

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import URL, Engine, create_engine, inspect, make_url, select
+from sqlalchemy import URL, BigInteger, Engine, create_engine, inspect, make_url, select
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.types import JSON
@@ -100,6 +100,25 @@ class SiteKeyRow(Base):
     revoked_at: Mapped[datetime | None] = mapped_column(default=None)
 
 
+class BundleRow(Base):
+    """A bundle written for a site, and its answer; see `bundle_records`. Times are UTC.
+
+    Attributes:
+        sha256: None while it is being written.
+        answer_sha256: of the answer that was taken in; None before.
+        answer_done: whether all that the answer says was acted on.
+    """
+
+    __tablename__ = "bundles"
+
+    site: Mapped[str] = mapped_column(primary_key=True)
+    sequence: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    sha256: Mapped[str | None]
+    created_at: Mapped[datetime]
+    answer_sha256: Mapped[str | None] = mapped_column(default=None)
+    answer_done: Mapped[bool] = mapped_column(default=False)
+
+
 class EventRow(Base):
     """Something that happened; rows are added, never changed."""
 
@@ -149,6 +168,11 @@ class StudyStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def engine(self) -> Engine:
+        """The study database, for the rooms beside this one."""
+        return self._engine
 
     def close(self) -> None:
         """Give the database connections back."""

@@ -14,6 +14,7 @@ from rich.table import Table
 from algorithms.contracts.errors import DataError, failure_line
 from site_agent.account_cli import account_app
 from site_agent.blinded_cli import blinded_app
+from site_agent.bundle_cli import bundle_app
 from site_agent.config import SiteHome, open_home
 from site_agent.enrolment_cli import certificate_line, enrol
 from site_agent.operations_cli import add_operations_commands
@@ -51,6 +52,7 @@ app.add_typer(ledger_app, name="ledger")
 app.add_typer(pacs_app, name="pacs")
 app.add_typer(account_app, name="account")
 app.add_typer(blinded_app, name="blinded")
+app.add_typer(bundle_app, name="bundle")
 
 LONG_COMMANDS = {"work", "train-source"}
 _PROCESS_SETTINGS = {

@@ -7,9 +7,11 @@ by what it held, and the coordinator learns the same name.
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from google.protobuf.message import DecodeError
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
@@ -23,6 +25,7 @@ from site_agent.database import LedgerRow, transaction
 ADDRESS, MESSAGE, PACKAGE, QUESTION, FILES = "address", "message", "package", "question", "files"
 SITE_FAILED = 100  # Flower's own error codes lie below
 
+Part = TypeVar("Part")
 _REASON = re.compile(r"[A-Za-z_]{1,60}")  # a class or a rule; no text, number or path
 
 
@@ -81,6 +84,21 @@ def sent_files(message: Message, record: str) -> dict[str, bytes]:
     if arrays is None or any(array.stype != "raw" for array in arrays.values()):
         raise MessageRefused("malformed_message")
     return {name: bytes(array.data) for name, array in arrays.items()}
+
+
+def put_together(object_id: str, parts: dict[str, bytes], kind: type[Part]) -> Part:
+    """Make an object of Flower from its parts, by their names, as the network carries them.
+
+    Raises:
+        MessageRefused: they do not make one, or one of another kind.
+    """
+    try:
+        whole = inflate_object_from_contents(object_id, parts)
+    except (DecodeError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise MessageRefused("malformed_message") from None
+    if not isinstance(whole, kind):
+        raise MessageRefused("malformed_message")
+    return whole
 
 
 def wrap_released(body: bytes, files: Mapping[str, bytes]) -> RecordDict:

@@ -41,7 +41,7 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_confirm_message_received_fn_protobuf,
     make_pull_object_fn_protobuf,
 )
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, pull_objects
+from flwr.supercore.inflatable.inflatable_utils import pull_objects
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -59,7 +59,13 @@ from algorithms.contracts.study_bundle import STUDY_BUNDLE
 from site_agent.client_app import app as installed_app
 from site_agent.config import SiteHome, open_home
 from site_agent.database import open_database, utc_now
-from site_agent.message_check import MessageRefused, checked_reply, error_reply, note_refusal
+from site_agent.message_check import (
+    MessageRefused,
+    checked_reply,
+    error_reply,
+    note_refusal,
+    put_together,
+)
 
 POLL_S = 0.2
 PAUSE_AFTER_FAILURE_S = 1.0
@@ -179,7 +185,7 @@ class SiteExecutor:
             self._check_envelope(task, envelope)
             if parts is None:
                 raise MessageRefused("oversized_message")
-            message = _put_together(tree.object_id, parts)
+            message = _put_message_together(tree.object_id, parts)
             return checked_reply(self._client_app(message, context), envelope, self._engine)
         except MessageRefused as refusal:
             _log.warning("refused: %s %s", refusal.rule, refusal.detail or "")
@@ -242,12 +248,9 @@ class SiteExecutor:
         )
 
 
-def _put_together(message_id: str, parts: dict[str, bytes]) -> Message:
-    try:
-        message = inflate_object_from_contents(message_id, parts)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise MessageRefused("malformed_message") from None
-    if not isinstance(message, Message) or not message.has_content():
+def _put_message_together(message_id: str, parts: dict[str, bytes]) -> Message:
+    message = put_together(message_id, parts, Message)
+    if not message.has_content():
         raise MessageRefused("malformed_message")
     message.metadata.__dict__["_message_id"] = message_id  # as Flower does
     return message

@@ -82,11 +82,18 @@ def file_entry(data: bytes) -> FileEntry:
 
 
 def make_coordinator(
-    folder: Path, *, targets: tuple[str, ...] = ("hospital-b",)
+    folder: Path,
+    *,
+    targets: tuple[str, ...] = ("hospital-b",),
+    air_gapped: tuple[str, ...] = (),
 ) -> CoordinatorHome:
     """Make a coordinator's home that records every byte it receives."""
     config = CoordinatorConfig(
-        study=STUDY, source_site="hospital-a", target_sites=targets, record_received=True
+        study=STUDY,
+        source_site="hospital-a",
+        target_sites=targets,
+        air_gapped_sites=air_gapped,
+        record_received=True,
     )
     write_config(folder, config)
     home = open_coordinator_home(folder)
@@ -126,9 +133,11 @@ def make_site(folder: Path, name: str, *trusted_keys: str, auto_approve: bool = 
     return home
 
 
-def make_study(folder: Path, *targets: str) -> tuple[CoordinatorHome, dict[str, Path]]:
+def make_study(
+    folder: Path, *targets: str, air_gapped: tuple[str, ...] = ()
+) -> tuple[CoordinatorHome, dict[str, Path]]:
     """Make a coordinator, the source site "hospital-a" and the target sites, which trust it."""
-    coordinator = make_coordinator(folder / "coordinator", targets=targets)
+    coordinator = make_coordinator(folder / "coordinator", targets=targets, air_gapped=air_gapped)
     key = public_key_hex(coordinator)
     homes = {name: folder / name for name in ("hospital-a", *targets)}
     for name, home in homes.items():

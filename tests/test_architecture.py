@@ -144,10 +144,12 @@ def test_methods_read_no_file_clock_or_environment() -> None:
 
 def test_flowers_words_stay_in_the_transport() -> None:
     allowed = {
+        "site_agent/bundle_answer.py",
         "site_agent/client_app.py",
         "site_agent/supernode.py",
         "site_agent/message_check.py",
         "site_agent/site_executor.py",
+        "coordinator/bundle_mailbox.py",
         "coordinator/server_app.py",
         "coordinator/embedded_transport.py",
         "coordinator/transport.py",
