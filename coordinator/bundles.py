@@ -1,8 +1,8 @@
 """A round with an air-gapped site: a bundle is written, carried, answered, carried and read.
 
-What a bundle asks follows from what the site said last, so that nothing waits in a queue: a bundle
-that got lost is simply written again, under the next number. The site's status is always asked
-last, so that it tells what became of all else.
+What a bundle asks follows from what the site said last and what it may have got ready since, so
+that nothing waits in a queue: a bundle that got lost is simply written again, under the next
+number. The site's status is always asked last, so that it tells what became of all else.
 """
 
 import os
@@ -21,6 +21,7 @@ from algorithms.contracts.bundle import (
     check_expiry,
 )
 from algorithms.contracts.errors import DataError
+from algorithms.contracts.messages import SiteStatus
 from algorithms.sealed_bundle import SealedBundle, SealedWriter
 from coordinator.bundle_mailbox import BundleMailbox
 from coordinator.bundle_records import BundleRecords
@@ -101,7 +102,7 @@ def write_bundle(
         mailbox = BundleMailbox(site, outgoing=writer)
         with _spoken_to(home, store, mailbox) as sites:
             if status is not None:
-                act_on(home, store, sites, {site: status})
+                act_on(home, store, sites, {site: _hoped_for(status, store)})
             sites.ask(Question.STATUS, [site])
         sha256 = writer.finish()
         file.flush()
@@ -149,6 +150,12 @@ def read_bundle(
             tick(home, store, sites, among=[site])
     records.end_answer(site, header.sequence)
     return ReadBundle(site, header.sequence, mailbox.unanswered)
+
+
+def _hoped_for(status: SiteStatus, store: StudyStore) -> SiteStatus:
+    """Return a status that asks for all that may have got ready since, which saves a journey."""
+    ready = {"source_package_ready": True, "report_ready": True}
+    return status.model_copy(update={**ready, "current_package": store.current_package()})
 
 
 def _check_origin(home: CoordinatorHome, store: StudyStore, bundle: SealedBundle) -> None:
