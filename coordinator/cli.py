@@ -21,6 +21,7 @@ from coordinator.config import (
     open_home,
     write_config,
 )
+from coordinator.plan_cli import plan_app
 from coordinator.study_workflow import Goal, SiteEvent, goal_reached
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(plan_app, name="plan")
 console = Console(markup=False, emoji=False)  # a path may hold brackets
 Home = Annotated[Path, typer.Option("--home", help="The coordinator's home directory.")]
 
@@ -119,7 +121,8 @@ def tick(
         summary = carrier.tick(until, patience_s=patience_s)
     _print_sites(summary.package_id, summary.sites)
     progress_of_sites = [s.progress for s in summary.sites if s.progress is not None]
-    if not goal_reached(until, summary.package_id is not None, progress_of_sites):
+    published, agreed = summary.package_id is not None, summary.agreed
+    if not goal_reached(until, published, progress_of_sites, agreed=agreed):
         print(f"not {until.value} within {patience_s:.0f} s: tick again", file=sys.stderr)
         raise typer.Exit(1)
     refused = [f"{s.site} ({s.refused_by_rule})" for s in summary.sites if s.refused_by_rule]

@@ -16,6 +16,7 @@ from site_agent.account_cli import account_app
 from site_agent.blinded_cli import blinded_app
 from site_agent.config import SiteHome, open_home
 from site_agent.pacs_cli import listen, pacs_app
+from site_agent.plan_cli import plan_app
 from site_agent.signature_cli import add_signature_commands
 from site_agent.storage_commands import add_commands
 
@@ -44,6 +45,7 @@ model_app = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(package_app, name="package")
+app.add_typer(plan_app, name="plan")
 app.add_typer(model_app, name="model")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(pacs_app, name="pacs")

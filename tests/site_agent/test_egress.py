@@ -36,6 +36,7 @@ from tests.simulated_site import (
     PLANTED_CASE,
     PLANTED_PATIENT,
     PLANTED_UID,
+    approve_plan_for,
     file_entry,
     make_site,
     tiny_package,
@@ -62,7 +63,9 @@ def home(tmp_path: Path) -> SiteHome:
 
 @pytest.fixture
 def engine(home: SiteHome) -> Engine:
-    return open_database(home.database_url)
+    engine = open_database(home.database_url)
+    approve_plan_for(home, engine, PACKAGE)
+    return engine
 
 
 def _report(**changes: Any) -> SiteReportMessage:
@@ -238,6 +241,7 @@ def test_a_pseudonym_in_the_weights_does_not_leave(home: SiteHome, engine: Engin
 def test_results_wait_for_a_person_where_the_site_says_so(tmp_path: Path) -> None:
     home = make_site(tmp_path / "site", "hospital-b", auto_approve=False)
     engine = open_database(home.database_url)
+    approve_plan_for(home, engine, PACKAGE)
     egress.release(home, engine, STATUS, now=AT)
     for _ in range(2):  # asking again does not fill the ledger
         with pytest.raises(egress.ReleaseHeld):
@@ -279,6 +283,7 @@ def test_a_package_with_a_figure_about_few_patients_does_not_leave(
 def test_a_person_can_read_what_waits(tmp_path: Path) -> None:
     home = make_site(tmp_path / "site", "hospital-b", auto_approve=False)
     engine = open_database(home.database_url)
+    approve_plan_for(home, engine, PACKAGE)
     with pytest.raises(egress.ReleaseHeld, match="ledger show"):
         egress.release(home, engine, _report(), now=AT)
     body = canonical_json(_report().model_dump(mode="json"))
