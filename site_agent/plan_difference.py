@@ -62,7 +62,7 @@ def _said(key: str, value: str) -> str:
 
 def _text(value: object) -> str:
     if isinstance(value, list):
-        return " x ".join(map(_text, value)) if value else "none"
+        return ", ".join(map(_text, value)) if value else "none"
     if value is None:
         return "not set"
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

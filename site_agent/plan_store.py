@@ -79,7 +79,7 @@ def store_plan(home: SiteHome, engine: Engine, signed: bytes, *, now: datetime) 
 def approve_plan(
     home: SiteHome, engine: Engine, number: int, *, actor: str, now: datetime
 ) -> PlanApproval:
-    """Sign a plan for this hospital; the one that it worked by before is retired.
+    """Sign a plan for this hospital; the one before it for the same package is retired.
 
     Raises:
         DataError: there is no such plan, or it is in force already.
@@ -93,8 +93,8 @@ def approve_plan(
         plan = _check(home, _signed(row), now)
         if broken := _keeping_rule(home, plan):
             raise PlanRefused(*broken)
-        newer = select(func.max(PlanRow.plan_number)).where(PlanRow.state == APPROVED)
-        if (session.scalar(newer) or 0) > number:
+        approved = approved_plan(engine, plan.package_id)
+        if approved is not None and approved.plan_number > number:
             raise PlanRefused("plan_replayed", f"plan {number}: a newer one is in force: {_ASK}")
         return _sign(home, session, row, actor=actor, now=now)
 
@@ -121,8 +121,8 @@ def plan_in_force(
     Raises:
         PlanRefused: there is none with two signatures, or it is not valid now.
     """
-    row = approved_plan(engine)
-    if row is None or row.package_id != package_id:
+    row = approved_plan(engine, package_id)
+    if row is None:
         raise PlanRefused(
             "no_plan",
             f"package {package_id[:12]}: no plan for it is approved here: see 'fedgtv-site plan "
@@ -161,9 +161,11 @@ def plans_held(engine: Engine) -> list[PlanRow]:
         return list(session.scalars(select(PlanRow).order_by(PlanRow.plan_number)))
 
 
-def approved_plan(engine: Engine) -> PlanRow | None:
-    """Return the plan that this hospital works by, if there is one."""
+def approved_plan(engine: Engine, package_id: str | None = None) -> PlanRow | None:
+    """Return the newest plan that this hospital works by, for one package or any."""
     newest = select(PlanRow).where(PlanRow.state == APPROVED).order_by(PlanRow.plan_number.desc())
+    if package_id is not None:
+        newest = newest.where(PlanRow.package_id == package_id)
     with Session(engine) as session:
         return session.scalars(newest).first()
 
@@ -321,7 +323,8 @@ def _sign(
     home: SiteHome, session: Session, row: PlanRow, *, actor: str, now: datetime
 ) -> PlanApproval:
     approval = sign_approval(home, row.plan_sha256, now=now)
-    for other in session.scalars(select(PlanRow).where(PlanRow.state == APPROVED)):
+    same = (PlanRow.state == APPROVED, PlanRow.package_id == row.package_id)
+    for other in session.scalars(select(PlanRow).where(*same)):
         other.state = RETIRED
     row.state, row.approval = APPROVED, approval.model_dump_json()
     _note(session, "plan_approved", row, actor=actor, now=now)
@@ -338,12 +341,17 @@ def _note(session: Session, event: str, row: PlanRow, *, actor: str, now: dateti
 def _audited_states(engine: Engine) -> dict[str, str]:
     """Return the state of every plan that follows from what the audit log says happened."""
     states: dict[str, str] = {}
+    in_force: dict[str, str] = {}  # plan by package
     ordered = select(AuditRow).where(AuditRow.event.startswith("plan_")).order_by(AuditRow.sequence)
     with Session(engine) as session:
         for entry in session.scalars(ordered):
             state = entry.event.removeprefix("plan_")
             if state == APPROVED:
-                states = {k: RETIRED if v == APPROVED else v for k, v in states.items()}
+                package_id = entry.detail["package_id"]
+                before = in_force.get(package_id)
+                if before is not None and states[before] == APPROVED:
+                    states[before] = RETIRED
+                in_force[package_id] = entry.subject
             states[entry.subject] = state
     return states
 

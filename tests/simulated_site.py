@@ -184,7 +184,8 @@ def approve_plan_for(
     signed = sign_plan(plan, key)
     approval = sign_approval(home, signed.plan_sha256, now=AT)
     with transaction(engine) as session:
-        session.execute(update(PlanRow).values(state="retired"))
+        before = update(PlanRow).where(PlanRow.package_id == package_id)
+        session.execute(before.values(state="retired"))
         session.add(
             PlanRow(
                 plan_sha256=signed.plan_sha256,

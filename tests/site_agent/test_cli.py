@@ -38,7 +38,7 @@ from tests.phantoms import (
     tiny_volume,
     write_nifti_pair,
 )
-from tests.simulated_site import tiny_package, tiny_report
+from tests.simulated_site import approve_plan_for, tiny_package, tiny_report
 from tests.site_agent.test_ingest import (
     BREAKAGES,
     cut_a_file,
@@ -249,8 +249,9 @@ def test_ledger_of_a_new_site_is_empty_and_unbroken(run, home) -> None:
     assert run("ledger", "verify", "--home", home.folder)[:2] == (0, "0 entries, unbroken\n")
 
 
-def test_a_person_reads_what_waits_and_lets_it_leave(run, home) -> None:
+def test_a_person_reads_what_waits_and_lets_it_leave(run, home, key) -> None:
     engine = CaseStore(home).engine
+    approve_plan_for(home, engine, "ab" * 32, key=key)
     message = SiteReportMessage(report=tiny_report("hospital-b", "ab" * 32))
     with pytest.raises(egress.ReleaseHeld):
         egress.release(home, engine, message, now=utc_now())

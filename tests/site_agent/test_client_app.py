@@ -11,7 +11,14 @@ from site_agent.client_app import app, site_status
 from site_agent.config import SiteHome
 from site_agent.database import AnnotationTaskRow, RoundRow, open_database, transaction
 from site_agent.package_store import PackageRow
-from tests.simulated_site import AT, PLANTED_CASE, finish_round, make_site, prepare_source_package
+from tests.simulated_site import (
+    AT,
+    PLANTED_CASE,
+    approve_plan_for,
+    finish_round,
+    make_site,
+    prepare_source_package,
+)
 
 PACKAGE = "cd" * 32
 
@@ -141,5 +148,7 @@ def test_a_report_is_about_the_package_asked_for(home: SiteHome) -> None:
         question = RecordDict({"question": ConfigRecord({"package_id": package_id})})
         return _ask(home.folder, "query.site_report", question)
 
+    assert ask_about(PACKAGE).error.reason == "ReleaseRefused"
+    approve_plan_for(home, engine, PACKAGE)
     assert not ask_about(PACKAGE).has_error()
     assert ask_about("0" * 64).error.reason == "DataError"

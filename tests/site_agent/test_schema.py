@@ -41,7 +41,7 @@ from tests.phantoms import filled_store, make_home, tiny_case
 from tests.site_agent.stored_site import killed_at, release
 
 NOW = datetime(2031, 5, 6, 7, 8, 9)
-LATE_TABLES = ("model_activations", "site_models", "click_steps", "click_sessions")
+LATE_TABLES = ("plans", "model_activations", "site_models", "click_steps", "click_sessions")
 PAGE_TABLES = (
     "claims",
     "drafts",
