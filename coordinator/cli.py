@@ -25,8 +25,7 @@ from coordinator.plan_cli import plan_app
 from coordinator.study_workflow import Goal, SiteEvent, goal_reached
 
 if TYPE_CHECKING:
-    from coordinator.study_store import SiteRecord
-    from coordinator.transport import Transport
+    from coordinator.transport import TickSummary, Transport
 
 SITE_APP = "site_agent.client_app:app"  # a name, not an import: the sites' app as installed
 
@@ -119,7 +118,7 @@ def tick(
     ):
         progress.update(f"speaking to {len(sites)} sites ({transport.value})")
         summary = carrier.tick(until, patience_s=patience_s)
-    _print_sites(summary.package_id, summary.sites)
+    _print_sites(summary)
     progress_of_sites = [s.progress for s in summary.sites if s.progress is not None]
     published, agreed = summary.package_id is not None, summary.agreed
     if not goal_reached(until, published, progress_of_sites, agreed=agreed):
@@ -143,8 +142,7 @@ def status(home: Home) -> None:
     """
     from coordinator.transport import summarise
 
-    summary = summarise(open_home(home))
-    _print_sites(summary.package_id, summary.sites)
+    _print_sites(summarise(open_home(home)))
 
 
 @app.command()
@@ -252,10 +250,14 @@ def _parse_sites(values: Sequence[str], known: Sequence[str]) -> dict[str, Path]
     return sites
 
 
-def _print_sites(package_id: str | None, sites: Sequence["SiteRecord"]) -> None:
+def _print_sites(summary: "TickSummary") -> None:
+    package_id = summary.package_id
     console.print(f"package: {package_id[:12] if package_id else 'none published yet'}")
+    if package_id:
+        agreed = "answered by all" if summary.agreed else "not answered by all target sites"
+        console.print(f"plan: {agreed}; see 'fedgtv-coordinator plan list'")
     table = Table("site", "role", "package", "round", "tasks", "last seen (UTC)", "bytes to / from")
-    for site in sites:
+    for site in summary.sites:
         delivery = site.progress.value if site.progress is not None else "-"
         if site.refused_by_rule is not None:
             delivery += f" ({site.refused_by_rule})"

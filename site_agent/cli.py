@@ -269,14 +269,19 @@ def cases(home: Home) -> None:
 
 @app.command()
 def status(home: Home) -> None:
-    """Show how many cases there are, the round and open tasks.
+    """Show how many cases there are, the plan, the round and open tasks.
 
     Example: fedgtv-site status --home hospital-b
     """
+    from site_agent.plan_store import approved_plan, plans_held
+
     site, store = _open(home)
     table = Table(title=f"{site.config.name} in study {site.config.study}", show_header=False)
     for split, count in sorted(store.counts().items()):
         table.add_row(f"cases: {split}", str(count))
+    plan = approved_plan(store.engine)
+    in_force = f"{plan.plan_number}, approved" if plan is not None else "none approved"
+    table.add_row("plan", f"{in_force}; {len(plans_held(store.engine))} came")
     latest = store.latest_round()
     if latest is None:
         table.add_row("round", "none yet")

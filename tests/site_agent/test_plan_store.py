@@ -121,9 +121,7 @@ def _leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path]
 
 
-def test_no_field_can_be_changed_after_the_signature(
-    home: SiteHome, engine: Engine, subtests: pytest.Subtests
-) -> None:
+def test_no_field_can_be_changed_after_the_signature(home: SiteHome, engine: Engine) -> None:
     signed = sign_plan(plan())
     for path in _leaves(json.loads(signed.plan)):
         fields = json.loads(signed.plan)
@@ -132,11 +130,9 @@ def test_no_field_can_be_changed_after_the_signature(
             place = place[key]
         place[path[-1]] = f"{place[path[-1]]}0" if isinstance(place[path[-1]], str) else 7
         forged = SignedPlan(plan=json.dumps(fields), signature=signed.signature)
-        with subtests.test(".".join(map(str, path))):
-            body = forged.model_dump_json().encode()
-            assert refusal(lambda body=body: store_plan(home, engine, body, now=AT)) == (
-                "bad_signature"
-            )
+        body = forged.model_dump_json().encode()
+        rule = refusal(lambda body=body: store_plan(home, engine, body, now=AT))
+        assert rule == "bad_signature", path
     assert plans_held(engine) == []
 
 
@@ -294,7 +290,7 @@ def _change(engine: Engine, **values: Any) -> None:
 
 
 def test_one_flipped_byte_anywhere_in_a_stored_plan_is_named(
-    home: SiteHome, engine: Engine, subtests: pytest.Subtests
+    home: SiteHome, engine: Engine
 ) -> None:
     approved(home, engine, plan())
     assert verify_plans(home, engine) == 1
@@ -303,10 +299,9 @@ def test_one_flipped_byte_anywhere_in_a_stored_plan_is_named(
         text = getattr(whole, column)
         for place in range(0, len(text), 1 + len(text) // 40):
             flipped = text[:place] + chr(ord(text[place]) ^ 1) + text[place + 1 :]
-            with subtests.test(f"{column} {place}"):
-                _change(engine, **{column: flipped})
-                with pytest.raises(PlanRefused, match="plan 1: "):
-                    verify_plans(home, engine)
+            _change(engine, **{column: flipped})
+            with pytest.raises(PlanRefused, match="plan 1: "):
+                verify_plans(home, engine)
         _change(engine, **{column: text})
     _change(engine, plan_number=3)
     assert refusal(lambda: verify_plans(home, engine)) == "plan_changed"

@@ -69,12 +69,11 @@ def test_a_plan_says_of_its_package_what_the_package_says(
     assert _plan(**changes).package_rule(CONTENT) == rule
 
 
-def test_no_parameter_can_be_another(subtests: pytest.Subtests) -> None:
+def test_no_parameter_can_be_another() -> None:
     for key, value in _plan().parameters.items():
         other = not value if isinstance(value, bool) else [value]
-        with subtests.test(key):
-            changed = _plan(parameters=_plan().parameters | {key: other})
-            assert changed.package_rule(CONTENT) == "wrong_parameters"
+        changed = _plan(parameters=_plan().parameters | {key: other})
+        assert changed.package_rule(CONTENT) == "wrong_parameters", key
     as_number = _plan(parameters=_plan().parameters | {"adaptation.budget_per_patient": 1})
     assert as_number.package_rule(CONTENT) == "wrong_parameters"  # though 1 == True
 
