@@ -6,7 +6,6 @@ of the source hospital, before there is a package.
 """
 
 import json
-from datetime import datetime
 from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
@@ -131,7 +130,7 @@ class FederationPlan(_Noun):
         """Return the canonical JSON that the study lead signs."""
         return canonical_json(self.model_dump(mode="json"))
 
-    def time_rule(self, now: datetime) -> str | None:
+    def time_rule(self, now: AwareDatetime) -> str | None:
         """Name the rule that a plan breaks at `now` (with a time zone); None while it is valid."""
         if now >= self.expires_at:
             return "plan_expired"
