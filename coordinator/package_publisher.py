@@ -50,6 +50,19 @@ def public_key_hex(home: CoordinatorHome) -> str:
     return read_signing_key(home).public_key().public_bytes_raw().hex()
 
 
+def sign(home: CoordinatorHome, content: bytes) -> Signature:
+    """Sign bytes with the study's key.
+
+    Raises:
+        DataError: when the key is missing or damaged.
+    """
+    key = read_signing_key(home)
+    return Signature(
+        key_id=sha256_hex(key.public_key().public_bytes_raw())[:16],
+        signature_hex=key.sign(content).hex(),
+    )
+
+
 def publish(home: CoordinatorHome, manifest: Manifest, files: Mapping[str, bytes]) -> str:
     """Check an offered package against its manifest, sign it and write its folder; idempotent.
 
@@ -61,11 +74,7 @@ def publish(home: CoordinatorHome, manifest: Manifest, files: Mapping[str, bytes
     """
     _check_offer(home, manifest, files)
     signed_bytes = manifest.signed_bytes()
-    key = read_signing_key(home)
-    signature = Signature(
-        key_id=sha256_hex(key.public_key().public_bytes_raw())[:16],
-        signature_hex=key.sign(signed_bytes).hex(),
-    )
+    signature = sign(home, signed_bytes)
     contents = {
         **files,
         MANIFEST_FILE: signed_bytes,

@@ -1,7 +1,8 @@
 """One run of the study: short, idempotent, and safe to repeat; the file that speaks Flower.
 
 A tick asks every connected site for its status, publishes the source hospital's package once it is
-ready, delivers it where it is missing and collects the reports that are ready. People take days
+ready, delivers it and the signed plan where they are missing, and collects the hospitals'
+signatures under the plan and the reports that are ready. People take days
 between these steps, so no run waits for them: a run repeats ticks only up to a goal, for a bounded
 time, and everything it learned is in the study database.
 """
@@ -24,6 +25,8 @@ from algorithms.contracts.messages import SiteStatus
 from coordinator.config import CoordinatorHome, open_home
 from coordinator.package_delivery import deliver, publish_when_ready
 from coordinator.package_publisher import SignedPackage
+from coordinator.plan_delivery import deliver_plan
+from coordinator.plan_records import PlanRecords
 from coordinator.report_collection import collect
 from coordinator.sites import Answer, Question, Silence, Sites, parse_answer
 from coordinator.study_store import StudyStore
@@ -31,6 +34,7 @@ from coordinator.study_workflow import Goal, goal_reached
 
 # Names in the records on the wire; `site_agent/message_check.py` has the same ones.
 ADDRESS, MESSAGE, PACKAGE, QUESTION, FILES = "address", "message", "package", "question", "files"
+PLAN = "plan"
 POLL_S = 0.2
 PAUSE_BETWEEN_TICKS_S = 1.0
 
@@ -54,7 +58,8 @@ def main(grid: Grid, context: Context) -> None:
             sites.bytes_from_site.clear()
             package_id = store.current_package()
             progress = store.progress(package_id) if package_id is not None else {}
-            done = goal_reached(goal, package_id is not None, progress.values())
+            agreed = PlanRecords(store).is_agreed(package_id)
+            done = goal_reached(goal, package_id is not None, progress.values(), agreed=agreed)
             if done or time.monotonic() > end:
                 store.record_run(tick_id, goal, reached=done)
                 return
@@ -66,6 +71,7 @@ def tick(home: CoordinatorHome, store: StudyStore, sites: Sites) -> None:
     statuses = _ask_statuses(home, store, sites)
     publish_when_ready(home, store, sites, statuses)
     deliver(home, store, sites, statuses)
+    deliver_plan(home, store, sites, statuses)
     collect(home, store, sites, statuses)
 
 
@@ -110,6 +116,7 @@ class FlowerSites:
         *,
         package: SignedPackage | None = None,
         package_id: str | None = None,
+        signed_plan: bytes | None = None,
     ) -> dict[str, Answer | Silence]:
         """Ask several sites at once and wait for them until the messages expire.
 
@@ -119,7 +126,7 @@ class FlowerSites:
         answers: dict[str, Answer | Silence] = {site: Silence("offline") for site in sites}
         messages = {}
         for site in filter(nodes.__contains__, sites):
-            content = _question(package, package_id)
+            content = _question(package, package_id, signed_plan)
             content[ADDRESS] = ConfigRecord({"study": self._study, "site": site})
             messages[site] = Message(content, nodes[site], question.value, ttl=self._ttl_s)
         pushed = self._grid.push_messages(list(messages.values()))
@@ -155,7 +162,9 @@ class FlowerSites:
         return _answer(reply.content)
 
 
-def _question(package: SignedPackage | None, package_id: str | None) -> RecordDict:
+def _question(
+    package: SignedPackage | None, package_id: str | None, signed_plan: bytes | None
+) -> RecordDict:
     content = RecordDict()
     if package is not None:
         content[PACKAGE] = ConfigRecord(
@@ -165,6 +174,8 @@ def _question(package: SignedPackage | None, package_id: str | None) -> RecordDi
         content[FILES] = ArrayRecord(arrays)
     if package_id is not None:
         content[QUESTION] = ConfigRecord({"package_id": package_id})
+    if signed_plan is not None:
+        content[PLAN] = ConfigRecord({"signed": signed_plan})
     return content
 
 

@@ -20,6 +20,8 @@ class Question(StrEnum):
     RECEIVE_PACKAGE = "train.receive_package"
     SOURCE_PACKAGE = "query.source_package"
     SITE_REPORT = "query.site_report"
+    RECEIVE_PLAN = "train.receive_plan"
+    PLAN_APPROVAL = "query.plan_approval"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Sites(Protocol):
         *,
         package: SignedPackage | None = None,
         package_id: str | None = None,
+        signed_plan: bytes | None = None,
     ) -> dict[str, Answer | Silence]:
         """Ask several sites at once; every one of them is in the result."""
 

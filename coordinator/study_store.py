@@ -100,6 +100,30 @@ class SiteKeyRow(Base):
     revoked_at: Mapped[datetime | None] = mapped_column(default=None)
 
 
+class SignedPlanRow(Base):
+    """A federation plan that the study lead signed; see `plan_records`."""
+
+    __tablename__ = "plans"
+
+    plan_number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    plan_sha256: Mapped[str] = mapped_column(unique=True)
+    package_id: Mapped[str]
+    signed: Mapped[str]  # a `SignedPlan` in JSON, as it is sent
+    signed_at: Mapped[datetime]
+
+
+class PlanAnswerRow(Base):
+    """What one site said about one plan: its signature, or the rule that refused it."""
+
+    __tablename__ = "plan_answers"
+
+    site: Mapped[str] = mapped_column(primary_key=True)
+    plan_sha256: Mapped[str] = mapped_column(primary_key=True)
+    refused_by_rule: Mapped[str | None]
+    approval: Mapped[str | None]  # a `PlanApproval` in JSON, as it came
+    answered_at: Mapped[datetime]
+
+
 class EventRow(Base):
     """Something that happened; rows are added, never changed."""
 
@@ -149,6 +173,11 @@ class StudyStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def engine(self) -> Engine:
+        """The study database, for the rooms beside this one."""
+        return self._engine
 
     def close(self) -> None:
         """Give the database connections back."""
@@ -400,8 +429,8 @@ def _open_database(url: str | URL) -> Engine:
             f"{location.database}: the study's database is missing: restore it from a backup"
         )
     engine = _connect(location)
-    if inspect(engine).has_table(SiteRow.__tablename__):  # a study from an earlier version
-        Base.metadata.create_all(engine)
+    if inspect(engine).has_table(SiteRow.__tablename__):  # else it is no study's, or a lost one
+        Base.metadata.create_all(engine)  # tables that came after it was made
     return engine
 
 

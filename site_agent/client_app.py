@@ -26,6 +26,7 @@ from algorithms.contracts.errors import DataError
 from algorithms.contracts.messages import (
     LeavingMessage,
     PackageReceipt,
+    PlanReceipt,
     RoundState,
     SiteReportMessage,
     SiteStatus,
@@ -39,6 +40,7 @@ from site_agent.database import AnnotationTaskRow, RoundRow, open_database, utc_
 from site_agent.message_check import (
     FILES,
     PACKAGE,
+    PLAN,
     QUESTION,
     MessageRefused,
     check_address,
@@ -54,6 +56,13 @@ from site_agent.package_store import (
     active_package,
     packages_held,
     store_package,
+)
+from site_agent.plan_store import (
+    PlanRefused,
+    approved_plan,
+    plans_held,
+    read_approval,
+    store_plan,
 )
 
 app = ClientApp()
@@ -142,11 +151,41 @@ def site_report(message: Message, home: SiteHome, engine: Engine) -> RecordDict:
     return _release(home, engine, SiteReportMessage(report=report))
 
 
+@app.train("receive_plan")
+@_guarded
+def receive_plan(message: Message, home: SiteHome, engine: Engine) -> RecordDict:
+    """Keep a signed plan for a person to read, or name the rule that refused it."""
+    signed = sent_bytes(message, PLAN, "signed")
+    try:
+        store_plan(home, engine, signed, now=utc_now())
+        rule = None
+    except PlanRefused as refusal:
+        rule = refusal.rule
+    receipt = PlanReceipt(
+        site=home.config.name,
+        received_sha256=sha256_hex(signed),
+        accepted=rule is None,
+        refused_by_rule=rule,
+    )
+    return _release(home, engine, receipt)
+
+
+@app.query("plan_approval")
+@_guarded
+def plan_approval(_message: Message, home: SiteHome, engine: Engine) -> RecordDict:
+    """Hand over this hospital's signature under the plan that it works by."""
+    row = approved_plan(engine)
+    if row is None:
+        raise DataError("no plan is approved")
+    return _release(home, engine, read_approval(row))
+
+
 def site_status(home: SiteHome, engine: Engine) -> SiteStatus:
     """Gather where this site stands with its approved package."""
     current = active_package(engine)
     row = latest_round(engine, current.package_id) if current is not None else None
     state = RoundState.NONE if current is None else RoundState.RECEIVED
+    plans, approved = plans_held(engine), approved_plan(engine)
     return SiteStatus(
         site=home.config.name,
         code_version=version("fedgtv"),
@@ -156,6 +195,8 @@ def site_status(home: SiteHome, engine: Engine) -> SiteStatus:
         round_state=RoundState(row.state) if row is not None else state,
         open_annotation_tasks=_open_tasks(engine, row.round_id) if row is not None else 0,
         report_ready=current is not None and reported_round(engine, current.package_id) is not None,
+        plan_held=plans[-1].plan_sha256 if plans else None,
+        plan_approved=approved.plan_sha256 if approved is not None else None,
     )
 
 

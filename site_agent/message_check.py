@@ -21,6 +21,7 @@ from site_agent.database import LedgerRow, transaction
 
 # Names in the records on the wire; `coordinator/server_app.py` has the same ones.
 ADDRESS, MESSAGE, PACKAGE, QUESTION, FILES = "address", "message", "package", "question", "files"
+PLAN = "plan"
 SITE_FAILED = 100  # Flower's own error codes lie below
 
 _REASON = re.compile(r"[A-Za-z_]{1,60}")  # a class or a rule; no text, number or path

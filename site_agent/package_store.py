@@ -81,7 +81,7 @@ def verify_package(
     Raises:
         PackageRefused: at the first rule that is broken.
     """
-    _verify_key_and_signature(manifest, _parse_signature(signature), trusted_keys)  # 1, 2
+    verify_key_and_signature(manifest, _parse_signature(signature), trusted_keys)  # 1, 2
     parsed = _parse_manifest(manifest)  # 3
     if study is not None and parsed.study != study:  # 4
         raise PackageRefused(
@@ -331,26 +331,30 @@ def _parse_signature(content: bytes) -> Signature:
         ) from None
 
 
-def _verify_key_and_signature(
-    manifest: bytes, signature: Signature, trusted_keys: Iterable[str]
+def verify_key_and_signature(
+    content: bytes, signature: Signature, trusted_keys: Iterable[str], *, name: str = MANIFEST_FILE
 ) -> None:
+    """Check who signed `content`, which a person knows as `name`.
+
+    Raises:
+        PackageRefused: unknown_key or bad_signature.
+    """
     trusted = {sha256_hex(bytes.fromhex(key))[:16]: bytes.fromhex(key) for key in trusted_keys}
     if signature.key_id not in trusted:
         raise PackageRefused(
             "unknown_key",
-            f"{SIGNATURE_FILE}: signed with key {signature.key_id}, which this site does not trust:"
+            f"{name}: signed with key {signature.key_id}, which this site does not trust:"
             " compare with 'fedgtv-coordinator public-key' by telephone, then add the key to"
             " trusted_keys in site.toml, or enrol",
         )
     try:
         Ed25519PublicKey.from_public_bytes(trusted[signature.key_id]).verify(
-            bytes.fromhex(signature.signature_hex), manifest
+            bytes.fromhex(signature.signature_hex), content
         )
     except InvalidSignature:
         raise PackageRefused(
             "bad_signature",
-            f"{MANIFEST_FILE}: its signature does not fit: the package was changed on the way; "
-            f"{SEND_AGAIN}",
+            f"{name}: its signature does not fit: it was changed on the way; {SEND_AGAIN}",
         ) from None
 
 

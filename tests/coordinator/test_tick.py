@@ -66,6 +66,7 @@ class ScriptedSites:
         *,
         package: SignedPackage | None = None,
         package_id: str | None = None,
+        signed_plan: bytes | None = None,
     ) -> dict[str, Answer | Silence]:
         self.asked += [(question, site) for site in sites]
         return {s: self.script.get((question, s)) or self._honest(question, s) for s in sites}
