@@ -20,11 +20,9 @@ from flwr.clientapp import ClientApp
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
-from algorithms.contracts.canonical_json import sha256_hex
 from algorithms.contracts.errors import DataError, ProtocolError
 from algorithms.contracts.messages import (
     LeavingMessage,
-    PackageReceipt,
     RoundState,
     SiteReportMessage,
     SiteStatus,
@@ -35,15 +33,11 @@ from algorithms.contracts.site_report import SiteReport
 from site_agent import egress
 from site_agent.config import SiteHome, open_home
 from site_agent.database import AnnotationTaskRow, RoundRow, open_database, utc_now
-from site_agent.package_store import (
-    PackageRefused,
-    active_package,
-    packages_held,
-    store_package,
-)
+from site_agent.incoming_package import forget_stored, receive_part
+from site_agent.package_store import active_package, packages_held
 
 # Names in the records on the wire; `coordinator/server_app.py` has the same ones.
-MESSAGE, PACKAGE, QUESTION, FILES = "message", "package", "question", "files"
+MESSAGE, PACKAGE, QUESTION, FILES, PART = "message", "package", "question", "files", "part"
 SITE_FAILED = 100  # Flower's own error codes lie below
 
 app = ClientApp()
@@ -78,31 +72,24 @@ def _guarded(handler: Handler) -> Callable[[Message, Context], Message]:
 @_guarded
 def status(_message: Message, home: SiteHome, engine: Engine) -> RecordDict:
     """Say where this site stands."""
-    return _release(home, engine, site_status(home, engine))
+    said = site_status(home, engine)
+    forget_stored(home, said.packages_held)
+    return _release(home, engine, said)
 
 
 @app.train("receive_package")
 @_guarded
 def receive_package(message: Message, home: SiteHome, engine: Engine) -> RecordDict:
-    """Store a signed package, or name the rule that refused it."""
+    """Take a part of a signed package, and say how far it is, or which rule refused it."""
     sent = message.content.config_records[PACKAGE]
-    manifest_bytes, signature_bytes = sent["manifest"], sent["signature"]
-    if not isinstance(manifest_bytes, bytes) or not isinstance(signature_bytes, bytes):
-        raise ProtocolError("a package is sent as bytes")
-    arrays = message.content.array_records[FILES]
-    try:
-        files = {name: bytes(array.data) for name, array in arrays.items()}
-        store_package(home, engine, manifest_bytes, signature_bytes, files)
-        rule = None
-    except PackageRefused as refusal:
-        rule = refusal.rule
-    receipt = PackageReceipt(
-        site=home.config.name,
-        package_id=sha256_hex(manifest_bytes),
-        accepted=rule is None,
-        refused_by_rule=rule,
-    )
-    return _release(home, engine, receipt)
+    manifest, signature, offset = sent["manifest"], sent["signature"], sent["offset"]
+    if not (isinstance(manifest, bytes) and isinstance(signature, bytes)):
+        raise ProtocolError("a manifest and its signature are sent as bytes")
+    if not isinstance(offset, int):
+        raise ProtocolError("the offset of a part is a number")
+    part = (message.content.array_records.get(FILES) or ArrayRecord()).get(PART)
+    content = b"" if part is None else bytes(part.data)
+    return _release(home, engine, receive_part(home, engine, manifest, signature, offset, content))
 
 
 @app.query("source_package")

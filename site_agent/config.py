@@ -41,6 +41,7 @@ class SiteConfig(BaseModel):
             where a share would be one or two patients.
         seed: for the patient split and training.
         threads: CPU threads for training; 0 means all.
+        max_package_bytes: the files of a package may not be larger together.
         idle_limit_s: who draws nothing and does not move for longer than this is not at work: such
             a gap is not active time.
         auto_approve: accept verified packages and release permitted messages without a person.
@@ -64,6 +65,7 @@ class SiteConfig(BaseModel):
     validation_share: float = Field(default=0.1, ge=0, lt=1)
     seed: int = Field(default=0, ge=0, lt=2**63)  # databases hold no larger number
     threads: int = Field(default=0, ge=0)
+    max_package_bytes: int = Field(default=2 * 2**30, gt=0)
     idle_limit_s: float = Field(default=30, ge=5, le=600)
     auto_approve: bool = False
     pacs: PacsConfig | None = None

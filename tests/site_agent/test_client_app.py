@@ -110,7 +110,7 @@ def test_only_a_class_name_leaves_when_a_handler_fails(home: SiteHome, tmp_path:
 def test_an_unsigned_package_is_an_answer_with_a_rule(home: SiteHome) -> None:
     content = RecordDict(
         {
-            "package": ConfigRecord({"manifest": b"{}", "signature": b"{}"}),
+            "package": ConfigRecord({"manifest": b"{}", "signature": b"{}", "offset": 0}),
             "files": ArrayRecord(),
         }
     )
