@@ -22,9 +22,10 @@ from coordinator.study_store import StudyStore
 from coordinator.study_workflow import SiteEvent, Step, next_step, status_event
 
 FIRST_PART_BYTES, SMALLEST_PART_BYTES = 4 * 2**20, 64 * 2**10
-QUICK_S, SLOW_S = 5.0, 20.0  # a part that took less is followed by a larger one, or a smaller
-TURN_S = 30.0  # no new part is begun in this tick after so long
+PART_S = 10.0
+TURN_S = 60.0  # no new part is begun in this tick after so long
 LEASE_MARGIN_S = 30.0  # beyond the life of a message
+_ACCEPTED, _REFUSED = SiteEvent.RECEIPT_ACCEPTED, SiteEvent.RECEIPT_REFUSED
 
 
 def publish_when_ready(
@@ -117,6 +118,7 @@ class _Delivery:
     def conversation(self) -> Conversation:
         """Send what the site says it lacks; whatever ends this early is recorded by its rule."""
         part = PackagePart(self._package, offset=0, size_bytes=0)
+        bare_s = 0.0
         leave_to_next_tick_at = time.monotonic() + TURN_S
         while True:
             answer = yield Request(Question.RECEIVE_PACKAGE, part=part)
@@ -128,14 +130,15 @@ class _Delivery:
                     self._learn(self._part_bytes // 2)
                 return
             if receipt.accepted or receipt.refused_by_rule is not None:
-                event = SiteEvent.RECEIPT_ACCEPTED
-                if not receipt.accepted:
-                    event = SiteEvent.RECEIPT_REFUSED
+                event = _ACCEPTED if receipt.accepted else _REFUSED
                 self._store.apply(self.site, self._package_id, event, rule=receipt.refused_by_rule)
                 return
             self._held = receipt.bytes_held
-            if isinstance(answer, Answer) and part.size_bytes == self._part_bytes:
-                self._part_bytes = next_part_bytes(self._part_bytes, answer.took_s)
+            took_s = answer.took_s if isinstance(answer, Answer) else 0.0
+            if not part.size_bytes:
+                bare_s = took_s  # what any message takes, however little it carries
+            elif part.size_bytes == self._part_bytes:
+                self._part_bytes = next_part_bytes(self._part_bytes, took_s - bare_s)
             if not self._learn(self._part_bytes) or time.monotonic() > leave_to_next_tick_at:
                 return
             left = self._package.size_bytes - self._held
@@ -164,12 +167,13 @@ class _Delivery:
         )
 
 
-def next_part_bytes(part_bytes: int, took_s: float) -> int:
-    """Return how much to send next, after a part of `part_bytes` took so many seconds.
+def next_part_bytes(part_bytes: int, travel_s: float) -> int:
+    """Return how much to send next, after a part of `part_bytes` travelled for so long.
 
-    >>> next_part_bytes(1000, 1.0), next_part_bytes(1000, 9.0), next_part_bytes(1000, 60.0)
-    (2000, 1000, 500)
+    A part shall travel for about ten seconds: that much is lost at most when the link is cut, and
+    a good link is not held up by questions.
+
+    >>> next_part_bytes(1000, 0.1), next_part_bytes(1000, 8.0), next_part_bytes(1000, 60.0)
+    (4000, 1250, 500)
     """
-    if took_s <= QUICK_S:
-        return 2 * part_bytes
-    return part_bytes if took_s <= SLOW_S else part_bytes // 2
+    return int(part_bytes * min(max(PART_S / max(travel_s, 0.1), 0.5), 4.0))
