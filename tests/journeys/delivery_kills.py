@@ -10,6 +10,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import site_agent.client_app  # noqa: F401  # imported once, for all children
@@ -33,8 +34,8 @@ def _child(folder: Path) -> int:
         os.setsid()
         try:
             _deliver(folder)
-        except BaseException as error:
-            print(f"child: {error!r}", file=sys.stderr, flush=True)
+        except BaseException:
+            traceback.print_exc()
             os._exit(1)
         os._exit(0)
     return process
@@ -63,12 +64,12 @@ def main() -> None:
         done = False
         while not done:
             process = _child(study)
-            time.sleep(rng.uniform(0.0, whole_s / 2))
+            time.sleep(rng.uniform(0.0, 0.6 * whole_s))
             os.kill(process, signal.SIGKILL)
             done = _ends_well(process)
             kills += not done
         _ends_well(_child(study))  # what was learned from a status: nothing is left over
-    print(kills)
+    sys.stdout.write(f"{kills}\n")
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def _end_state(folder: Path) -> dict[str, object]:
 def test_a_delivery_that_is_killed_at_any_moment_ends_as_if_it_was_not(tmp_path: Path) -> None:
     coordinator, homes = make_study(tmp_path / "undisturbed", TARGET)
     settings = coordinator.folder / "coordinator.toml"
-    settings.write_text(settings.read_text("utf-8") + "largest_part_bytes = 4096\n")
+    settings.write_text(settings.read_text("utf-8") + "largest_part_bytes = 16384\n")
     prepare_source_package(homes["hospital-a"])
     for number in range(STUDIES):
         shutil.copytree(tmp_path / "undisturbed", tmp_path / f"killed-{number}")
