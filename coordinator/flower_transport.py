@@ -26,6 +26,7 @@ from typing import Any, Self
 from algorithms.contracts.errors import DataError, ProtocolError
 from coordinator.config import CoordinatorHome
 from coordinator.loopback_keys import write_node_key, write_server_certificate
+from coordinator.package_delivery import TURN_S
 from coordinator.study_store import StudyStore
 from coordinator.study_workflow import Goal
 from coordinator.transport import TickSummary, summarise
@@ -128,7 +129,8 @@ class FlowerTransport:
             "--stream",
             "--run-config",
             settings,
-            limit_s=patience_s + RUN_OVERHEAD_S,
+            # The last tick may begin when patience ends, and wait for four messages and a turn.
+            limit_s=patience_s + RUN_OVERHEAD_S + TURN_S + 4 * self._home.config.message_ttl_s,
         )
         with StudyStore(self._home.database_url, self._home.config) as store:
             if not store.run_finished(tick_id):

@@ -5,6 +5,7 @@ process over the embedded transport, so a kill meets either of them at any step.
 fork of this process, which has everything imported: it is at work at once.
 """
 
+import importlib
 import os
 import random
 import signal
@@ -13,11 +14,11 @@ import time
 import traceback
 from pathlib import Path
 
-import site_agent.client_app  # noqa: F401  # imported once, for all children
 from coordinator.config import open_home
 from coordinator.embedded_transport import EmbeddedTransport
 
 TARGET = "hospital-b"
+NEEDED = ("site_agent.client_app", "algorithms.features", "algorithms.networks")
 
 
 def _deliver(folder: Path) -> None:
@@ -55,6 +56,8 @@ def _ends_well(process: int) -> bool:
 
 def main() -> None:
     """Kill in every study below the folder until it is done, and print how many kills met."""
+    for name in NEEDED:
+        importlib.import_module(name)
     folder, rng = Path(sys.argv[1]), random.Random(int(sys.argv[2]))
     began = time.monotonic()
     _ends_well(_child(folder / "undisturbed"))
