@@ -24,7 +24,7 @@ from coordinator.config import (
 from coordinator.enrolment_cli import add_enrolment_commands, certificate_cell, server_warning
 from coordinator.operations_cli import doctor
 from coordinator.plan_cli import plan_app
-from coordinator.study_workflow import Goal, SiteEvent, goal_reached
+from coordinator.study_workflow import Goal, SiteEvent, SiteProgress, goal_reached
 
 if TYPE_CHECKING:
     from coordinator.transport import TickSummary, Transport
@@ -166,7 +166,6 @@ def resend(
     Example: fedgtv-coordinator resend --home study --site hospital-b
     """
     from coordinator.study_store import StudyStore
-    from coordinator.study_workflow import SiteProgress
 
     coordinator = open_home(home)
     with StudyStore(coordinator.database_url, coordinator.config) as store:
@@ -278,6 +277,8 @@ def _print_sites(summary: "TickSummary") -> None:
         delivery = site.progress.value if site.progress is not None else "-"
         if site.refused_by_rule is not None:
             delivery += f" ({site.refused_by_rule})"
+        if site.progress is SiteProgress.PENDING and site.bytes_held:
+            delivery += f" ({site.bytes_held / 1e6:.1f} MB there)"
         seen = site.last_seen_at.isoformat(" ", "seconds") if site.last_seen_at else "never"
         if site.last_failure is not None:
             seen += f" ({site.last_failure})"

@@ -25,7 +25,6 @@ from algorithms.contracts.canonical_json import sha256_hex
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.messages import (
     LeavingMessage,
-    PackageReceipt,
     PlanReceipt,
     RoundState,
     SiteReportMessage,
@@ -37,9 +36,11 @@ from algorithms.contracts.site_report import SiteReport
 from site_agent import egress
 from site_agent.config import SiteHome, open_home
 from site_agent.database import AnnotationTaskRow, RoundRow, open_database, utc_now
+from site_agent.incoming_package import forget_stored, receive_part
 from site_agent.message_check import (
     FILES,
     PACKAGE,
+    PART,
     PLAN,
     QUESTION,
     MessageRefused,
@@ -47,16 +48,12 @@ from site_agent.message_check import (
     error_reply,
     note_refusal,
     sent_bytes,
+    sent_count,
     sent_files,
     sent_text,
     wrap_released,
 )
-from site_agent.package_store import (
-    PackageRefused,
-    active_package,
-    packages_held,
-    store_package,
-)
+from site_agent.package_store import active_package, packages_held
 from site_agent.plan_store import (
     PlanRefused,
     approved_plan,
@@ -102,28 +99,21 @@ def _guarded(handler: Handler) -> Callable[[Message, Context], Message]:
 @_guarded
 def status(_message: Message, home: SiteHome, engine: Engine) -> RecordDict:
     """Say where this site stands."""
-    return _release(home, engine, site_status(home, engine))
+    said = site_status(home, engine)
+    forget_stored(home, said.packages_held)
+    return _release(home, engine, said)
 
 
 @app.train("receive_package")
 @_guarded
 def receive_package(message: Message, home: SiteHome, engine: Engine) -> RecordDict:
-    """Store a signed package, or name the rule that refused it."""
-    manifest_bytes = sent_bytes(message, PACKAGE, "manifest")
-    signature_bytes = sent_bytes(message, PACKAGE, "signature")
-    files = sent_files(message, FILES)
-    try:
-        store_package(home, engine, manifest_bytes, signature_bytes, files)
-        rule = None
-    except PackageRefused as refusal:
-        rule = refusal.rule
-    receipt = PackageReceipt(
-        site=home.config.name,
-        package_id=sha256_hex(manifest_bytes),
-        accepted=rule is None,
-        refused_by_rule=rule,
-    )
-    return _release(home, engine, receipt)
+    """Take a part of a signed package, and say how far it is, or which rule refused it."""
+    manifest = sent_bytes(message, PACKAGE, "manifest")
+    signature = sent_bytes(message, PACKAGE, "signature")
+    offset = sent_count(message, PACKAGE, "offset")
+    files = sent_files(message, FILES) if FILES in message.content.array_records else {}
+    content = files.get(PART, b"")
+    return _release(home, engine, receive_part(home, engine, manifest, signature, offset, content))
 
 
 @app.query("source_package")

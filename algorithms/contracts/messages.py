@@ -63,13 +63,18 @@ class SiteStatus(_Message):
 
 
 class PackageReceipt(_Message):
-    """A site's answer to a package: stored, or refused by a named rule."""
+    """A site's answer to a part of a package: stored as a whole, refused by a rule, or how far.
+
+    Attributes:
+        bytes_held: how much of the package's stream is here; 0 once it is stored or refused.
+    """
 
     kind: Literal["package_receipt"] = "package_receipt"
     site: SiteName = Field(pattern=SITE_NAME_PATTERN)
     package_id: str = Field(pattern=PACKAGE_ID_PATTERN)
     accepted: bool
     refused_by_rule: str | None = Field(default=None, pattern=r"^[a-z_]{1,40}$")
+    bytes_held: int = Field(default=0, ge=0, le=2**53)
 
 
 class SourcePackageOffer(_Message):

@@ -1,6 +1,7 @@
 """Plans to sites that are late, refuse, lie or sign for another: plain objects, no Flower."""
 
-from collections.abc import Collection
+import contextlib
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,13 +13,21 @@ from algorithms.contracts.canonical_json import sha256_hex
 from algorithms.contracts.federation_plan import SignedPlan
 from algorithms.contracts.messages import PlanApproval, PlanReceipt, RoundState, SiteStatus
 from coordinator.config import CoordinatorHome
-from coordinator.package_publisher import SignedPackage, publish
+from coordinator.package_publisher import publish
 from coordinator.plan_delivery import deliver_plan
 from coordinator.plan_records import PlanRecords
-from coordinator.sites import Answer, Question, Silence
+from coordinator.sites import Answer, Conversation, Question, Silence, Sites
 from coordinator.study_store import StudyStore
 from coordinator.study_workflow import SiteEvent
-from tests.simulated_site import STUDY, make_coordinator, sign_study_plan, tiny_package
+from site_agent.site_keys import SiteKeys
+from tests.enrolled import enrol_site
+from tests.simulated_site import (
+    STUDY,
+    make_coordinator,
+    make_site,
+    sign_study_plan,
+    tiny_package,
+)
 
 MANIFEST, FILES = tiny_package()
 TARGETS = ("hospital-b", "hospital-c")
@@ -70,7 +79,7 @@ class SigningSite:
         return unsigned.model_copy(update={"signature_hex": signature})
 
 
-class SigningSites:
+class SigningSites(Sites):
     """The hospitals that can be reached; `script` holds what one answers in place of the truth."""
 
     def __init__(self, *names: str) -> None:
@@ -81,30 +90,22 @@ class SigningSites:
     def online(self) -> tuple[str, ...]:
         return tuple(self.sites)
 
-    def ask(
-        self,
-        question: Question,
-        sites: Collection[str],
-        *,
-        package: SignedPackage | None = None,
-        package_id: str | None = None,
-        signed_plan: bytes | None = None,
-    ) -> dict[str, Answer | Silence]:
-        self.asked += [(question, name) for name in sites]
-        answers: dict[str, Answer | Silence] = {}
-        for name in sites:
+    def converse(self, conversations: Mapping[str, Conversation]) -> None:
+        for name, conversation in conversations.items():
+            request = next(conversation)
+            self.asked.append((request.question, name))
             honest = self.sites[name]
             said: Answer | Silence | BaseModel
-            if question is Question.RECEIVE_PLAN:
-                assert signed_plan is not None
-                said = honest.receive(signed_plan)
+            if request.question is Question.RECEIVE_PLAN:
+                assert request.signed_plan is not None
+                said = honest.receive(request.signed_plan)
             else:
                 said = honest.approval()
             said = self.script.pop(name, said)
-            answers[name] = (
-                Answer(said.model_dump_json().encode()) if isinstance(said, BaseModel) else said
-            )
-        return answers
+            with contextlib.suppress(StopIteration):
+                conversation.send(
+                    Answer(said.model_dump_json().encode()) if isinstance(said, BaseModel) else said
+                )
 
 
 @pytest.fixture
@@ -239,6 +240,22 @@ def test_a_signature_that_is_not_the_sites_under_this_plan_is_not_kept(
     assert PlanRecords(store).answers(plan) == {}
     _tick(home, store, sites)  # asked again, and honest now
     assert PlanRecords(store).answers(plan)["hospital-b"].approval == site.approval()
+
+
+def test_an_enrolled_site_signs_with_the_key_that_a_person_compared(
+    home: CoordinatorHome, store: StudyStore, tmp_path: Path
+) -> None:
+    hospital = make_site(tmp_path / "hospital-b", "hospital-b", auto_approve=False)
+    enrol_site(home, hospital)
+    sites, records = SigningSites("hospital-b"), PlanRecords(store)
+    (site,) = sites.sites.values()
+    plan = site.held = site.approved = sign_study_plan(home).plan_sha256
+    _tick(home, store, sites)
+    assert store.sites()[1].last_failure == "unknown_site_key"
+    assert records.answers(plan) == {}
+    site.key = SiteKeys.open(hospital).signing
+    _tick(home, store, sites)
+    assert records.answers(plan)["hospital-b"].approval == site.approval()
 
 
 def test_the_key_of_the_first_approval_stays_the_sites(

@@ -171,7 +171,7 @@ def test_a_message_without_an_address_is_refused(home: SiteHome) -> None:
 def test_an_unsigned_package_is_an_answer_with_a_rule(home: SiteHome) -> None:
     content = RecordDict(
         {
-            "package": ConfigRecord({"manifest": b"{}", "signature": b"{}"}),
+            "package": ConfigRecord({"manifest": b"{}", "signature": b"{}", "offset": 0}),
             "files": ArrayRecord(),
         }
     )

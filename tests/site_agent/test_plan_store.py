@@ -20,7 +20,6 @@ from algorithms.contracts.model_package import MANIFEST_FILE
 from site_agent.config import SiteConfig, SiteHome
 from site_agent.database import AuditRow, PlanRow, open_database, transaction
 from site_agent.plan_approval import is_signed_here, sign_approval
-from site_agent.site_keys import SiteKeys
 from site_agent.plan_store import (
     PlanRefused,
     approve_plan,
@@ -33,6 +32,7 @@ from site_agent.plan_store import (
     store_plan,
     verify_plans,
 )
+from site_agent.site_keys import SiteKeys
 from tests.phantoms import tiny_manifest
 from tests.simulated_site import AT, LEAD_PUBLIC, STUDY, make_site, sign_plan, tiny_federation_plan
 
