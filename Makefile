@@ -52,6 +52,7 @@ bench: $(STAMP) ## the benchmarks; PACKS=FOLDER takes real images where they can
 	$(BIN)/fedgtv-evaluate benchmark ingest-speed --json benchmark-output/ingest-speed.json
 	$(BIN)/fedgtv-evaluate benchmark selection-speed --json benchmark-output/selection-speed.json
 	$(BIN)/fedgtv-evaluate benchmark metrics-speed --json benchmark-output/metrics-speed.json
+	$(BIN)/fedgtv-evaluate benchmark federation-scale --json benchmark-output/federation-scale.json
 	$(BIN)/fedgtv-evaluate benchmark phantom-study --seeds $(SEEDS) --json benchmark-output/phantom-study.json
 
 bench-ui: $(STAMP) ## how quick the viewer is in a browser, with the limits it must keep

@@ -20,8 +20,9 @@ from google.protobuf.message import DecodeError
 
 from algorithms.contracts.bundle import CarriedMessage
 from algorithms.sealed_bundle import SealedWriter, read_messages, read_objects
+from coordinator.sites import IN_BUNDLE
 
-IN_BUNDLE = "in_bundle"  # the silence of a site that was asked on a disk
+NOT_ASKED = "not_asked_yet"  # the next bundle will
 MOST_ANSWER_BYTES = 2**31 + 2**26  # the largest package and what is around it
 NODE_ID, ERROR_CODE = 1, 100
 
@@ -71,9 +72,10 @@ class BundleMailbox:
         found = self._answers.pop((kind, asked), None)
         if found is None or self._content is None:
             self.unanswered += 1
-            if self._outgoing is not None:
-                _put(self._outgoing, kind, message.content)
-            return _error(message, IN_BUNDLE)
+            if self._outgoing is None:
+                return _error(message, NOT_ASKED)
+            _put(self._outgoing, kind, message.content)
+            return _error(message, IN_BUNDLE.reason)
         answer, position = found
         if answer.error is not None:
             return _error(message, answer.error)

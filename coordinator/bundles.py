@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 
 from algorithms.contracts.bundle import (
@@ -21,12 +22,13 @@ from algorithms.contracts.bundle import (
     check_expiry,
 )
 from algorithms.contracts.errors import DataError
-from algorithms.contracts.messages import SiteStatus
+from algorithms.contracts.messages import RoundState, SiteStatus
 from algorithms.sealed_bundle import SealedBundle, SealedWriter
 from coordinator.bundle_mailbox import BundleMailbox
 from coordinator.bundle_records import BundleRecords
 from coordinator.config import CoordinatorHome
 from coordinator.package_publisher import public_key_hex, read_signing_key
+from coordinator.plan_records import PlanRecords
 from coordinator.server_app import FlowerSites, act_on, tick
 from coordinator.sites import Question
 from coordinator.study_keys import encryption_key
@@ -82,7 +84,6 @@ def write_bundle(
     if output.exists():
         raise DataError(f"{output}: exists already: give another name")
     records = BundleRecords(store)
-    status = records.last_status(site)
     header = BundleHeader(
         study=home.config.study,
         direction=Direction.TO_SITE,
@@ -101,8 +102,7 @@ def write_bundle(
         writer = SealedWriter(file, header, lambda data: signing.sign(data).hex())
         mailbox = BundleMailbox(site, outgoing=writer)
         with _spoken_to(home, store, mailbox) as sites:
-            if status is not None:
-                act_on(home, store, sites, {site: _hoped_for(status, store)})
+            act_on(home, store, sites, {site: _hoped_for(site, store, records)})
             sites.ask(Question.STATUS, [site])
         sha256 = writer.finish()
         file.flush()
@@ -152,10 +152,26 @@ def read_bundle(
     return ReadBundle(site, header.sequence, mailbox.unanswered)
 
 
-def _hoped_for(status: SiteStatus, store: StudyStore) -> SiteStatus:
-    """Return a status that asks for all that may have got ready since, which saves a journey."""
-    ready = {"source_package_ready": True, "report_ready": True}
-    return status.model_copy(update={**ready, "current_package": store.current_package()})
+def _hoped_for(site: str, store: StudyStore, records: BundleRecords) -> SiteStatus:
+    """Return where a site may stand by now, so that all that may be ready is asked for at once.
+
+    Of what the coordinator would act on, the packages held, only what the site said counts.
+    """
+    said = records.last_status(site)
+    package_id = store.current_package()
+    plan = PlanRecords(store).current(package_id)
+    return SiteStatus(
+        site=site,
+        code_version=version("fedgtv"),
+        source_package_ready=True,
+        packages_held=said.packages_held if said is not None else (),
+        current_package=package_id,
+        round_state=RoundState.REPORTED,
+        open_annotation_tasks=0,
+        report_ready=True,
+        plan_held=said.plan_held if said is not None else None,
+        plan_approved=plan.plan_sha256 if plan is not None else None,
+    )
 
 
 def _check_origin(home: CoordinatorHome, store: StudyStore, bundle: SealedBundle) -> None:

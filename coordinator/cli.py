@@ -24,11 +24,11 @@ from coordinator.config import (
 )
 from coordinator.enrolment_cli import add_enrolment_commands, certificate_cell, server_warning
 from coordinator.operations_cli import doctor
-from coordinator.study_workflow import Goal, SiteEvent, goal_reached
+from coordinator.plan_cli import plan_app
+from coordinator.study_workflow import Goal, SiteEvent, SiteProgress, goal_reached
 
 if TYPE_CHECKING:
-    from coordinator.study_store import SiteRecord
-    from coordinator.transport import Transport
+    from coordinator.transport import TickSummary, Transport
 
 # Names, not imports: what answers for the sites, as installed there.
 SITE_APP = "site_agent.client_app:app"
@@ -41,6 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(plan_app, name="plan")
 console = Console(markup=False, emoji=False)  # a path may hold brackets
 Home = Annotated[Path, typer.Option("--home", help="The coordinator's home directory.")]
 
@@ -131,9 +132,10 @@ def tick(
     ):
         progress.update(f"speaking to {len(sites)} sites ({transport.value})")
         summary = carrier.tick(until, patience_s=patience_s)
-    _print_sites(summary.package_id, summary.sites)
+    _print_sites(summary)
     progress_of_sites = [s.progress for s in summary.sites if s.progress is not None]
-    if not goal_reached(until, summary.package_id is not None, progress_of_sites):
+    published, agreed = summary.package_id is not None, summary.agreed
+    if not goal_reached(until, published, progress_of_sites, agreed=agreed):
         print(f"not {until.value} within {patience_s:.0f} s: tick again", file=sys.stderr)
         raise typer.Exit(1)
     refused = [f"{s.site} ({s.refused_by_rule})" for s in summary.sites if s.refused_by_rule]
@@ -155,8 +157,7 @@ def status(home: Home) -> None:
     from coordinator.transport import summarise
 
     coordinator = open_home(home)
-    summary = summarise(coordinator)
-    _print_sites(summary.package_id, summary.sites)
+    _print_sites(summarise(coordinator))
     if warning := server_warning(coordinator):
         print(warning)
 
@@ -170,7 +171,6 @@ def resend(
     Example: fedgtv-coordinator resend --home study --site hospital-b
     """
     from coordinator.study_store import StudyStore
-    from coordinator.study_workflow import SiteProgress
 
     coordinator = open_home(home)
     with StudyStore(coordinator.database_url, coordinator.config) as store:
@@ -271,14 +271,20 @@ def _parse_sites(values: Sequence[str], known: Sequence[str]) -> dict[str, Path]
     return sites
 
 
-def _print_sites(package_id: str | None, sites: Sequence["SiteRecord"]) -> None:
+def _print_sites(summary: "TickSummary") -> None:
+    package_id = summary.package_id
     console.print(f"package: {package_id[:12] if package_id else 'none published yet'}")
+    if package_id:
+        agreed = "answered by all" if summary.agreed else "not answered by all target sites"
+        console.print(f"plan: {agreed}; see 'fedgtv-coordinator plan list'")
     headings = ("site", "role", "package", "round", "tasks", "last seen (UTC)", "bytes to / from")
     table = Table(*headings, "access")
-    for site in sites:
+    for site in summary.sites:
         delivery = site.progress.value if site.progress is not None else "-"
         if site.refused_by_rule is not None:
             delivery += f" ({site.refused_by_rule})"
+        if site.progress is SiteProgress.PENDING and site.bytes_held:
+            delivery += f" ({site.bytes_held / 1e6:.1f} MB there)"
         seen = site.last_seen_at.isoformat(" ", "seconds") if site.last_seen_at else "never"
         if site.last_failure is not None:
             seen += f" ({site.last_failure})"

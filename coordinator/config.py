@@ -31,6 +31,8 @@ class CoordinatorConfig(BaseModel):
         database_url: SQLAlchemy URL; empty means SQLite in the home directory.
         message_ttl_s: how long a message to a site lives; a site silent for longer is asked again
             by the next tick.
+        largest_part_bytes: a package travels to a site in parts of at most so many bytes; a slow
+            link is given smaller ones.
         record_received: keep every byte that sites send, below `received`; for privacy tests.
     """
 
@@ -43,6 +45,7 @@ class CoordinatorConfig(BaseModel):
     address: str = Field(default="localhost:8443", pattern=ADDRESS_PATTERN)
     database_url: str = ""
     message_ttl_s: float = Field(default=120.0, ge=10, le=300)
+    largest_part_bytes: int = Field(default=16 * 2**20, ge=1024, le=32 * 2**20)
     record_received: bool = False
 
     @field_validator("database_url")

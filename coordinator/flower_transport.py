@@ -22,6 +22,7 @@ from algorithms.contracts.study_bundle import STUDY_BUNDLE
 from coordinator.config import CoordinatorHome
 from coordinator.loopback_deployment import LoopbackDeployment, free_port, tail
 from coordinator.loopback_keys import write_node_key
+from coordinator.package_delivery import TURN_S
 from coordinator.study_store import StudyStore
 from coordinator.study_workflow import Goal
 from coordinator.transport import TickSummary, summarise
@@ -87,9 +88,9 @@ class FlowerTransport:
         }
         settings = " ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
         settings += f" patience-s={float(patience_s)}"
-        output = self._deployment.run(
-            self._home.flower / "app", settings, limit_s=patience_s + RUN_OVERHEAD_S
-        )
+        # The last tick may begin when patience ends, and wait for four messages and a turn.
+        limit_s = patience_s + RUN_OVERHEAD_S + TURN_S + 4 * self._home.config.message_ttl_s
+        output = self._deployment.run(self._home.flower / "app", settings, limit_s=limit_s)
         with StudyStore(self._home.database_url, self._home.config) as store:
             if not store.run_finished(tick_id):
                 log = self._deployment.log

@@ -1,5 +1,6 @@
 """Signs what the source hospital offered; the weights are bytes here and are never loaded."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -15,19 +16,47 @@ from algorithms.contracts.model_package import (
     MANIFEST_FILE,
     PACKAGE_FILES,
     SIGNATURE_FILE,
+    FileEntry,
     Manifest,
     Signature,
 )
+from algorithms.contracts.package_stream import stream_bytes, stream_spans
 from coordinator.config import CoordinatorHome
 
 
 @dataclass(frozen=True)
-class SignedPackage:
-    """A package as it is sent: the two JSON files as bytes, and the other files by name."""
+class PublishedPackage:
+    """A package on disk, for sending: its files are one stream, of which only parts are read.
+
+    Attributes:
+        manifest, signature: the two JSON files as bytes.
+        files: what the manifest says of the others.
+        folder: where they lie.
+    """
 
     manifest: bytes
     signature: bytes
-    files: dict[str, bytes]
+    files: Mapping[str, FileEntry]
+    folder: Path
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of the stream."""
+        return stream_bytes(self.files)
+
+    def read(self, offset: int, size_bytes: int) -> bytes:
+        """Read a part of the stream; it is shorter where the stream ends.
+
+        Raises:
+            DataError: when a file is gone or shorter than it was.
+        """
+        parts = []
+        wanted = range(offset, min(offset + size_bytes, self.size_bytes))
+        for name, span in stream_spans(self.files).items():
+            begin, end = max(wanted.start, span.start), min(wanted.stop, span.stop)
+            if begin < end:
+                parts.append(_read_piece(self.folder / name, begin - span.start, end - begin))
+        return b"".join(parts)
 
 
 def create_key(file: Path) -> None:
@@ -50,6 +79,19 @@ def public_key_hex(home: CoordinatorHome) -> str:
     return read_signing_key(home).public_key().public_bytes_raw().hex()
 
 
+def sign(home: CoordinatorHome, content: bytes) -> Signature:
+    """Sign bytes with the study's key.
+
+    Raises:
+        DataError: when the key is missing or damaged.
+    """
+    key = read_signing_key(home)
+    return Signature(
+        key_id=sha256_hex(key.public_key().public_bytes_raw())[:16],
+        signature_hex=key.sign(content).hex(),
+    )
+
+
 def publish(home: CoordinatorHome, manifest: Manifest, files: Mapping[str, bytes]) -> str:
     """Check an offered package against its manifest, sign it and write its folder; idempotent.
 
@@ -61,11 +103,7 @@ def publish(home: CoordinatorHome, manifest: Manifest, files: Mapping[str, bytes
     """
     _check_offer(home, manifest, files)
     signed_bytes = manifest.signed_bytes()
-    key = read_signing_key(home)
-    signature = Signature(
-        key_id=sha256_hex(key.public_key().public_bytes_raw())[:16],
-        signature_hex=key.sign(signed_bytes).hex(),
-    )
+    signature = sign(home, signed_bytes)
     contents = {
         **files,
         MANIFEST_FILE: signed_bytes,
@@ -84,8 +122,8 @@ def publish(home: CoordinatorHome, manifest: Manifest, files: Mapping[str, bytes
     return manifest.package_id
 
 
-def read_package(home: CoordinatorHome, package_id: str) -> SignedPackage:
-    """Read a published package for sending.
+def open_package(home: CoordinatorHome, package_id: str) -> PublishedPackage:
+    """Open a published package for sending.
 
     Raises:
         DataError: when its folder is not there.
@@ -93,8 +131,23 @@ def read_package(home: CoordinatorHome, package_id: str) -> SignedPackage:
     folder = home.packages / package_id
     if not folder.is_dir():
         raise DataError(f"{folder}: the published package is gone: restore it from backup")
-    contents = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
-    return SignedPackage(contents.pop(MANIFEST_FILE), contents.pop(SIGNATURE_FILE), contents)
+    manifest = (folder / MANIFEST_FILE).read_bytes()
+    # Only what is sent: another version may have written fields that this one does not know.
+    named = json.loads(manifest)["files"].items()
+    files = {name: FileEntry.model_validate(entry) for name, entry in named}
+    return PublishedPackage(manifest, (folder / SIGNATURE_FILE).read_bytes(), files, folder)
+
+
+def _read_piece(file: Path, offset: int, size_bytes: int) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            stream.seek(offset)
+            piece = stream.read(size_bytes)
+    except FileNotFoundError:
+        piece = b""
+    if len(piece) != size_bytes:
+        raise DataError(f"{file}: the published package is damaged: restore it from backup")
+    return piece
 
 
 def _check_offer(home: CoordinatorHome, manifest: Manifest, files: Mapping[str, bytes]) -> None:

@@ -1,15 +1,17 @@
 """One run of the study: short, idempotent, and safe to repeat; the file that speaks Flower.
 
 A tick asks every connected site for its status, publishes the source hospital's package once it is
-ready, delivers it where it is missing and collects the reports that are ready. People take days
+ready, delivers it and the signed plan where they are missing, and collects the hospitals'
+signatures under the plan and the reports that are ready. People take days
 between these steps, so no run waits for them: a run repeats ticks only up to a goal, for a bounded
 time, and everything it learned is in the study database.
 """
 
 import os
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -25,16 +27,29 @@ from algorithms.contracts.errors import ProtocolError
 from algorithms.contracts.messages import SiteStatus
 from coordinator.config import CoordinatorHome, open_home
 from coordinator.package_delivery import deliver, publish_when_ready
-from coordinator.package_publisher import SignedPackage
+from coordinator.plan_delivery import deliver_plan
+from coordinator.plan_records import PlanRecords
 from coordinator.report_collection import collect
-from coordinator.sites import Answer, Question, Silence, Sites, parse_answer
+from coordinator.sites import (
+    Answer,
+    Conversation,
+    PackagePart,
+    Question,
+    Request,
+    Silence,
+    Sites,
+    parse_answer,
+)
 from coordinator.study_store import StudyStore
 from coordinator.study_workflow import Goal, goal_reached
 
 # Names in the records on the wire; `site_agent/message_check.py` has the same ones.
-ADDRESS, MESSAGE, PACKAGE, QUESTION, FILES = "address", "message", "package", "question", "files"
-POLL_S = 0.2
+ADDRESS, MESSAGE, QUESTION, PLAN = "address", "message", "question", "plan"
+PACKAGE, FILES, PART = "package", "files", "part"
+SHORTEST_POLL_S, POLL_S = 0.02, 0.2
 PAUSE_BETWEEN_TICKS_S = 1.0
+MOST_UNDER_WAY_BYTES = 64 * 2**20
+SLOW_S = 10.0
 
 app = ServerApp()
 
@@ -56,7 +71,8 @@ def main(grid: Grid, context: Context) -> None:
             sites.bytes_from_site.clear()
             package_id = store.current_package()
             progress = store.progress(package_id) if package_id is not None else {}
-            done = goal_reached(goal, package_id is not None, progress.values())
+            agreed = PlanRecords(store).is_agreed(package_id)
+            done = goal_reached(goal, package_id is not None, progress.values(), agreed=agreed)
             if done or time.monotonic() > end:
                 store.record_run(tick_id, goal, reached=done)
                 return
@@ -84,6 +100,7 @@ def act_on(
     """Do what follows from where sites said they stand."""
     publish_when_ready(home, store, sites, statuses)
     deliver(home, store, sites, statuses)
+    deliver_plan(home, store, sites, statuses)
     collect(home, store, sites, statuses)
 
 
@@ -119,7 +136,7 @@ class Mailbox(Protocol):
         """Return the replies that are there."""
 
 
-class FlowerSites:
+class FlowerSites(Sites):
     """The sites behind a Flower grid, by the name they were registered with."""
 
     def __init__(self, grid: Mailbox, home: CoordinatorHome) -> None:
@@ -134,46 +151,87 @@ class FlowerSites:
         """Return the names of the sites that are connected."""
         return tuple(sorted(self._nodes()))
 
-    def ask(
-        self,
-        question: Question,
-        sites: Collection[str],
-        *,
-        package: SignedPackage | None = None,
-        package_id: str | None = None,
-    ) -> dict[str, Answer | Silence]:
-        """Ask several sites at once and wait for them until the messages expire.
+    def converse(self, conversations: Mapping[str, Conversation]) -> None:
+        """Hold one conversation with each site until all have ended; none waits for another.
 
         Only connected sites are asked: polling for a disconnected one would consume the message.
+        An answer that does not come while its message lives is the silence "message_expired".
         """
         nodes = self._nodes()
-        answers: dict[str, Answer | Silence] = {site: Silence("offline") for site in sites}
-        messages = {}
-        for site in filter(nodes.__contains__, sites):
-            content = _question(package, package_id)
-            content[ADDRESS] = ConfigRecord({"study": self._study, "site": site})
-            messages[site] = Message(content, nodes[site], question.value, ttl=self._ttl_s)
-        pushed = self._grid.push_messages(list(messages.values()))
-        # A grid that refuses a push says None in its place, or nothing at all.
-        waiting = {key: site for key, site in zip(pushed, messages, strict=False) if key}
-        for site, message in messages.items():
-            answers[site] = Silence("no_answer")
-            self.bytes_to_site[site] += sum(map(len, _wire_bytes(message)))
-        end = time.monotonic() + self._ttl_s
-        while waiting and time.monotonic() < end:
-            for reply in self._grid.pull_messages(list(waiting)):
+        queue: deque[tuple[str, Request]] = deque()
+        waiting: dict[str, _Sent] = {}
+        pause_s = SHORTEST_POLL_S
+
+        def go_on(site: str, answer: Answer | Silence) -> None:
+            try:
+                queue.append((site, conversations[site].send(answer)))
+            except StopIteration:
+                return
+
+        for site, conversation in conversations.items():
+            queue.extend((site, request) for request in _first(conversation))
+        while queue or waiting:
+            for site, silence in self._send(queue, waiting, nodes):
+                go_on(site, silence)
+            for reply in self._grid.pull_messages(list(waiting)) if waiting else ():
                 # Flower's own error replies come from itself: only this id says whom they concern.
-                site = waiting.pop(reply.metadata.reply_to_message_id, "")
-                if site:
-                    answers[site] = self._receive(site, question, reply)
+                sent = waiting.pop(reply.metadata.reply_to_message_id, None)
+                if sent is not None:
+                    pause_s = SHORTEST_POLL_S
+                    took_s = time.monotonic() - sent.at
+                    go_on(sent.site, self._receive(sent.site, sent.request.question, reply, took_s))
+            for key, sent in list(waiting.items()):
+                if time.monotonic() > sent.at + self._ttl_s:
+                    del waiting[key]
+                    go_on(sent.site, Silence("message_expired"))
             if waiting:
-                time.sleep(POLL_S)
-        return answers
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, POLL_S)
+
+    def _send(
+        self,
+        queue: deque[tuple[str, Request]],
+        waiting: dict[str, "_Sent"],
+        nodes: Mapping[str, int],
+    ) -> list[tuple[str, Silence]]:
+        """Send what there is room for, and return who cannot be reached.
+
+        Parts under way take memory in every process that they pass, so few are at any time. A part
+        that has been for long belongs to a slow site: it keeps no room from the others.
+        """
+        now = time.monotonic()
+        room = MOST_UNDER_WAY_BYTES - sum(
+            _part_bytes(sent.request) for sent in waiting.values() if now - sent.at < SLOW_S
+        )
+        unreachable, sending, messages = [], [], []
+        while queue and (room == MOST_UNDER_WAY_BYTES or _part_bytes(queue[0][1]) <= room):
+            site, request = queue.popleft()
+            if site not in nodes:
+                unreachable.append((site, Silence("offline")))
+                continue
+            room -= _part_bytes(request)
+            content = _content(request)
+            content[ADDRESS] = ConfigRecord({"study": self._study, "site": site})
+            message = Message(content, nodes[site], request.question.value, ttl=self._ttl_s)
+            self.bytes_to_site[site] += sum(map(len, _wire_bytes(message)))
+            sending.append(_Sent(site, request, now))
+            messages.append(message)
+        pushed = list(self._grid.push_messages(messages)) if messages else []
+        # A grid that refuses a push says None in its place, or nothing at all.
+        pushed += [""] * (len(messages) - len(pushed))
+        for key, sent in zip(pushed, sending, strict=True):
+            if key:
+                waiting[key] = sent
+            else:
+                unreachable.append((sent.site, Silence("push_refused")))
+        return unreachable
 
     def _nodes(self) -> dict[str, int]:
         return {n.name: n.node_id for n in self._grid.get_nodes() if n.status == "online"}
 
-    def _receive(self, site: str, question: Question, reply: Message) -> Answer | Silence:
+    def _receive(
+        self, site: str, question: Question, reply: Message, took_s: float
+    ) -> Answer | Silence:
         if reply.has_error():
             reason = reply.error.reason or ""
             return Silence(reason if reason.isidentifier() else f"error_{reply.error.code}")
@@ -183,29 +241,54 @@ class FlowerSites:
             self._received.mkdir(parents=True, exist_ok=True)
             name = f"{time.time_ns()}-{site}-{question.value}.bin"
             (self._received / name).write_bytes(b"".join(objects))
-        return _answer(reply.content)
+        return _answer(reply.content, took_s)
 
 
-def _question(package: SignedPackage | None, package_id: str | None) -> RecordDict:
+@dataclass(frozen=True)
+class _Sent:
+    site: str
+    request: Request
+    at: float  # on the monotonic clock
+
+
+def _first(conversation: Conversation) -> list[Request]:
+    try:
+        return [next(conversation)]
+    except StopIteration:
+        return []
+
+
+def _part_bytes(request: Request) -> int:
+    return request.part.size_bytes if request.part is not None else 0
+
+
+def _content(request: Request) -> RecordDict:
     content = RecordDict()
-    if package is not None:
-        content[PACKAGE] = ConfigRecord(
-            {"manifest": package.manifest, "signature": package.signature}
-        )
-        arrays = {n: Array("uint8", (len(d),), "raw", d) for n, d in package.files.items()}
-        content[FILES] = ArrayRecord(arrays)
-    if package_id is not None:
-        content[QUESTION] = ConfigRecord({"package_id": package_id})
+    if request.part is not None:
+        _add_part(content, request.part)
+    if request.package_id is not None:
+        content[QUESTION] = ConfigRecord({"package_id": request.package_id})
+    if request.signed_plan is not None:
+        content[PLAN] = ConfigRecord({"signed": request.signed_plan})
     return content
 
 
-def _answer(content: RecordDict) -> Answer | Silence:
+def _add_part(content: RecordDict, part: PackagePart) -> None:
+    package = part.package
+    content[PACKAGE] = ConfigRecord(
+        {"manifest": package.manifest, "signature": package.signature, "offset": part.offset}
+    )
+    if data := package.read(part.offset, part.size_bytes):
+        content[FILES] = ArrayRecord({PART: Array("uint8", (len(data),), "raw", data)})
+
+
+def _answer(content: RecordDict, took_s: float) -> Answer | Silence:
     record = content.config_records.get(MESSAGE)
     message = record.get("json") if record is not None else None
     if not isinstance(message, bytes):
         return Silence("no_message")
     arrays = content.array_records.get(FILES) or ArrayRecord()
-    return Answer(message, {name: bytes(array.data) for name, array in arrays.items()})
+    return Answer(message, {name: bytes(array.data) for name, array in arrays.items()}, took_s)
 
 
 def _wire_bytes(message: Message) -> list[bytes]:

@@ -1,6 +1,6 @@
 """How the coordinator speaks to sites: questions, answers and silence, whatever carries them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Generator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, TypeVar
@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from algorithms.contracts.errors import ProtocolError
-from coordinator.package_publisher import SignedPackage
+from coordinator.package_publisher import PublishedPackage
 
 Leaving = TypeVar("Leaving", bound=BaseModel)
 
@@ -20,14 +20,40 @@ class Question(StrEnum):
     RECEIVE_PACKAGE = "train.receive_package"
     SOURCE_PACKAGE = "query.source_package"
     SITE_REPORT = "query.site_report"
+    RECEIVE_PLAN = "train.receive_plan"
+    PLAN_APPROVAL = "query.plan_approval"
+
+
+@dataclass(frozen=True)
+class PackagePart:
+    """A part of a package's stream; it is read from disk when it is sent."""
+
+    package: PublishedPackage
+    offset: int
+    size_bytes: int  # 0: the manifest alone
+
+
+@dataclass(frozen=True)
+class Request:
+    """A question and what goes with it."""
+
+    question: Question
+    package_id: str | None = None
+    part: PackagePart | None = None
+    signed_plan: bytes | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a site said: the bytes of one message, and files beside it."""
+    """What a site said: the bytes of one message, and files beside it.
+
+    Attributes:
+        took_s: from sending the question to having the answer; 0 where nobody measured.
+    """
 
     message: bytes
     files: dict[str, bytes] = field(default_factory=dict)
+    took_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -37,21 +63,37 @@ class Silence:
     reason: str
 
 
+IN_BUNDLE = Silence("in_bundle")  # the question goes by disk: nothing of it is answered today
+
+# What is asked of one site, one request after another, each with the answer to the one before.
+Conversation = Generator[Request, Answer | Silence, None]
+
+
 class Sites(Protocol):
     """The sites that can be reached now."""
 
     def online(self) -> tuple[str, ...]:
         """Return the names of the sites that are connected."""
 
+    def converse(self, conversations: Mapping[str, Conversation]) -> None:
+        """Hold one conversation with each site until all have ended; none waits for another."""
+
     def ask(
         self,
         question: Question,
         sites: Collection[str],
         *,
-        package: SignedPackage | None = None,
         package_id: str | None = None,
+        signed_plan: bytes | None = None,
     ) -> dict[str, Answer | Silence]:
         """Ask several sites at once; every one of them is in the result."""
+        answers: dict[str, Answer | Silence] = {}
+
+        def once(site: str) -> Conversation:
+            answers[site] = yield Request(question, package_id, signed_plan=signed_plan)
+
+        self.converse({site: once(site) for site in sites})
+        return answers
 
 
 def parse_answer(answer: Answer | Silence, model: type[Leaving]) -> Leaving:

@@ -6,12 +6,13 @@ A change of state and the event that explains it are one transaction.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import URL, BigInteger, Engine, create_engine, inspect, make_url, select
+from sqlalchemy import URL, BigInteger, Engine, create_engine, inspect, make_url, select, update
 from sqlalchemy import event as sqlalchemy_event
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.types import JSON
 
@@ -21,6 +22,7 @@ from algorithms.contracts.messages import SiteStatus
 from algorithms.contracts.model_package import Manifest
 from algorithms.contracts.site_report import SiteReport
 from coordinator.config import CoordinatorConfig
+from coordinator.lease_holder import is_gone
 from coordinator.study_workflow import Goal, SiteEvent, SiteProgress, next_progress
 
 
@@ -65,6 +67,26 @@ class DeliveryRow(Base):
     progress: Mapped[str]
     refused_by_rule: Mapped[str | None]
     changed_at: Mapped[datetime]
+
+
+class TransferRow(Base):
+    """A package on its way to one site: who sends it now, and what is known of the way.
+
+    Attributes:
+        holder: who has the lease, see `coordinator.lease_holder`; None when nobody sends.
+        expires_at: the lease is over then, whatever became of its holder.
+        bytes_held: how much of the package's stream the site said it has.
+        part_bytes: how much is sent at a time; 0 before anything was learned of the link.
+    """
+
+    __tablename__ = "transfers"
+
+    site: Mapped[str] = mapped_column(primary_key=True)
+    package_id: Mapped[str] = mapped_column(primary_key=True)
+    holder: Mapped[str | None]
+    expires_at: Mapped[datetime]
+    bytes_held: Mapped[int] = mapped_column(BigInteger, default=0)
+    part_bytes: Mapped[int] = mapped_column(default=0)
 
 
 class ReportRow(Base):
@@ -119,6 +141,30 @@ class BundleRow(Base):
     answer_done: Mapped[bool] = mapped_column(default=False)
 
 
+class SignedPlanRow(Base):
+    """A federation plan that the study lead signed; see `plan_records`."""
+
+    __tablename__ = "plans"
+
+    plan_number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    plan_sha256: Mapped[str] = mapped_column(unique=True)
+    package_id: Mapped[str]
+    signed: Mapped[str]  # a `SignedPlan` in JSON, as it is sent
+    signed_at: Mapped[datetime]
+
+
+class PlanAnswerRow(Base):
+    """What one site said about one plan: its signature, or the rule that refused it."""
+
+    __tablename__ = "plan_answers"
+
+    site: Mapped[str] = mapped_column(primary_key=True)
+    plan_sha256: Mapped[str] = mapped_column(primary_key=True)
+    refused_by_rule: Mapped[str | None]
+    approval: Mapped[str | None]  # a `PlanApproval` in JSON, as it came
+    answered_at: Mapped[datetime]
+
+
 class EventRow(Base):
     """Something that happened; rows are added, never changed."""
 
@@ -146,6 +192,7 @@ class SiteRecord:
     bytes_from_site: int
     certificate_not_after: datetime | None  # UTC with its zone; None when not enrolled
     revoked: bool
+    bytes_held: int
 
 
 class StudyStore:
@@ -223,6 +270,66 @@ class StudyStore:
         """
         with self._transaction() as session:
             return _apply(session, site, package_id, event, rule)
+
+    def take_lease(
+        self, site: str, package_id: str, holder: str, *, lease_s: float
+    ) -> TransferRow | None:
+        """Become the only one who sends a package to a site; None when somebody else does.
+
+        A lease that is over, or whose holder is gone, is free. `keep_lease` makes it last longer.
+        """
+        lease = {"holder": holder, "expires_at": _now() + timedelta(seconds=lease_s)}
+        with Session(self._engine) as session:
+            row = session.get(TransferRow, (site, package_id))
+        if row is not None and row.holder is not None and _is_valid(row.holder, row.expires_at):
+            return None
+        try:
+            with self._transaction() as session:
+                if row is None:
+                    session.add(TransferRow(site=site, package_id=package_id, **lease))
+                    session.flush()
+                elif not self._change(session, site, package_id, row.holder, lease):
+                    return None  # another process was faster
+                return session.get_one(TransferRow, (site, package_id))
+        except IntegrityError:  # another process was faster
+            return None
+
+    def keep_lease(
+        self,
+        site: str,
+        package_id: str,
+        holder: str,
+        *,
+        lease_s: float,
+        bytes_held: int,
+        part_bytes: int,
+    ) -> bool:
+        """Keep how far a site is, and the lease for longer; False when somebody else has it now."""
+        values = {
+            "expires_at": _now() + timedelta(seconds=lease_s),
+            "bytes_held": bytes_held,
+            "part_bytes": part_bytes,
+        }
+        with self._transaction() as session:
+            return self._change(session, site, package_id, holder, values)
+
+    def end_lease(self, site: str, package_id: str, holder: str) -> None:
+        """Give a lease back; one that somebody else has by now stays theirs."""
+        with self._transaction() as session:
+            self._change(session, site, package_id, holder, {"holder": None})
+
+    @staticmethod
+    def _change(
+        session: Session, site: str, package_id: str, holder: str | None, values: Mapping[str, Any]
+    ) -> bool:
+        """Change a transfer if it is still held by `holder`, and say so."""
+        mine = (
+            TransferRow.site == site,
+            TransferRow.package_id == package_id,
+            TransferRow.holder.is_not_distinct_from(holder),
+        )
+        changing = update(TransferRow).where(*mine).values(**values).returning(TransferRow.site)
+        return session.scalars(changing).first() is not None
 
     def add_report(self, report: SiteReport) -> bool:
         """Keep a site's report; return False when it is here already."""
@@ -324,6 +431,7 @@ class StudyStore:
                 _record(
                     session.get_one(SiteRow, site),
                     session.get(DeliveryRow, (site, package_id)) if package_id else None,
+                    session.get(TransferRow, (site, package_id)) if package_id else None,
                     self.site_key(site),
                     revoked=site in revoked,
                 )
@@ -348,6 +456,10 @@ class StudyStore:
     def _transaction(self) -> Iterator[Session]:
         with Session(self._engine, expire_on_commit=False) as session, session.begin():
             yield session
+
+
+def _is_valid(holder: str, expires_at: datetime) -> bool:
+    return expires_at > _now() and not is_gone(holder)
 
 
 def _pending(site: str, package_id: str, now: datetime) -> DeliveryRow:
@@ -386,7 +498,12 @@ def _apply(
 
 
 def _record(
-    row: SiteRow, delivery: DeliveryRow | None, key: SiteKeyRow | None, *, revoked: bool
+    row: SiteRow,
+    delivery: DeliveryRow | None,
+    transfer: TransferRow | None,
+    key: SiteKeyRow | None,
+    *,
+    revoked: bool,
 ) -> SiteRecord:
     return SiteRecord(
         site=row.site,
@@ -400,6 +517,7 @@ def _record(
         bytes_from_site=row.bytes_from_site,
         certificate_not_after=key.not_after.replace(tzinfo=UTC) if key is not None else None,
         revoked=revoked,
+        bytes_held=transfer.bytes_held if transfer is not None else 0,
     )
 
 
@@ -424,8 +542,8 @@ def _open_database(url: str | URL) -> Engine:
             f"{location.database}: the study's database is missing: restore it from a backup"
         )
     engine = _connect(location)
-    if inspect(engine).has_table(SiteRow.__tablename__):  # a study from an earlier version
-        Base.metadata.create_all(engine)
+    if inspect(engine).has_table(SiteRow.__tablename__):  # else it is no study's, or a lost one
+        Base.metadata.create_all(engine)  # tables that came after it was made
     return engine
 
 

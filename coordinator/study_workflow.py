@@ -44,6 +44,7 @@ class Goal(StrEnum):
     ONE_TICK = "one-tick"
     PUBLISHED = "published"
     DELIVERED = "delivered"
+    APPROVED = "approved"  # every site has signed the plan, or refused it
     REPORTED = "reported"
 
 
@@ -106,12 +107,19 @@ def next_step(progress: SiteProgress, status: SiteStatus, package_id: str) -> St
     return Step.WAIT
 
 
-def goal_reached(goal: Goal, published: bool, progress: Collection[SiteProgress]) -> bool:
-    """Say whether a run may end: the goal is reached, or only a person can bring it nearer."""
+def goal_reached(
+    goal: Goal, published: bool, progress: Collection[SiteProgress], *, agreed: bool = False
+) -> bool:
+    """Say whether a run may end: the goal is reached, or only a person can bring it nearer.
+
+    `agreed` says that every site has answered the current plan.
+    """
     if goal is Goal.ONE_TICK:
         return True
     if goal is Goal.PUBLISHED or not published:
         return published
+    if goal is Goal.APPROVED:
+        return agreed
     done = {SiteProgress.REPORTED, SiteProgress.REFUSED}
     if goal is Goal.DELIVERED:
         done.add(SiteProgress.DELIVERED)

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from coordinator.config import CoordinatorHome
+from coordinator.plan_records import PlanRecords
 from coordinator.study_store import SiteRecord, StudyStore
 from coordinator.study_workflow import Goal
 
@@ -21,10 +22,12 @@ class TickSummary:
     Attributes:
         package_id: the current package; None while none is published.
         sites: what is known about every site, the source first.
+        agreed: every target site has signed the current federation plan, or refused it.
     """
 
     package_id: str | None
     sites: tuple[SiteRecord, ...]
+    agreed: bool
 
 
 class Transport(Protocol):
@@ -48,4 +51,9 @@ class Transport(Protocol):
 def summarise(home: CoordinatorHome) -> TickSummary:
     """Read from the study database where the study stands."""
     with StudyStore(home.database_url, home.config) as store:
-        return TickSummary(package_id=store.current_package(), sites=tuple(store.sites()))
+        package_id = store.current_package()
+        return TickSummary(
+            package_id=package_id,
+            sites=tuple(store.sites()),
+            agreed=PlanRecords(store).is_agreed(package_id),
+        )

@@ -43,6 +43,7 @@ BENCHMARKS = {
     "selection-speed": "what choosing among 2,000 slices costs, beside the plain way",
     "metrics-speed": "what all metrics of one pair of masks cost, beside MONAI and others",
     "ingest-speed": "what reading DICOM series costs, beside SimpleITK and pydicom",
+    "federation-scale": "one package to 3, 30 and 300 hospitals: time and memory",
     "few-label-speed": "what a training step of either costs, beside the published one",
 }
 
@@ -181,6 +182,15 @@ def benchmark(
             ingest_speed_table,
             json_file,
         )
+        return
+    if name == "federation-scale":
+        from evaluation.benchmarks.federation_scale import (
+            federation_scale_table,
+            run_federation_scale,
+        )
+
+        run = partial(run_federation_scale, output / name, log=_to_stderr)
+        _speed(name, run, federation_scale_table, json_file)
         return
     if name == "few-label-speed":
         from evaluation.benchmarks.few_label_speed import few_label_speed_table, run_few_label_speed

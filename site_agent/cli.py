@@ -19,6 +19,7 @@ from site_agent.config import SiteHome, open_home
 from site_agent.enrolment_cli import certificate_line, enrol
 from site_agent.operations_cli import add_operations_commands
 from site_agent.pacs_cli import listen, pacs_app
+from site_agent.plan_cli import plan_app
 from site_agent.signature_cli import add_signature_commands
 from site_agent.storage_commands import add_commands
 
@@ -47,6 +48,7 @@ model_app = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(package_app, name="package")
+app.add_typer(plan_app, name="plan")
 app.add_typer(model_app, name="model")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(pacs_app, name="pacs")
@@ -271,14 +273,19 @@ def cases(home: Home) -> None:
 
 @app.command()
 def status(home: Home) -> None:
-    """Show how many cases there are, the round and open tasks.
+    """Show how many cases there are, the plan, the round and open tasks.
 
     Example: fedgtv-site status --home hospital-b
     """
+    from site_agent.plan_store import approved_plan, plans_held
+
     site, store = _open(home)
     table = Table(title=f"{site.config.name} in study {site.config.study}", show_header=False)
     for split, count in sorted(store.counts().items()):
         table.add_row(f"cases: {split}", str(count))
+    plan = approved_plan(store.engine)
+    in_force = f"{plan.plan_number}, approved" if plan is not None else "none approved"
+    table.add_row("plan", f"{in_force}; {len(plans_held(store.engine))} came")
     latest = store.latest_round()
     if latest is None:
         table.add_row("round", "none yet")

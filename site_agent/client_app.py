@@ -25,7 +25,7 @@ from algorithms.contracts.canonical_json import sha256_hex
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.messages import (
     LeavingMessage,
-    PackageReceipt,
+    PlanReceipt,
     RoundState,
     SiteReportMessage,
     SiteStatus,
@@ -36,24 +36,30 @@ from algorithms.contracts.site_report import SiteReport
 from site_agent import egress
 from site_agent.config import SiteHome, open_home
 from site_agent.database import AnnotationTaskRow, RoundRow, open_database, utc_now
+from site_agent.incoming_package import forget_stored, receive_part
 from site_agent.message_check import (
     FILES,
     PACKAGE,
+    PART,
+    PLAN,
     QUESTION,
     MessageRefused,
     check_address,
     error_reply,
     note_refusal,
     sent_bytes,
+    sent_count,
     sent_files,
     sent_text,
     wrap_released,
 )
-from site_agent.package_store import (
-    PackageRefused,
-    active_package,
-    packages_held,
-    store_package,
+from site_agent.package_store import active_package, packages_held
+from site_agent.plan_store import (
+    PlanRefused,
+    approved_plan,
+    plans_held,
+    read_approval,
+    store_plan,
 )
 
 app = ClientApp()
@@ -93,28 +99,21 @@ def _guarded(handler: Handler) -> Callable[[Message, Context], Message]:
 @_guarded
 def status(_message: Message, home: SiteHome, engine: Engine) -> RecordDict:
     """Say where this site stands."""
-    return _release(home, engine, site_status(home, engine))
+    said = site_status(home, engine)
+    forget_stored(home, said.packages_held)
+    return _release(home, engine, said)
 
 
 @app.train("receive_package")
 @_guarded
 def receive_package(message: Message, home: SiteHome, engine: Engine) -> RecordDict:
-    """Store a signed package, or name the rule that refused it."""
-    manifest_bytes = sent_bytes(message, PACKAGE, "manifest")
-    signature_bytes = sent_bytes(message, PACKAGE, "signature")
-    files = sent_files(message, FILES)
-    try:
-        store_package(home, engine, manifest_bytes, signature_bytes, files)
-        rule = None
-    except PackageRefused as refusal:
-        rule = refusal.rule
-    receipt = PackageReceipt(
-        site=home.config.name,
-        package_id=sha256_hex(manifest_bytes),
-        accepted=rule is None,
-        refused_by_rule=rule,
-    )
-    return _release(home, engine, receipt)
+    """Take a part of a signed package, and say how far it is, or which rule refused it."""
+    manifest = sent_bytes(message, PACKAGE, "manifest")
+    signature = sent_bytes(message, PACKAGE, "signature")
+    offset = sent_count(message, PACKAGE, "offset")
+    files = sent_files(message, FILES) if FILES in message.content.array_records else {}
+    content = files.get(PART, b"")
+    return _release(home, engine, receive_part(home, engine, manifest, signature, offset, content))
 
 
 @app.query("source_package")
@@ -142,11 +141,41 @@ def site_report(message: Message, home: SiteHome, engine: Engine) -> RecordDict:
     return _release(home, engine, SiteReportMessage(report=report))
 
 
+@app.train("receive_plan")
+@_guarded
+def receive_plan(message: Message, home: SiteHome, engine: Engine) -> RecordDict:
+    """Keep a signed plan for a person to read, or name the rule that refused it."""
+    signed = sent_bytes(message, PLAN, "signed")
+    try:
+        store_plan(home, engine, signed, now=utc_now())
+        rule = None
+    except PlanRefused as refusal:
+        rule = refusal.rule
+    receipt = PlanReceipt(
+        site=home.config.name,
+        received_sha256=sha256_hex(signed),
+        accepted=rule is None,
+        refused_by_rule=rule,
+    )
+    return _release(home, engine, receipt)
+
+
+@app.query("plan_approval")
+@_guarded
+def plan_approval(_message: Message, home: SiteHome, engine: Engine) -> RecordDict:
+    """Hand over this hospital's signature under the plan that it works by."""
+    row = approved_plan(engine)
+    if row is None:
+        raise DataError("no plan is approved")
+    return _release(home, engine, read_approval(row))
+
+
 def site_status(home: SiteHome, engine: Engine) -> SiteStatus:
     """Gather where this site stands with its approved package."""
     current = active_package(engine)
     row = latest_round(engine, current.package_id) if current is not None else None
     state = RoundState.NONE if current is None else RoundState.RECEIVED
+    plans, approved = plans_held(engine), approved_plan(engine)
     return SiteStatus(
         site=home.config.name,
         code_version=version("fedgtv"),
@@ -156,6 +185,8 @@ def site_status(home: SiteHome, engine: Engine) -> SiteStatus:
         round_state=RoundState(row.state) if row is not None else state,
         open_annotation_tasks=_open_tasks(engine, row.round_id) if row is not None else 0,
         report_ready=current is not None and reported_round(engine, current.package_id) is not None,
+        plan_held=plans[-1].plan_sha256 if plans else None,
+        plan_approved=approved.plan_sha256 if approved is not None else None,
     )
 
 

@@ -46,6 +46,7 @@ class SiteConfig(BaseModel):
         seed: for the patient split and training.
         threads: CPU threads for training; 0 means all.
         require_gpu: `doctor` names a GPU that is missing; training takes one wherever there is one.
+        max_package_bytes: the files of a package may not be larger together.
         idle_limit_s: who draws nothing and does not move for longer than this is not at work: such
             a gap is not active time.
         max_message_bytes: a message from the coordinator that is larger is refused.
@@ -74,6 +75,7 @@ class SiteConfig(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**63)  # databases hold no larger number
     threads: int = Field(default=0, ge=0)
     require_gpu: bool = False
+    max_package_bytes: int = Field(default=2 * 2**30, gt=0)
     idle_limit_s: float = Field(default=30, ge=5, le=600)
     max_message_bytes: int = Field(default=64 * 2**20, ge=2**20, le=2**33)
     allowed_bundles: tuple[Sha256Hex, ...] = ()

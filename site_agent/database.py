@@ -35,7 +35,7 @@ from sqlalchemy.types import JSON
 
 from algorithms.contracts.errors import DataError
 
-SCHEMA = "0002"  # the newest revision of `migrations`
+SCHEMA = "0003"  # the newest revision of `migrations`
 VERSION_TABLE = "alembic_version"
 BUSY_TIMEOUT_S = 30
 _WRITES = "fedgtv_writes"  # marks the connections of `transaction`
@@ -104,6 +104,21 @@ class PackageRow(Base):
     signed_by: Mapped[str]
     state: Mapped[str]
     received_at: Mapped[datetime]
+
+
+class PlanRow(Base):
+    """A federation plan as the study lead signed it; see `plan_store`."""
+
+    __tablename__ = "plans"
+
+    plan_sha256: Mapped[str] = mapped_column(primary_key=True)
+    plan_number: Mapped[int] = mapped_column(unique=True)
+    package_id: Mapped[str]
+    plan: Mapped[str]  # the text that was signed
+    signature: Mapped[str]  # of the study lead, JSON as it came
+    state: Mapped[str]  # stored | approved | rejected | retired
+    received_at: Mapped[datetime]
+    approval: Mapped[str | None]  # JSON with the hospital's signature
 
 
 class RoundRow(Base):

@@ -19,6 +19,7 @@ from algorithms.contracts.errors import DataError
 from algorithms.contracts.health import Check, CheckState, Concern, run_check
 from site_agent import audit_log
 from site_agent.config import SiteHome, open_home
+from site_agent.coordinator_check import check_connection, check_keys
 from site_agent.database import open_database, place, transaction
 from site_agent.site_lock import is_listening
 
@@ -57,6 +58,8 @@ def _examinations(home: SiteHome) -> Iterator[tuple[str, Examination]]:
     if home.config.pacs is not None:
         yield "pacs", partial(_pacs, home)
     yield "ports", partial(_ports, home)
+    yield "keys", partial(check_keys, home)
+    yield "coordinator", partial(check_connection, home)
 
 
 def _configuration(folder: Path) -> str:

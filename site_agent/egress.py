@@ -1,7 +1,8 @@
 """The one door out of the hospital.
 
 `release` is the only function that makes bytes which may leave. It checks the message against its
-schema, the minimum group size, what earlier reports told and a residue scan; a person approves
+schema, the plan that two people signed, the minimum group size, what earlier reports told and a
+residue scan; a person approves
 results and weights unless the site is configured otherwise; every release, hold and refusal is an
 entry of a hash-chained ledger, beside a copy of the bytes that were released or wait.
 """
@@ -22,6 +23,7 @@ from sqlalchemy.orm import Session
 
 from algorithms.contracts.canonical_json import canonical_json, sha256_hex
 from algorithms.contracts.errors import DataError, ProtocolError
+from algorithms.contracts.federation_plan import FederationPlan, fields_said
 from algorithms.contracts.messages import (
     LEAVING,
     LeavingMessage,
@@ -29,12 +31,13 @@ from algorithms.contracts.messages import (
     SourcePackageOffer,
 )
 from algorithms.contracts.model_package import MODEL_FILE, SourceValidation
-from algorithms.contracts.site_report import Distribution
+from algorithms.contracts.site_report import Distribution, SiteReport
 from evaluation.differencing import Told, differencing_rule
 from site_agent import audit_log
 from site_agent.config import SiteHome
 from site_agent.database import CaseRow, LedgerRow, transaction
 from site_agent.package_store import PackageRefused, read_safetensors_header
+from site_agent.plan_store import PlanRefused, plan_in_force
 from site_agent.release_memory import told_by
 from site_agent.residue import Known, known_residue, residues, text_residue
 
@@ -89,7 +92,7 @@ def _release(
     contents: Mapping[str, bytes],
     now: datetime,
 ) -> bytes:
-    body = _check(home, engine, message, contents)
+    body = _check(home, engine, message, contents, now)
     sizes: dict[str, dict[str, Any]] = {
         n: {"sha256": sha256_hex(c), "size_bytes": len(c)} for n, c in contents.items()
     }
@@ -256,7 +259,11 @@ def tells_of_few(validation: SourceValidation, minimum: int) -> bool:
 
 
 def _check(
-    home: SiteHome, engine: Engine, message: LeavingMessage, files: Mapping[str, bytes]
+    home: SiteHome,
+    engine: Engine,
+    message: LeavingMessage,
+    files: Mapping[str, bytes],
+    now: datetime,
 ) -> bytes:
     if type(message) not in LEAVING:  # exact type: a subclass could carry more fields
         raise ReleaseRefused("unknown_message", "this kind of message may not leave")
@@ -267,7 +274,9 @@ def _check(
         raise ReleaseRefused("wrong_schema", "the message does not fit its schema") from None
     minimum = home.config.minimum_group_size
     if isinstance(message, SiteReportMessage):
-        _check_group_size(message, minimum)
+        plan = _plan_for(home, engine, message.kind, message.report.package_id, now)
+        _check_fields(plan, message.report)
+        _check_group_size(message, max(minimum, plan.cohort.minimum_group_size))
         with Session(engine) as session:
             _check_earlier(home, session, message)
     if isinstance(message, SourcePackageOffer) and tells_of_few(
@@ -281,6 +290,30 @@ def _check(
     _check_files(message, files)
     _check_residues(home, engine, message, body, files)
     return body
+
+
+def _plan_for(
+    home: SiteHome, engine: Engine, kind: str, package_id: str, now: datetime
+) -> FederationPlan:
+    """Return the plan under which a kind of message about a package may leave."""
+    try:
+        plan = plan_in_force(home, engine, package_id, now=now)
+    except PlanRefused as refusal:
+        raise ReleaseRefused(refusal.rule, str(refusal)) from None
+    if kind not in plan.permitted_outputs.messages:
+        raise ReleaseRefused(
+            "output_not_in_plan", f"plan {plan.plan_number}: does not let a {kind} leave"
+        )
+    return plan
+
+
+def _check_fields(plan: FederationPlan, report: SiteReport) -> None:
+    unplanned = fields_said(report) - set(plan.permitted_outputs.site_report_fields)
+    if unplanned:
+        raise ReleaseRefused(
+            "field_not_in_plan",
+            f"plan {plan.plan_number}: does not let the report's '{min(unplanned)}' leave",
+        )
 
 
 def _check_group_size(message: SiteReportMessage, minimum: int) -> None:

@@ -23,6 +23,7 @@ from site_agent.database import LedgerRow, transaction
 
 # Names in the records on the wire; `coordinator/server_app.py` has the same ones.
 ADDRESS, MESSAGE, PACKAGE, QUESTION, FILES = "address", "message", "package", "question", "files"
+PLAN, PART = "plan", "part"
 SITE_FAILED = 100  # Flower's own error codes lie below
 
 Part = TypeVar("Part")
@@ -70,6 +71,18 @@ def sent_bytes(message: Message, record: str, key: str) -> bytes:
     """
     value = _sent(message, record, key)
     if not isinstance(value, bytes):
+        raise MessageRefused("malformed_message")
+    return value
+
+
+def sent_count(message: Message, record: str, key: str) -> int:
+    """Return a number of a message that counts something.
+
+    Raises:
+        MessageRefused: it is not there, negative, or something else.
+    """
+    value = _sent(message, record, key)
+    if type(value) is not int or value < 0:
         raise MessageRefused("malformed_message")
     return value
 

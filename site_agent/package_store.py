@@ -6,7 +6,7 @@ import math
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,24 @@ def verify_package(
     Raises:
         PackageRefused: at the first rule that is broken.
     """
-    _verify_key_and_signature(manifest, _parse_signature(signature), trusted_keys)  # 1, 2
+    parsed = verify_manifest(manifest, signature, trusted_keys, study=study)  # 1 to 5, names of 6
+    _verify_names(parsed, files)  # 6
+    _verify_contents(parsed, files)  # 7
+    _verify_reference_points(parsed, files[REFERENCE_POINTS_FILE])  # 8
+    header = read_safetensors_header(files[MODEL_FILE])  # 9
+    _verify_weights(parsed, header, files[MODEL_FILE])  # 10
+    return parsed
+
+
+def verify_manifest(
+    manifest: bytes, signature: bytes, trusted_keys: Iterable[str], *, study: str | None = None
+) -> Manifest:
+    """Check what can be checked before the other files are here: `verify_package`'s first steps.
+
+    Raises:
+        PackageRefused: at the first rule that is broken.
+    """
+    verify_key_and_signature(manifest, _parse_signature(signature), trusted_keys)  # 1, 2
     parsed = _parse_manifest(manifest)  # 3
     if study is not None and parsed.study != study:  # 4
         raise PackageRefused(
@@ -95,11 +112,7 @@ def verify_package(
             f"{MANIFEST_FILE}: this version knows no selection strategy "
             f"'{parsed.adaptation.selection_strategy}': {SEND_AGAIN}, or update fedgtv",
         )
-    _verify_names(parsed, files)  # 6
-    _verify_contents(parsed, files)  # 7
-    _verify_reference_points(parsed, files[REFERENCE_POINTS_FILE])  # 8
-    header = read_safetensors_header(files[MODEL_FILE])  # 9
-    _verify_weights(parsed, header, files[MODEL_FILE])  # 10
+    _verify_names(parsed, parsed.files)  # 6, as far as it is about the manifest
     return parsed
 
 
@@ -331,30 +344,34 @@ def _parse_signature(content: bytes) -> Signature:
         ) from None
 
 
-def _verify_key_and_signature(
-    manifest: bytes, signature: Signature, trusted_keys: Iterable[str]
+def verify_key_and_signature(
+    content: bytes, signature: Signature, trusted_keys: Iterable[str], *, name: str = MANIFEST_FILE
 ) -> None:
+    """Check who signed `content`, which a person knows as `name`.
+
+    Raises:
+        PackageRefused: unknown_key or bad_signature.
+    """
     trusted = {sha256_hex(bytes.fromhex(key))[:16]: bytes.fromhex(key) for key in trusted_keys}
     if signature.key_id not in trusted:
         raise PackageRefused(
             "unknown_key",
-            f"{SIGNATURE_FILE}: signed with key {signature.key_id}, which this site does not trust:"
+            f"{name}: signed with key {signature.key_id}, which this site does not trust:"
             " compare with 'fedgtv-coordinator public-key' by telephone, then add the key to"
             " trusted_keys in site.toml, or enrol",
         )
     try:
         Ed25519PublicKey.from_public_bytes(trusted[signature.key_id]).verify(
-            bytes.fromhex(signature.signature_hex), manifest
+            bytes.fromhex(signature.signature_hex), content
         )
     except InvalidSignature:
         raise PackageRefused(
             "bad_signature",
-            f"{MANIFEST_FILE}: its signature does not fit: the package was changed on the way; "
-            f"{SEND_AGAIN}",
+            f"{name}: its signature does not fit: it was changed on the way; {SEND_AGAIN}",
         ) from None
 
 
-def _verify_names(manifest: Manifest, files: Mapping[str, bytes]) -> None:
+def _verify_names(manifest: Manifest, files: Collection[str]) -> None:
     allowed = {*PACKAGE_FILES, *OPTIONAL_FILES}
     for name in sorted({*PACKAGE_FILES, *manifest.files}):
         if name not in allowed:

@@ -1,16 +1,19 @@
 """Small real homes and packages for tests of the federation: no image, no training."""
 
 import io
-from datetime import datetime
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from safetensors.numpy import save
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, update
 from sqlalchemy.orm import Session
 
 from algorithms.contracts.canonical_json import sha256_hex
+from algorithms.contracts.federation_plan import CohortRule, FederationPlan, SignedPlan
 from algorithms.contracts.messages import RoundState
 from algorithms.contracts.model_package import (
     MANIFEST_FILE,
@@ -21,6 +24,7 @@ from algorithms.contracts.model_package import (
     Manifest,
     NetworkSpec,
     PreprocessingRecipe,
+    Signature,
     SourceValidation,
     TrainingSchedule,
 )
@@ -32,16 +36,28 @@ from algorithms.contracts.site_report import (
     SiteReport,
 )
 from algorithms.networks import build_network
+from coordinator import plans
 from coordinator.config import CoordinatorConfig, CoordinatorHome, write_config
 from coordinator.config import open_home as open_coordinator_home
 from coordinator.package_publisher import create_key, public_key_hex
-from coordinator.study_store import create_database
+from coordinator.study_store import StudyStore, create_database
 from site_agent.config import SiteHome, open_home
-from site_agent.database import AuditRow, CaseRow, RoundRow, open_database, transaction
+from site_agent.database import (
+    AuditRow,
+    CaseRow,
+    PlanRow,
+    RoundRow,
+    open_database,
+    transaction,
+)
 from site_agent.database import create_database as create_site_database
+from site_agent.plan_approval import sign_approval
+from site_agent.plan_store import plans_held
 
 STUDY = "npc-gtv"
 AT = datetime(2031, 5, 6, 7, 8, 9)
+LEAD = Ed25519PrivateKey.from_private_bytes(bytes(range(32, 64)))
+LEAD_PUBLIC = LEAD.public_key().public_bytes_raw().hex()
 PLANTED_PATIENT = "patient-0123456789ab"
 PLANTED_CASE = "case-ba9876543210"
 PLANTED_UID = "2.25.31415926535897932384626433832795028"
@@ -103,9 +119,12 @@ def make_coordinator(
 
 
 def make_site(folder: Path, name: str, *trusted_keys: str, auto_approve: bool = True) -> SiteHome:
-    """Make a site's home with one case in its database, whose identifiers may never leave."""
+    """Make a site's home with one case in its database, whose identifiers may never leave.
+
+    It trusts `LEAD` and the keys that are named.
+    """
     folder.mkdir(parents=True)
-    keys = ", ".join(f'"{key}"' for key in trusted_keys)
+    keys = ", ".join(f'"{key}"' for key in (*trusted_keys, LEAD_PUBLIC))
     (folder / "site.toml").write_text(
         f'name = "{name}"\nstudy = "{STUDY}"\ntrusted_keys = [{keys}]\n'
         f"auto_approve = {str(auto_approve).lower()}\n",
@@ -131,6 +150,80 @@ def make_site(folder: Path, name: str, *trusted_keys: str, auto_approve: bool = 
         )
     engine.dispose()
     return home
+
+
+def tiny_federation_plan(package_id: str, **changes: Any) -> FederationPlan:
+    """Make a plan for a package, valid whenever a test may run."""
+    fields: dict[str, Any] = {
+        "study": STUDY,
+        "plan_number": 1,
+        "package_id": package_id,
+        "model_version": "1.0.0",
+        "code_version": version("fedgtv"),
+        "parameters": {"adaptation.annotation_budget": 0.2},
+        "cohort": CohortRule(
+            modality="MR", roi_names=("GTVp",), minimum_patients=1, minimum_group_size=2
+        ),
+        "valid_from": datetime(2020, 1, 1, tzinfo=UTC),
+        "expires_at": datetime(2040, 1, 1, tzinfo=UTC),
+        "nonce": "0" * 32,
+    }
+    return FederationPlan(**(fields | changes))
+
+
+def sign_plan(plan: FederationPlan, key: Ed25519PrivateKey = LEAD) -> SignedPlan:
+    """Sign a plan as the study lead does."""
+    content = plan.signed_bytes()
+    key_id = sha256_hex(key.public_key().public_bytes_raw())[:16]
+    signature = Signature(key_id=key_id, signature_hex=key.sign(content).hex())
+    return SignedPlan(plan=content.decode(), signature=signature)
+
+
+def approve_plan_for(
+    home: SiteHome,
+    engine: Engine,
+    package_id: str,
+    *,
+    key: Ed25519PrivateKey = LEAD,
+    **changes: Any,
+) -> FederationPlan:
+    """Give a site a plan with both signatures; its package need not be there.
+
+    `key` is the study lead's, which the site has to trust. Everything but the comparison with the
+    package is as `plan_store` does it.
+    """
+    held = plans_held(engine)
+    number = held[-1].plan_number + 1 if held else 1
+    fields = {"study": home.config.study, "plan_number": number} | changes
+    plan = tiny_federation_plan(package_id, **fields)
+    signed = sign_plan(plan, key)
+    approval = sign_approval(home, signed.plan_sha256, now=AT)
+    with transaction(engine) as session:
+        before = update(PlanRow).where(PlanRow.package_id == package_id)
+        session.execute(before.values(state="retired"))
+        session.add(
+            PlanRow(
+                plan_sha256=signed.plan_sha256,
+                plan_number=plan.plan_number,
+                package_id=package_id,
+                plan=signed.plan,
+                signature=signed.signature.model_dump_json(),
+                state="approved",
+                received_at=AT,
+                approval=approval.model_dump_json(),
+            )
+        )
+    return plan
+
+
+def sign_study_plan(home: CoordinatorHome) -> SignedPlan:
+    """Draft the plan of a study with a published package, and sign it, as the study lead does."""
+    with StudyStore(home.database_url, home.config) as store:
+        now = datetime.now(UTC).replace(tzinfo=None)
+        draft = plans.draft_plan(
+            home, store, valid_days=30, minimum_patients=1, minimum_group_size=2, now=now
+        )
+        return plans.sign_plan(home, store, draft, now=now)
 
 
 def make_study(

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from algorithms.contracts.canonical_json import canonical_json
 from algorithms.contracts.model_package import Manifest
 from algorithms.contracts.site_report import Count, SiteReport
 
@@ -20,6 +21,8 @@ PACKAGE_ID_PATTERN = r"^[0-9a-f]{64}$"
 
 
 PackageId = Annotated[str, Field(pattern=PACKAGE_ID_PATTERN)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Rule = Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
 
 
 class _Message(BaseModel):
@@ -39,7 +42,12 @@ class RoundState(StrEnum):
 
 
 class SiteStatus(_Message):
-    """Where a site stands: enough to decide what to send or fetch next."""
+    """Where a site stands: enough to decide what to send or fetch next.
+
+    Attributes:
+        plan_held: SHA-256 of the newest federation plan here, whatever people said about it.
+        plan_approved: SHA-256 of the one that this site signed and works by.
+    """
 
     kind: Literal["site_status"] = "site_status"
     site: SiteName = Field(pattern=SITE_NAME_PATTERN)
@@ -50,16 +58,23 @@ class SiteStatus(_Message):
     round_state: RoundState
     open_annotation_tasks: Count
     report_ready: bool
+    plan_held: Sha256 | None = None
+    plan_approved: Sha256 | None = None
 
 
 class PackageReceipt(_Message):
-    """A site's answer to a package: stored, or refused by a named rule."""
+    """A site's answer to a part of a package: stored as a whole, refused by a rule, or how far.
+
+    Attributes:
+        bytes_held: how much of the package's stream is here; 0 once it is stored or refused.
+    """
 
     kind: Literal["package_receipt"] = "package_receipt"
     site: SiteName = Field(pattern=SITE_NAME_PATTERN)
     package_id: str = Field(pattern=PACKAGE_ID_PATTERN)
     accepted: bool
     refused_by_rule: str | None = Field(default=None, pattern=r"^[a-z_]{1,40}$")
+    bytes_held: int = Field(default=0, ge=0, le=2**53)
 
 
 class SourcePackageOffer(_Message):
@@ -77,10 +92,55 @@ class SiteReportMessage(_Message):
     report: SiteReport
 
 
-LeavingMessage = SiteStatus | PackageReceipt | SourcePackageOffer | SiteReportMessage
+class PlanReceipt(_Message):
+    """A site's answer to a federation plan: kept for a person to read, or refused by a rule.
+
+    Attributes:
+        received_sha256: of the bytes that came, signature and all.
+    """
+
+    kind: Literal["plan_receipt"] = "plan_receipt"
+    site: SiteName = Field(pattern=SITE_NAME_PATTERN)
+    received_sha256: Sha256
+    accepted: bool
+    refused_by_rule: Rule | None = None
+
+
+class PlanApproval(_Message):
+    """A hospital's signature under a federation plan.
+
+    Attributes:
+        approved_at_unix_s: seconds since 1970, UTC.
+        public_key_hex: of the hospital's Ed25519 signing key.
+        signature_hex: over `signed_bytes`.
+    """
+
+    kind: Literal["plan_approval"] = "plan_approval"
+    site: SiteName = Field(pattern=SITE_NAME_PATTERN)
+    study: str = Field(pattern=SITE_NAME_PATTERN)
+    plan_sha256: Sha256
+    approved_at_unix_s: int = Field(ge=0, lt=2**40)
+    public_key_hex: str = Field(pattern=r"^[0-9a-f]{64}$")
+    signature_hex: str = Field(pattern=r"^[0-9a-f]{128}$")
+
+    def signed_bytes(self) -> bytes:
+        """Return the canonical JSON of everything but the signature."""
+        return canonical_json(self.model_dump(mode="json", exclude={"signature_hex"}))
+
+
+LeavingMessage = (
+    SiteStatus
+    | PackageReceipt
+    | PlanReceipt
+    | PlanApproval
+    | SourcePackageOffer
+    | SiteReportMessage
+)
 LEAVING: tuple[type[BaseModel], ...] = (
     SiteStatus,
     PackageReceipt,
+    PlanReceipt,
+    PlanApproval,
     SourcePackageOffer,
     SiteReportMessage,
 )

@@ -91,6 +91,8 @@ def run_study(road: Road) -> dict[str, Any]:
     steps = [_SOURCE_STEPS] + [_INTAKE] * len(targets)
     _each(road, study.hospitals, steps, at_once=max(2, os.cpu_count() or 2))
     _once(road, "sign and deliver the package", lambda: _tick(road, "delivered"))
+    _once(road, "draft and sign the plan", lambda: _sign_plan(road))
+    _once(road, "have the plan signed by the hospitals", lambda: _tick(road, "approved"))
     # Each with the same work and at most one core: all end at about the same time, none waits.
     _each(road, targets, [_ADAPTATION_STEPS] * len(targets), at_once=len(targets))
     _once(road, "collect the reports", lambda: _tick(road, "reported"))
@@ -262,6 +264,16 @@ def _tick(road: Road, until: str) -> None:
     for hospital in road.study.hospitals:
         command += ["--site", f"{hospital.name}={road.home(hospital)}"]
     _run(road, f"coordinator tick until {until}", command)
+
+
+def _sign_plan(road: Road) -> None:
+    draft = road.folder / "federation-plan.json"
+    smallest = str(road.study.minimum_group_size)
+    command: list[str | Path] = ["fedgtv-coordinator", "plan", "draft", "--output", draft]
+    command += ["--minimum-patients", smallest, "--minimum-group-size", smallest]
+    _run(road, "coordinator plan draft", [*command, "--home", road.coordinator])
+    command = ["fedgtv-coordinator", "plan", "sign", draft, "--home", road.coordinator, "--yes"]
+    _run(road, "coordinator plan sign", command)
 
 
 def _write_report(road: Road) -> None:

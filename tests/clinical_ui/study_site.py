@@ -25,7 +25,7 @@ from site_agent.model_store import Comparison, offer
 from site_agent.package_store import store_package
 from tests.clinical_ui.synthetic_site import PACKAGE_ID, make_site
 from tests.phantoms import tiny_case
-from tests.simulated_site import tiny_package, tiny_report
+from tests.simulated_site import approve_plan_for, tiny_package, tiny_report
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = KEY.public_key().public_bytes_raw().hex()
@@ -134,6 +134,7 @@ def add_reviews(store: CaseStore) -> None:
 def hold_report(store: CaseStore, package_id: str) -> int:
     """Let the coordinator ask for a report: it is held until a person lets it leave."""
     report = tiny_report("hospital-b", package_id, study=STUDY)
+    approve_plan_for(store.home, store.engine, package_id, key=KEY)
     try:
         egress.release(store.home, store.engine, SiteReportMessage(report=report), now=utc_now())
     except egress.ReleaseHeld:

@@ -48,6 +48,17 @@ def test_a_study_by_command(tmp_path: Path) -> None:
     assert early.returncode == 1
     assert "tick again" in early.stderr
 
+    draft = tmp_path / "plan.json"
+    assert _run("plan", "draft", "--home", home, "--output", draft).returncode == 0
+    text = draft.read_text("utf-8")
+    signed = _run("plan", "sign", draft, "--home", home, "--yes")
+    assert signed.returncode == 0, signed.stderr
+    assert text in signed.stdout  # shown whole
+    agreed = _run("tick", "--home", home, *sites, "--until", "approved")
+    assert agreed.returncode == 0, agreed.stderr
+    assert "approved" in _run("plan", "list", "--home", home).stdout
+    assert _run("plan", "show", "--home", home).stdout == text
+
     engine = open_database(open_site_home(target).database_url)
     finish_round(engine, "hospital-b", offered.package_id)
     assert _run("tick", "--home", home, *sites, "--until", "reported").returncode == 0

@@ -1,13 +1,23 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from algorithms.contracts.canonical_json import sha256_hex
 from algorithms.contracts.errors import DataError, ProtocolError
 from algorithms.contracts.model_package import MODEL_FILE
-from coordinator.package_publisher import create_key, public_key_hex, publish, read_package
+from coordinator.package_publisher import (
+    PublishedPackage,
+    create_key,
+    open_package,
+    public_key_hex,
+    publish,
+)
 from site_agent.package_store import verify_folder, verify_package
 from tests.simulated_site import STUDY, make_coordinator, tiny_package
+
+MANIFEST, FILES = tiny_package()
 
 
 def test_what_is_published_is_what_a_site_accepts(tmp_path: Path) -> None:
@@ -15,8 +25,8 @@ def test_what_is_published_is_what_a_site_accepts(tmp_path: Path) -> None:
     manifest, files = tiny_package()
     package_id = publish(home, manifest, files)
     key = public_key_hex(home)
-    package = read_package(home, package_id)
-    parts = (package.manifest, package.signature, package.files)
+    package = open_package(home, package_id)
+    parts = (package.manifest, package.signature, files)
     assert verify_folder(home.packages / package_id, [key], study=STUDY) == parts
     assert verify_package(*parts, [key]) == manifest
     assert package_id == sha256_hex(package.manifest)
@@ -25,9 +35,37 @@ def test_what_is_published_is_what_a_site_accepts(tmp_path: Path) -> None:
 def test_publishing_twice_writes_the_same_bytes(tmp_path: Path) -> None:
     home = make_coordinator(tmp_path / "c")
     manifest, files = tiny_package()
-    first = read_package(home, publish(home, manifest, files))
-    assert read_package(home, publish(home, manifest, files)) == first
+    first = open_package(home, publish(home, manifest, files))
+    assert open_package(home, publish(home, manifest, files)) == first
     assert len(list(home.packages.iterdir())) == 1
+
+
+@given(st.integers(0, 70_000), st.integers(0, 70_000))
+def test_any_part_of_the_stream_is_read_from_its_files(
+    package: PublishedPackage, offset: int, size_bytes: int
+) -> None:
+    whole = b"".join(data for _, data in sorted(FILES.items()))
+    assert package.size_bytes == len(whole)
+    assert package.read(offset, size_bytes) == whole[offset : offset + size_bytes]
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> PublishedPackage:
+    home = make_coordinator(tmp_path_factory.mktemp("published") / "c")
+    return open_package(home, publish(home, MANIFEST, FILES))
+
+
+def test_a_published_file_that_is_gone_or_cut_is_named(tmp_path: Path) -> None:
+    home = make_coordinator(tmp_path / "c")
+    package_id = publish(home, MANIFEST, FILES)
+    package = open_package(home, package_id)
+    file = home.packages / package_id / MODEL_FILE
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"model\.safetensors.*backup"):
+        package.read(0, package.size_bytes)
+    file.unlink()
+    with pytest.raises(DataError, match=r"model\.safetensors.*backup"):
+        package.read(0, 1)
 
 
 def test_an_offer_that_breaks_a_rule_is_not_signed(tmp_path: Path) -> None:

@@ -95,3 +95,5 @@ def test_goals_are_reached_in_order(progress: list[SiteProgress]) -> None:
     assert reached == sorted(reached, reverse=True)
     assert not goal_reached(Goal.PUBLISHED, False, [])
     assert goal_reached(Goal.ONE_TICK, False, [])
+    for agreed in (True, False):
+        assert goal_reached(Goal.APPROVED, True, progress, agreed=agreed) is agreed

@@ -1,6 +1,7 @@
 """A tick against sites that lie, fail or are silent: plain objects, no Flower."""
 
-from collections.abc import Callable, Collection
+import contextlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,8 @@ from algorithms.contracts.messages import (
 )
 from coordinator.config import CoordinatorHome
 from coordinator.enrolment import enrol, revoke
-from coordinator.package_publisher import SignedPackage
 from coordinator.server_app import tick
-from coordinator.sites import Answer, Question, Silence
+from coordinator.sites import Answer, Conversation, Question, Silence, Sites
 from coordinator.study_store import StudyStore
 from coordinator.study_workflow import SiteProgress
 from evaluation.aggregate_report import aggregate
@@ -48,7 +48,7 @@ def _answer(message: BaseModel, files: dict[str, bytes] | None = None) -> Answer
     return Answer(message.model_dump_json().encode(), files or {})
 
 
-class ScriptedSites:
+class ScriptedSites(Sites):
     """Sites that answer what the test says; honest unless told otherwise."""
 
     def __init__(self) -> None:
@@ -59,16 +59,14 @@ class ScriptedSites:
     def online(self) -> tuple[str, ...]:
         return self.connected
 
-    def ask(
-        self,
-        question: Question,
-        sites: Collection[str],
-        *,
-        package: SignedPackage | None = None,
-        package_id: str | None = None,
-    ) -> dict[str, Answer | Silence]:
-        self.asked += [(question, site) for site in sites]
-        return {s: self.script.get((question, s)) or self._honest(question, s) for s in sites}
+    def converse(self, conversations: Mapping[str, Conversation]) -> None:
+        for site, conversation in conversations.items():
+            with contextlib.suppress(StopIteration):
+                question = next(conversation).question
+                while True:
+                    self.asked.append((question, site))
+                    answer = self.script.get((question, site)) or self._honest(question, site)
+                    question = conversation.send(answer).question
 
     def _honest(self, question: Question, site: str) -> Answer:
         if question is Question.STATUS:
@@ -109,7 +107,7 @@ def test_honest_sites_get_there(home: CoordinatorHome, store: StudyStore) -> Non
 @pytest.mark.parametrize(
     "bad",
     [
-        Silence("no_answer"),
+        Silence("message_expired"),
         Answer(b"not json"),
         Answer(b'{"kind":"site_status","note":"patient"}'),
         _answer(_status("hospital-c")),  # speaks for another site
@@ -152,7 +150,7 @@ def test_a_receipt_that_got_lost_is_confirmed_by_the_next_status(
     home: CoordinatorHome, store: StudyStore
 ) -> None:
     sites = ScriptedSites()
-    sites.script[Question.RECEIVE_PACKAGE, "hospital-b"] = Silence("no_answer")
+    sites.script[Question.RECEIVE_PACKAGE, "hospital-b"] = Silence("message_expired")
     tick(home, store, sites)
     assert store.progress(PACKAGE)["hospital-b"] is SiteProgress.PENDING
     sites.script[Question.STATUS, "hospital-b"] = _holds("hospital-b")

@@ -12,7 +12,7 @@ from evaluation.report_rendering import render_csv, render_html, render_json
 from site_agent import egress
 from site_agent.database import open_database
 from tests.evaluation.report_builders import report
-from tests.simulated_site import AT, make_site
+from tests.simulated_site import AT, approve_plan_for, make_site
 
 MOST_BYTES = 200_000
 
@@ -30,6 +30,7 @@ def received(hospitals, tmp_path_factory):
         home = make_site(tmp_path_factory.mktemp("sites") / hospital.name, hospital.name)
         engine = open_database(home.database_url)
         message = SiteReportMessage(report=hospital.report())
+        approve_plan_for(home, engine, message.report.package_id)
         bodies[hospital.name] = egress.release(home, engine, message, now=AT)
         engine.dispose()
     return bodies

@@ -11,9 +11,11 @@ from sqlalchemy import Engine, event
 from typer.testing import CliRunner
 
 from algorithms.contracts.bundle import BundleRefused
+from algorithms.contracts.site_report import SiteReport
 from coordinator.cli import app as coordinator_app
 from coordinator.config import CoordinatorHome
 from coordinator.embedded_transport import EmbeddedTransport
+from coordinator.plan_records import PlanRecords
 from coordinator.study_store import StudyStore
 from coordinator.study_workflow import Goal, SiteProgress
 from site_agent import audit_log, egress
@@ -21,7 +23,13 @@ from site_agent.cli import app as site_app
 from site_agent.config import SiteHome, open_home
 from site_agent.database import AuditRow, open_database, transaction
 from tests.enrolled import enrol_site
-from tests.simulated_site import PLANTED, finish_round, make_study, prepare_source_package
+from tests.simulated_site import (
+    PLANTED,
+    finish_round,
+    make_study,
+    prepare_source_package,
+    sign_study_plan,
+)
 
 pytestmark = pytest.mark.journey
 
@@ -65,14 +73,16 @@ class Study:
         prepare_source_package(self.homes["hospital-a"])
         connected = {name: home for name, home in self.homes.items() if name != FAR}
         with EmbeddedTransport(self.coordinator, connected, site_app=SITE_APP) as transport:
-            package_id = transport.tick(Goal.PUBLISHED, patience_s=10).package_id
+            transport.tick(Goal.PUBLISHED, patience_s=10)
+            package_id = transport.tick().package_id  # and delivered to the connected one
         assert package_id is not None
         return package_id
 
-    def finish_round(self, package_id: str) -> None:
+    def finish_round(self, package_id: str) -> SiteReport:
         engine = open_database(self.far.database_url)
-        finish_round(engine, FAR, package_id)
+        report = finish_round(engine, FAR, package_id)
         engine.dispose()
+        return report
 
     def progress(self) -> dict[str, SiteProgress]:
         with StudyStore(self.coordinator.database_url, self.coordinator.config) as store:
@@ -93,11 +103,21 @@ def study(tmp_path: Path) -> Study:
 
 
 def test_a_whole_study_with_one_hospital_on_a_disk(study: Study) -> None:
-    assert "0 questions" not in study.round_trip(1)
     package_id = study.publish()
     assert study.progress()[FAR] is SiteProgress.PENDING
-    assert "package delivered" in study.round_trip(2)
-    study.finish_round(package_id)
-    study.round_trip(3)
-    assert "package reported" in study.round_trip(4)
-    assert study.progress() == {NEAR: SiteProgress.DELIVERED, FAR: SiteProgress.REPORTED}
+    assert "package delivered" in study.round_trip(1)
+    sign_study_plan(study.coordinator)
+    study.round_trip(2)
+    with StudyStore(study.coordinator.database_url, study.coordinator.config) as store:
+        plan = PlanRecords(store).current(package_id)
+        assert plan is not None
+        approval = PlanRecords(store).answers(plan.plan_sha256)[FAR].approval
+    assert approval is not None
+    report = study.finish_round(package_id)
+    assert "package reported" in study.round_trip(3)
+    with StudyStore(study.coordinator.database_url, study.coordinator.config) as store:
+        assert store.reports(package_id) == [report]
+        assert store.progress(package_id) == {
+            NEAR: SiteProgress.DELIVERED,
+            FAR: SiteProgress.REPORTED,
+        }

@@ -13,7 +13,13 @@ from site_agent import egress
 from site_agent.config import open_home
 from site_agent.database import PackageRow, RoundRow, open_database, transaction
 from site_agent.package_store import active_package, load_package
-from tests.simulated_site import PLANTED, finish_round, make_study, prepare_source_package
+from tests.simulated_site import (
+    PLANTED,
+    finish_round,
+    make_study,
+    prepare_source_package,
+    sign_study_plan,
+)
 
 SITE_APP = "site_agent.client_app:app"
 
@@ -43,6 +49,8 @@ def test_a_study_from_offer_to_report(tmp_path: Path) -> None:
             assert approved is not None
             assert load_package(home, approved.package_id)[0] == offered
 
+        sign_study_plan(coordinator)
+        assert transport.tick(Goal.APPROVED, patience_s=10).agreed
         engine = open_database(open_home(homes["hospital-b"]).database_url)
         report = finish_round(engine, "hospital-b", offered.package_id)
         summary = transport.tick()
@@ -93,10 +101,13 @@ def test_a_report_with_a_planted_identifier_stays_inside(tmp_path: Path) -> None
     engine = open_database(open_home(homes["hospital-b"]).database_url)
     with EmbeddedTransport(coordinator, homes, site_app=SITE_APP) as transport:
         transport.tick(Goal.DELIVERED, patience_s=10)
+        sign_study_plan(coordinator)
+        transport.tick(Goal.APPROVED, patience_s=10)
         finish_round(engine, "hospital-b", offered.package_id, code_version=PLANTED[0])
         summary = transport.tick()
     assert summary.sites[1].last_failure == "ReleaseRefused"
-    assert egress.list_entries(engine)[-1].state == "refused"
+    refused = egress.list_entries(engine)[-1]
+    assert (refused.state, refused.detail) == ("refused", {"rule": "residue_identifier"})
     _assert_nothing_planted(coordinator.folder)
 
 

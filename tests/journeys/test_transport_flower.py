@@ -11,7 +11,13 @@ from coordinator.study_workflow import Goal, SiteProgress
 from site_agent import egress
 from site_agent.config import open_home
 from site_agent.database import open_database
-from tests.simulated_site import PLANTED, finish_round, make_study, prepare_source_package
+from tests.simulated_site import (
+    PLANTED,
+    finish_round,
+    make_study,
+    prepare_source_package,
+    sign_study_plan,
+)
 
 SITE_EXECUTOR = "site_agent.site_executor"
 
@@ -37,6 +43,8 @@ def test_a_study_over_real_flower_processes(tmp_path: Path) -> None:
         delivered = transport.tick(Goal.DELIVERED, patience_s=30)
         assert delivered.package_id == offered.package_id
         assert delivered.sites[1].progress is SiteProgress.DELIVERED
+        sign_study_plan(coordinator)
+        assert transport.tick(Goal.APPROVED, patience_s=30).agreed
         report = finish_round(engine, "hospital-b", offered.package_id)
         reported = transport.tick(Goal.REPORTED, patience_s=30)
         assert _processes_in(tmp_path)

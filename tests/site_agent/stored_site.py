@@ -32,6 +32,7 @@ from site_agent.database import (
     ExportRow,
     MeasurementRow,
     PackageRow,
+    PlanRow,
     SignatureRow,
     SignInRow,
     transaction,
@@ -62,6 +63,17 @@ def fill(home: SiteHome, exports: Path, patients: tuple[int, ...] = (1, 2, 3)) -
                 model_version="1.0.0",
                 signed_by="0" * 16,
                 state="approved",
+                received_at=AT,
+            )
+        )
+        session.add(
+            PlanRow(
+                plan_sha256="4" * 64,
+                plan_number=1,
+                package_id=PACKAGE_ID,
+                plan="{}",
+                signature="{}",
+                state="stored",
                 received_at=AT,
             )
         )

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -20,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from algorithms.contracts.canonical_json import canonical_json, sha256_hex
 from algorithms.contracts.contour import Contour, Provenance
 from algorithms.contracts.errors import DataError, failure_line
+from algorithms.contracts.federation_plan import method_parameters
 from algorithms.contracts.messages import SiteReportMessage
 from algorithms.contracts.model_package import MANIFEST_FILE, MODEL_FILE, FileEntry
 from site_agent import cli, egress
@@ -28,6 +30,7 @@ from site_agent.config import SiteHome
 from site_agent.database import PackageRow, transaction, utc_now
 from site_agent.ingest import ingest
 from site_agent.package_store import active_package, packages_held
+from site_agent.plan_store import store_plan
 from tests.phantoms import (
     filled_store,
     make_home,
@@ -38,7 +41,13 @@ from tests.phantoms import (
     tiny_volume,
     write_nifti_pair,
 )
-from tests.simulated_site import tiny_package, tiny_report
+from tests.simulated_site import (
+    approve_plan_for,
+    sign_plan,
+    tiny_federation_plan,
+    tiny_package,
+    tiny_report,
+)
 from tests.site_agent.test_ingest import (
     BREAKAGES,
     cut_a_file,
@@ -249,8 +258,9 @@ def test_ledger_of_a_new_site_is_empty_and_unbroken(run, home) -> None:
     assert run("ledger", "verify", "--home", home.folder)[:2] == (0, "0 entries, unbroken\n")
 
 
-def test_a_person_reads_what_waits_and_lets_it_leave(run, home) -> None:
+def test_a_person_reads_what_waits_and_lets_it_leave(run, home, key) -> None:
     engine = CaseStore(home).engine
+    approve_plan_for(home, engine, "ab" * 32, key=key)
     message = SiteReportMessage(report=tiny_report("hospital-b", "ab" * 32))
     with pytest.raises(egress.ReleaseHeld):
         egress.release(home, engine, message, now=utc_now())
@@ -261,6 +271,42 @@ def test_a_person_reads_what_waits_and_lets_it_leave(run, home) -> None:
     assert "ledger show 1" in run("ledger", "approve", "--home", home.folder, 1)[1]
     assert "waiting" not in run("ledger", "list", "--home", home.folder)[1]
     assert egress.release(home, engine, message, now=utc_now())
+
+
+def test_a_person_reads_a_plan_and_signs_it(run, home, key, package) -> None:
+    engine = CaseStore(home).engine
+    assert run("package", "import", "--home", home.folder, package)[0] == 0
+    content = (package / MANIFEST_FILE).read_bytes()
+    said = {"study": "tiny", "parameters": method_parameters(content)}
+    for number, days in ((1, 1), (2, 2)):
+        until = datetime(2040, 1, days, tzinfo=UTC)
+        plan = tiny_federation_plan(
+            sha256_hex(content), plan_number=number, expires_at=until, **said
+        )
+        signed = sign_plan(plan, key).model_dump_json().encode()
+        store_plan(home, engine, signed, now=utc_now())
+    code, first, _ = run("plan", "show", "--home", home.folder, 1)
+    assert code == 0
+    assert "share of slices that doctors are asked for: 0.2" in first
+    assert run("plan", "approve", "--home", home.folder, 1, "--actor", "Dr Example")[0] == 0
+    _, second, _ = run("plan", "show", "--home", home.folder, 2)
+    assert second.splitlines()[:3] == [
+        "plan 2: stored; against plan 1:",
+        "  changed: number of the plan from 1 to 2",
+        "  changed: expires from 2040-01-01T00:00:00Z to 2040-01-02T00:00:00Z",
+    ]
+    assert json.loads(run("plan", "show", "--home", home.folder, 2, "--json")[1]) == (
+        plan.model_dump(mode="json")
+    )
+    assert "1, approved; 2 came" in run("status", "--home", home.folder)[1]
+    assert run("plan", "verify", "--home", home.folder)[1] == "2 plans, as they were signed\n"
+    assert run("plan", "reject", "--home", home.folder, 1, "--actor", "Dr Example")[0] == 0
+    listed = run("plan", "list", "--home", home.folder)[1]
+    assert "rejected" in listed
+    assert "2040-01-02" in listed
+    code, _, errors = run("plan", "approve", "--home", home.folder, 3, "--actor", "Dr Example")
+    assert code == 2
+    assert "no plan 3 here: see 'fedgtv-site plan list'" in one_line(errors)
 
 
 def test_a_lost_database_is_one_line_that_says_what_to_do(run, home) -> None:

@@ -7,20 +7,27 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from algorithms.contracts.messages import RoundState, SiteStatus
+from algorithms.contracts.canonical_json import sha256_hex
+from algorithms.contracts.federation_plan import method_parameters
+from algorithms.contracts.messages import PlanApproval, PlanReceipt, RoundState, SiteStatus
 from site_agent import egress
 from site_agent.client_app import app, site_status
 from site_agent.config import SiteHome
 from site_agent.database import AnnotationTaskRow, RoundRow, open_database, transaction
 from site_agent.package_store import PackageRow
+from site_agent.plan_approval import is_signed_here
 from tests.simulated_site import (
     AT,
     PLANTED_CASE,
     STUDY,
+    approve_plan_for,
     finish_round,
     make_site,
     prepare_source_package,
     refusals,
+    sign_plan,
+    tiny_federation_plan,
+    tiny_package,
 )
 
 PACKAGE = "cd" * 32
@@ -164,7 +171,7 @@ def test_a_message_without_an_address_is_refused(home: SiteHome) -> None:
 def test_an_unsigned_package_is_an_answer_with_a_rule(home: SiteHome) -> None:
     content = RecordDict(
         {
-            "package": ConfigRecord({"manifest": b"{}", "signature": b"{}"}),
+            "package": ConfigRecord({"manifest": b"{}", "signature": b"{}", "offset": 0}),
             "files": ArrayRecord(),
         }
     )
@@ -195,5 +202,45 @@ def test_a_report_is_about_the_package_asked_for(home: SiteHome) -> None:
         question = RecordDict({"question": ConfigRecord({"package_id": package_id})})
         return _ask(home.folder, "query.site_report", question)
 
+    assert ask_about(PACKAGE).error.reason == "ReleaseRefused"
+    approve_plan_for(home, engine, PACKAGE)
     assert not ask_about(PACKAGE).has_error()
     assert ask_about("0" * 64).error.reason == "DataError"
+
+
+# -- plans ----------------------------------------------------------------------------------------
+
+
+def _receipt(home: SiteHome, signed: bytes) -> PlanReceipt:
+    content = RecordDict({"plan": ConfigRecord({"signed": signed})})
+    body = _ask(home.folder, "train.receive_plan", content).content.config_records["message"]
+    return PlanReceipt.model_validate_json(body["json"])  # type: ignore[arg-type]
+
+
+def test_a_plan_is_kept_or_refused_by_name_and_the_approval_handed_over(home: SiteHome) -> None:
+    manifest, _ = tiny_package()
+    content = manifest.signed_bytes()
+    plan = tiny_federation_plan(manifest.package_id, parameters=method_parameters(content))
+    signed = sign_plan(plan).model_dump_json().encode()
+    early = _receipt(home, signed)
+    assert (early.accepted, early.refused_by_rule) == (False, "unknown_package")
+    assert _ask(home.folder, "query.plan_approval").error.reason == "DataError"
+
+    folder = home.packages / manifest.package_id
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_bytes(content)
+    receipt = _receipt(home, signed)
+    assert (receipt.accepted, receipt.received_sha256) == (True, sha256_hex(signed))
+    engine = open_database(home.database_url)
+    status = site_status(home, engine)
+    assert status.plan_held == status.plan_approved == sha256_hex(plan.signed_bytes())
+    reply = _ask(home.folder, "query.plan_approval")
+    body = reply.content.config_records["message"]["json"]
+    approval = PlanApproval.model_validate_json(body)  # type: ignore[arg-type]
+    assert approval.plan_sha256 == status.plan_approved
+    assert is_signed_here(home, approval)
+
+
+def test_of_a_plan_that_is_no_bytes_only_a_class_name_leaves(home: SiteHome) -> None:
+    content = RecordDict({"plan": ConfigRecord({"signed": "text"})})
+    assert _ask(home.folder, "train.receive_plan", content).error.reason == "ProtocolError"

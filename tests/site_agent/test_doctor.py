@@ -49,6 +49,7 @@ def test_a_new_home_is_well(home) -> None:
     assert {check.state for check in checks.values()} <= {CheckState.OK, CheckState.WARNING}
     assert list(checks) == [
         "configuration", "secrets", "disk", "database", "records", "packages", "gpu", "ports",
+        "keys", "coordinator",
     ]  # fmt: skip
     assert checks["packages"].line.startswith("none yet")
 

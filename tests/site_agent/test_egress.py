@@ -1,13 +1,17 @@
+from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Engine, text, update
 
 from algorithms.contracts.canonical_json import canonical_json, sha256_hex
 from algorithms.contracts.errors import DataError, ProtocolError
+from algorithms.contracts.federation_plan import REPORT_FIELDS, CohortRule, PermittedOutputs
 from algorithms.contracts.messages import (
+    PackageReceipt,
     RoundState,
     SiteReportMessage,
     SiteStatus,
@@ -26,16 +30,19 @@ from site_agent.database import (
     Base,
     CaseRow,
     LedgerRow,
+    PlanRow,
     create_database,
     open_database,
     transaction,
 )
 from site_agent.deidentification import OriginalIdentity, seal
+from site_agent.plan_store import plans_held, read_approval
 from tests.simulated_site import (
     AT,
     PLANTED_CASE,
     PLANTED_PATIENT,
     PLANTED_UID,
+    approve_plan_for,
     file_entry,
     make_site,
     tiny_package,
@@ -62,7 +69,9 @@ def home(tmp_path: Path) -> SiteHome:
 
 @pytest.fixture
 def engine(home: SiteHome) -> Engine:
-    return open_database(home.database_url)
+    engine = open_database(home.database_url)
+    approve_plan_for(home, engine, PACKAGE)
+    return engine
 
 
 def _report(**changes: Any) -> SiteReportMessage:
@@ -238,6 +247,7 @@ def test_a_pseudonym_in_the_weights_does_not_leave(home: SiteHome, engine: Engin
 def test_results_wait_for_a_person_where_the_site_says_so(tmp_path: Path) -> None:
     home = make_site(tmp_path / "site", "hospital-b", auto_approve=False)
     engine = open_database(home.database_url)
+    approve_plan_for(home, engine, PACKAGE)
     egress.release(home, engine, STATUS, now=AT)
     for _ in range(2):  # asking again does not fill the ledger
         with pytest.raises(egress.ReleaseHeld):
@@ -279,6 +289,7 @@ def test_a_package_with_a_figure_about_few_patients_does_not_leave(
 def test_a_person_can_read_what_waits(tmp_path: Path) -> None:
     home = make_site(tmp_path / "site", "hospital-b", auto_approve=False)
     engine = open_database(home.database_url)
+    approve_plan_for(home, engine, PACKAGE)
     with pytest.raises(egress.ReleaseHeld, match="ledger show"):
         egress.release(home, engine, _report(), now=AT)
     body = canonical_json(_report().model_dump(mode="json"))
@@ -438,3 +449,75 @@ def test_nothing_leaves_while_the_identities_cannot_be_opened(
     assert _refusal(home, engine, STATUS) == "crosswalk_closed"
     (home.folder / "secrets" / "crosswalk.key").write_bytes(Fernet.generate_key())
     assert _refusal(home, engine, STATUS) == "crosswalk_closed"
+
+
+# -- the plan that two people signed ---------------------------------------------------------------
+
+
+@pytest.fixture
+def unplanned(tmp_path: Path) -> tuple[SiteHome, Engine]:
+    home = make_site(tmp_path / "unplanned", "hospital-b")
+    return home, open_database(home.database_url)
+
+
+def test_results_do_not_leave_without_a_plan_and_all_else_does(
+    unplanned: tuple[SiteHome, Engine],
+) -> None:
+    home, engine = unplanned
+    approve_plan_for(home, engine, "cd" * 32)  # of another package
+    assert _refusal(home, engine, _report()) == "no_plan"
+    receipt = PackageReceipt(site="hospital-b", package_id=PACKAGE, accepted=True)
+    approval = read_approval(plans_held(engine)[0])
+    for message in (STATUS, receipt, approval, _offer("Apache-2.0")):
+        assert egress.release(home, engine, message, now=AT)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"expires_at": AT.replace(tzinfo=UTC)}, "plan_expired"),
+        ({"valid_from": AT.replace(tzinfo=UTC) + timedelta(seconds=1)}, "plan_too_early"),
+        ({"code_version": "9.9.9"}, "other_code"),
+        ({"permitted_outputs": PermittedOutputs(messages=())}, "output_not_in_plan"),
+        (
+            {"permitted_outputs": PermittedOutputs(site_report_fields=REPORT_FIELDS[1:])},
+            "field_not_in_plan",
+        ),
+        (
+            {
+                "cohort": CohortRule(
+                    modality="MR", roi_names=("GTVp",), minimum_patients=1, minimum_group_size=6
+                )
+            },
+            "minimum_group_size",
+        ),
+    ],
+)
+def test_what_the_plan_does_not_permit_does_not_leave(
+    unplanned: tuple[SiteHome, Engine], changes: dict[str, Any], rule: str
+) -> None:
+    home, engine = unplanned
+    approve_plan_for(home, engine, PACKAGE, **changes)
+    assert _refusal(home, engine, _report()) == rule
+
+
+def test_a_field_that_the_plan_leaves_out_may_be_silent(
+    unplanned: tuple[SiteHome, Engine],
+) -> None:
+    home, engine = unplanned
+    fields = tuple(field for field in REPORT_FIELDS if field not in ("revision", "vendors"))
+    outputs = PermittedOutputs(site_report_fields=fields)
+    approve_plan_for(home, engine, PACKAGE, permitted_outputs=outputs)
+    assert _refusal(home, engine, _report(revision=None)) == "field_not_in_plan"
+    egress.release(home, engine, _report(revision=None, vendors=()), now=AT)
+
+
+def test_a_plan_signed_by_one_is_none(unplanned: tuple[SiteHome, Engine]) -> None:
+    home, engine = unplanned
+    approve_plan_for(home, engine, PACKAGE)
+    egress.release(home, engine, _report(), now=AT)
+    with transaction(engine) as session:
+        session.execute(update(PlanRow).values(approval=None))
+    assert _refusal(home, engine, _report()) == "single_signed"
+    approve_plan_for(home, engine, PACKAGE, key=Ed25519PrivateKey.generate())
+    assert _refusal(home, engine, _report()) == "unknown_key"

@@ -19,7 +19,7 @@ from site_agent.database import (
     open_database,
     transaction,
 )
-from tests.simulated_site import AT, make_site, tiny_report
+from tests.simulated_site import AT, approve_plan_for, make_site, tiny_report
 
 FIGURE = {"mean": 0.8, "sd": 0.1, "median": 0.81}
 FIGURES = ("dsc", "hd95_mm", "assd_mm", "asd_predicted_to_reference_mm", "nsd_at_1mm")
@@ -32,7 +32,10 @@ def home(tmp_path: Path) -> SiteHome:
 
 @pytest.fixture
 def engine(home: SiteHome) -> Engine:
-    return open_database(home.database_url)
+    engine = open_database(home.database_url)
+    for package in ("ab" * 32, "cd" * 32):
+        approve_plan_for(home, engine, package)
+    return engine
 
 
 def report_on(engine: Engine, package: str, dice: dict[int, float]) -> SiteReportMessage:

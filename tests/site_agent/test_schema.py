@@ -41,7 +41,8 @@ from tests.phantoms import filled_store, make_home, tiny_case
 from tests.site_agent.stored_site import killed_at, release
 
 NOW = datetime(2031, 5, 6, 7, 8, 9)
-LATE_TABLES = ("model_activations", "site_models", "click_steps", "click_sessions")
+NEXT_REVISION = f"{int(SCHEMA) + 1:04d}"
+LATE_TABLES = ("plans", "model_activations", "site_models", "click_steps", "click_sessions")
 PAGE_TABLES = (
     "claims",
     "drafts",
@@ -187,7 +188,7 @@ def test_an_old_home_is_backed_up_before_it_is_brought_forward(
     assert egress.verify_ledger(again, store.engine) == 1
 
 
-@pytest.mark.parametrize("found", ["0003", "9999", "ab12cd"])
+@pytest.mark.parametrize("found", [NEXT_REVISION, "9999", "ab12cd"])
 def test_a_newer_database_is_refused_with_what_to_do(home, found) -> None:
     run(home, f"UPDATE alembic_version SET version_num = '{found}'")  # noqa: S608
     before = schema_dump(home)
@@ -230,8 +231,8 @@ def test_an_upgrade_waits_for_the_worker(home) -> None:
 NEXT = '''"""A revision of the future."""
 import sqlalchemy as sa
 from alembic import op
-revision = "0003"
-down_revision = "0002"
+revision = "NEXT_REVISION"
+down_revision = "SCHEMA"
 def upgrade():
     with op.batch_alter_table("cases") as table:
         table.alter_column("modality", new_column_name="kind_of_image")
@@ -243,7 +244,9 @@ def upgrade():
 def with_next(folder: Path, failure: str = "") -> Path:
     """Copy the revisions and add one that makes anew a table which others name."""
     shutil.copytree(MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "v0003_next.py").write_text(NEXT.replace("FAILURE", failure), "utf-8")
+    text = NEXT.replace("NEXT_REVISION", NEXT_REVISION).replace("SCHEMA", SCHEMA)
+    file = folder / "versions" / f"v{NEXT_REVISION}_next.py"
+    file.write_text(text.replace("FAILURE", failure), "utf-8")
     return folder
 
 

@@ -13,6 +13,8 @@ from algorithms.contracts.messages import RoundState
 from algorithms.contracts.model_package import MANIFEST_FILE
 from site_agent.case_store import CaseStore
 from site_agent.config import open_home
+from site_agent.database import utc_now
+from site_agent.plan_store import PlanRefused, approve_plan, reject_plan
 from site_agent.simulated_annotator import annotate_open_tasks
 from site_agent.site_lock import only_worker
 from site_agent.worker import work
@@ -56,6 +58,27 @@ def test_a_model_for_another_modality_gets_no_case(tmp_path) -> None:
         work(home, store)
     assert store.latest_round() is None
     assert store.counts() == {"unassigned": 6}
+
+
+def test_no_round_begins_without_a_plan_in_force(tmp_path) -> None:
+    package = make_package(tmp_path, tiny_plan(target_trained=False))
+    home, store = make_target(tmp_path / "home", package)
+    reject_plan(store.engine, 1, actor="it", now=utc_now())
+    with pytest.raises(PlanRefused, match=r"no plan for it is approved.*plan list") as refused:
+        work(home, store)
+    assert refused.value.rule == "no_plan"
+    assert store.latest_round() is None
+    assert store.counts() == {"unassigned": 6}
+    approve_plan(home, store.engine, 1, actor="it", now=utc_now())
+    assert work(home, store) is RoundState.AWAITING_ANNOTATION
+
+
+def test_no_round_begins_with_fewer_patients_than_the_plan_asks_for(tmp_path) -> None:
+    package = make_package(tmp_path, tiny_plan(target_trained=False))
+    home, store = make_target(tmp_path / "home", package, patients=1)
+    with pytest.raises(DataError, match=r"asks for 2 patients with MR, and here are 1: ingest"):
+        work(home, store)
+    assert store.latest_round() is None
 
 
 # -- killed for real --------------------------------------------------------------------------
