@@ -211,7 +211,8 @@ class _Content(io.RawIOBase):
     def __init__(self, file: BinaryIO, opener: ChaCha20Poly1305, begin: int, end: int) -> None:
         self._file, self._opener, self._begin, self._end = file, opener, begin, end
         self._count = -(-(end - begin) // (CHUNK_BYTES + TAG_BYTES))
-        if end - begin - (self._count - 1) * (CHUNK_BYTES + TAG_BYTES) < TAG_BYTES:
+        last_bytes = end - begin - (self._count - 1) * (CHUNK_BYTES + TAG_BYTES)
+        if self._count < 1 or last_bytes < TAG_BYTES:
             raise _tampered()
         self._size = end - begin - self._count * TAG_BYTES
         self._position = 0
