@@ -188,9 +188,7 @@ def test_a_round_by_disk_ends_like_one_online(home, store, disk, far) -> None:
     assert (bundle.header.sender, bundle.header.receiver) == (COORDINATOR, SITE)
     assert [one.type for one, _ in questions][-1] == STATUS  # tells what became of all else
     parts = [record for one, record in questions if one.type == PART]
-    sent = b"".join(
-        bytes(record["files"]["part"].data) for record in parts if "files" in record
-    )
+    sent = b"".join(bytes(record["files"]["part"].data) for record in parts if "files" in record)
     assert sent == b"".join(FILES[name] for name in sorted(FILES))
     answers = {STATUS: status(packages_held=(PACKAGE,)), PART: receipt()}
     done = read_bundle(home, store, far.answer(home, asked, answers), now=NOW)
@@ -353,7 +351,9 @@ def test_objects_that_are_none_of_flowers_are_recorded_too(
 ) -> None:
     name = "ab" * 32
 
-    def nonsense(question: CarriedMessage, _said: object) -> tuple[CarriedMessage, dict[str, bytes]]:
+    def nonsense(
+        question: CarriedMessage, _said: object
+    ) -> tuple[CarriedMessage, dict[str, bytes]]:
         objects = ((name, len(content)),)
         return question.model_copy(update={"objects": objects}), {name: content}
 
