@@ -571,6 +571,36 @@ def ledger_verify(home: Home) -> None:
     console.print(f"{verify_ledger(site, store.engine)} entries, unbroken")
 
 
+@ledger_app.command("export")
+def ledger_export(
+    home: Home,
+    output: Annotated[Path, typer.Option(help="New folder.")],
+) -> None:
+    """Write the whole ledger and every message of it into a folder, signed, for an auditor.
+
+    Example: fedgtv-site ledger export --home hospital-b --output ledger-2031-05
+    """
+    from site_agent.ledger_export import export_ledger
+
+    site, store = _open(home)
+    count = export_ledger(site, store.engine, output)
+    console.print(f"{output}: {count} entries, signed; check with 'fedgtv-site ledger check'")
+
+
+@ledger_app.command("check")
+def ledger_check(
+    folder: Annotated[Path, typer.Argument(help="An exported ledger.")],
+    key: Annotated[str, typer.Option(help="The hospital's public key, 64 hexadecimal digits.")],
+) -> None:
+    """Check an exported ledger; needs no site, only the hospital's public key.
+
+    Example: fedgtv-site ledger check ledger-2031-05 --key 0123...
+    """
+    from site_agent.ledger_export import verify_export
+
+    console.print(f"{folder}: {verify_export(folder, key)} entries, unbroken and signed")
+
+
 app.command()(listen)
 app.command()(enrol)
 add_commands(app)

@@ -1,4 +1,4 @@
-"""The commands of who keeps a site running: `fedgtv-site doctor`."""
+"""The commands of who keeps a site running: `fedgtv-site doctor` and `acceptance`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from algorithms.contracts.health import CHECK_MARKS, CheckState, checks_json
+from algorithms.contracts.errors import DataError
+from algorithms.contracts.health import CHECK_MARKS, Check, CheckState, checks_json
 
 Home = Annotated[Path, typer.Option("--home", help="The site's home directory.")]
 console = Console(markup=False, emoji=False, soft_wrap=True)
@@ -14,7 +15,9 @@ console = Console(markup=False, emoji=False, soft_wrap=True)
 
 def add_operations_commands(app: typer.Typer) -> None:
     """Add them to those of `fedgtv-site`."""
-    app.command()(doctor)
+    for command in (doctor, acceptance):
+        app.command()(command)
+    app.command("acceptance-verify")(acceptance_verify)
 
 
 def doctor(
@@ -38,3 +41,47 @@ def doctor(
         typer.echo(checks_json(checks).decode())
     if any(check.state is CheckState.FAILED for check in checks):
         raise typer.Exit(1)
+
+
+def acceptance(
+    home: Home,
+    output: Annotated[Path, typer.Option(help="New folder for the signed proof.")],
+) -> None:
+    """Send a phantom through PACS, model, RTSTRUCT and back, and write a signed proof of it.
+
+    The exit code is 1 when it did not pass. The phantom stays in the PACS, under a patient id that
+    begins with FEDGTV-.
+
+    Example: fedgtv-site acceptance --home hospital-b --output acceptance-proof
+    """
+    from site_agent.acceptance import STEPS, accept
+    from site_agent.acceptance_proof import has_passed, write_proof
+    from site_agent.config import open_home
+    from site_agent.database import utc_now
+
+    if output.exists():
+        raise DataError(f"{output}: is there already: choose another folder")
+    checks: list[Check] = []
+    facts: dict[str, object] = {}
+    for check in accept(home, facts):
+        checks.append(check)
+        console.print(f"{CHECK_MARKS[check.state]} {check.name}: {check.line}")
+    passed = has_passed(checks, tuple(STEPS))
+    write_proof(open_home(home), output, checks, facts, passed=passed, at=utc_now())
+    console.print(f"{output}: {'passed' if passed else 'not passed'}; signed")
+    if not passed:
+        raise typer.Exit(1)
+
+
+def acceptance_verify(
+    folder: Annotated[Path, typer.Argument(help="A proof.")],
+    key: Annotated[str, typer.Option(help="The hospital's public key, 64 hexadecimal digits.")],
+) -> None:
+    """Check that a proof of acceptance is as the hospital signed it.
+
+    Example: fedgtv-site acceptance-verify acceptance-proof --key 0123...
+    """
+    from site_agent.acceptance_proof import verify_proof
+
+    verify_proof(folder, key)
+    console.print(f"{folder}: as it was signed")

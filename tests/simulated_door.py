@@ -22,10 +22,13 @@ class SimulatedDoor:
     def __init__(
         self, certificate: Path, key: Path, *, clock_off: timedelta = timedelta(), status: int = 200
     ) -> None:
+        self.clock_off = clock_off
+        door = self
+
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 self.send_response_only(status)
-                now = datetime.now(UTC) + clock_off
+                now = datetime.now(UTC) + door.clock_off
                 self.send_header("Date", format_datetime(now, usegmt=True))
                 self.send_header("Content-Length", "3")
                 self.end_headers()

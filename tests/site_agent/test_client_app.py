@@ -241,6 +241,6 @@ def test_a_plan_is_kept_or_refused_by_name_and_the_approval_handed_over(home: Si
     assert is_signed_here(home, approval)
 
 
-def test_of_a_plan_that_is_no_bytes_only_a_class_name_leaves(home: SiteHome) -> None:
+def test_a_plan_that_is_no_bytes_is_refused(home: SiteHome) -> None:
     content = RecordDict({"plan": ConfigRecord({"signed": "text"})})
-    assert _ask(home.folder, "train.receive_plan", content).error.reason == "ProtocolError"
+    assert _ask(home.folder, "train.receive_plan", content).error.reason == "malformed_message"

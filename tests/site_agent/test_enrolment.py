@@ -21,7 +21,7 @@ from site_agent.database import AuditRow, open_database
 from site_agent.enrolment import Asking, accept_answer, read_answer, request_enrolment
 from site_agent.site_keys import SiteKeys, tls_context, trusted_keys
 from tests.enrolled import NOW, enrol_site
-from tests.simulated_site import make_coordinator, make_site
+from tests.simulated_site import LEAD_PUBLIC, make_coordinator, make_site
 
 SOON = NOW + timedelta(minutes=1)
 
@@ -107,7 +107,7 @@ def test_an_answer_of_a_key_that_is_trusted_needs_no_fingerprint_any_other_does(
         accept(stranger, engine, answer, typed=None)
     with pytest.raises(ProtocolError, match="wrong_fingerprint"):
         accept(stranger, engine, answer, typed=fingerprint("0" * 64))
-    assert trusted_keys(stranger) == ()
+    assert trusted_keys(stranger) == (LEAD_PUBLIC,)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_renewal_changes_the_tls_key_and_no_other(coordinator, site, engine) -
     answer = enrol_site(coordinator, site, asking=Asking.RENEWAL, now=SOON)
     changed = {n for n, content in before.items() if (site.keys / n).read_bytes() != content}
     assert changed == {"tls.key"}
-    assert trusted_keys(site) == (answer.coordinator_signing_key_hex,)
+    assert trusted_keys(site) == (LEAD_PUBLIC, answer.coordinator_signing_key_hex)
 
 
 def test_new_keys_are_all_new_and_work_also_where_old_ones_are_damaged(

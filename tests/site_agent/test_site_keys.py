@@ -15,7 +15,7 @@ from site_agent.database import open_database
 from site_agent.package_store import store_package
 from site_agent.site_keys import SiteKeys, certificate_not_after, tls_context, trusted_keys
 from tests.enrolled import NOW, enrol_site
-from tests.simulated_site import make_coordinator, make_site
+from tests.simulated_site import LEAD_PUBLIC, make_coordinator, make_site
 
 
 @pytest.fixture
@@ -58,9 +58,9 @@ def test_who_is_known_by_a_key_gets_no_other_in_its_place(
 def test_the_coordinators_key_counts_from_the_enrolment_on(
     coordinator: CoordinatorHome, site: SiteHome
 ) -> None:
-    assert trusted_keys(site) == ()
+    assert trusted_keys(site) == (LEAD_PUBLIC,)
     answer = enrol_site(coordinator, site)
-    assert trusted_keys(site) == (answer.coordinator_signing_key_hex,)
+    assert trusted_keys(site) == (LEAD_PUBLIC, answer.coordinator_signing_key_hex)
     assert certificate_not_after(site) == NOW + timedelta(days=365)
     (site.keys / "enrolment.json").write_text("{}")
     for read in (trusted_keys, certificate_not_after, tls_context):
@@ -108,13 +108,14 @@ def test_flowers_client_gets_the_context_in_place_of_its_own(
 def test_a_package_of_the_enrolled_coordinator_is_accepted_without_configured_keys(
     coordinator: CoordinatorHome, site: SiteHome
 ) -> None:
-    from coordinator.package_publisher import publish, read_package
+    from coordinator.package_publisher import publish
     from tests.simulated_site import tiny_package
 
     manifest, files = tiny_package()
-    package = read_package(coordinator, publish(coordinator, manifest, files))
+    folder = coordinator.packages / publish(coordinator, manifest, files)
     engine = open_database(site.database_url)
-    content = (package.manifest, package.signature, package.files)
+    signature = (folder / "signature.json").read_bytes()
+    content = ((folder / "manifest.json").read_bytes(), signature, files)
     with pytest.raises(ProtocolError, match="does not trust"):
         store_package(site, engine, *content)
     enrol_site(coordinator, site)
