@@ -15,6 +15,15 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert open_home(tmp_path / "c") == home
 
 
+def test_air_gapped_sites_are_of_the_study_and_not_connected(tmp_path: Path) -> None:
+    targets = ("hospital-b", "hospital-c")
+    home = make_coordinator(tmp_path / "c", targets=targets, air_gapped=("hospital-c",))
+    assert open_home(tmp_path / "c").config.air_gapped_sites == ("hospital-c",)
+    assert home.config.connected_sites == ("hospital-a", "hospital-b")
+    with pytest.raises(ValidationError, match="hospital-z is no site of the study"):
+        make_coordinator(tmp_path / "d", targets=targets, air_gapped=("hospital-z",))
+
+
 def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
     home = make_coordinator(tmp_path / "c")
     file = home.folder / CONFIG_FILE
