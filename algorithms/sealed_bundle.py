@@ -16,6 +16,7 @@ HPKE in the library seals one message in memory; a package has gigabytes. Hence 
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import BinaryIO, Self
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -28,6 +29,7 @@ from pydantic import ValidationError
 from algorithms.contracts.bundle import (
     MOST_DESCRIPTION_BYTES,
     MOST_HEADER_BYTES,
+    MOST_MESSAGES,
     BundleHeader,
     BundleRefused,
     CarriedMessage,
@@ -38,6 +40,7 @@ SIGNED = b"fedgtv bundle signature 1\n"  # no other signature of the same key is
 CHUNK_BYTES, TAG_BYTES = 2**20, 16
 SEALED_KEY_BYTES, SIGNATURE_BYTES, CHECKSUM_BYTES = 80, 64, 32
 _LENGTH_BYTES, _NONCE_BYTES = 4, 12
+_LARGEST_BEGIN_BYTES = len(MAGIC) + _LENGTH_BYTES + MOST_HEADER_BYTES + SEALED_KEY_BYTES
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
 
 Sign = Callable[[bytes], str]  # returns hexadecimal digits
@@ -98,13 +101,27 @@ class SealedWriter:
         self._file.write(content)
 
 
-class SealedBundle:
-    """A bundle that came in, undamaged; it says who signed it, which `verify` has to confirm."""
+@dataclass(frozen=True)
+class _Read:
+    """What was read and hashed on the way through a file; none of it is read again."""
 
-    def __init__(self, file: BinaryIO, header: BundleHeader, digests: tuple[bytes, bytes]) -> None:
-        self._file, self.header = file, header
-        self._signed, checksum = digests
-        self.sha256 = checksum.hex()
+    outside: bytes
+    sealed_key: bytes
+    signature: bytes
+    signed_sha256: bytes
+    content: range  # where the chunks are
+
+
+class SealedBundle:
+    """A bundle that came in, undamaged; it says who signed it, which `verify` has to confirm.
+
+    A disk may answer otherwise when it is asked again. Only chunks are read twice, and those fit no
+    key but the one that was signed.
+    """
+
+    def __init__(self, file: BinaryIO, header: BundleHeader, sha256: str, read: _Read) -> None:
+        self._file, self._read = file, read
+        self.header, self.sha256 = header, sha256
 
     @classmethod
     def open(cls, file: BinaryIO) -> Self:
@@ -116,26 +133,25 @@ class SealedBundle:
         Raises:
             BundleRefused: "tampered", for whatever is not a whole bundle.
         """
-        size = file.seek(0, io.SEEK_END)
-        left = size - SIGNATURE_BYTES - CHECKSUM_BYTES
+        left = file.seek(0, io.SEEK_END) - SIGNATURE_BYTES - CHECKSUM_BYTES
         file.seek(0)
         digest = hashlib.sha256()
+        begin = file.read(min(max(left, 0), _LARGEST_BEGIN_BYTES))
+        digest.update(begin)
+        left -= len(begin)
         while left > 0 and (block := file.read(min(left, CHUNK_BYTES))):
             digest.update(block)
             left -= len(block)
-        signed = digest.digest()
-        digest.update(file.read(SIGNATURE_BYTES))
-        checksum = digest.digest()
-        if left != 0 or file.read() != checksum:
+        end = file.tell()
+        signed, signature = digest.digest(), file.read(SIGNATURE_BYTES)
+        digest.update(signature)
+        if left != 0 or file.read() != digest.digest():
             raise _tampered()
-        written = _read_header(file)
-        try:
-            header = BundleHeader.model_validate_json(written)
-        except ValidationError:
-            raise _tampered() from None
-        if header.to_bytes() != written:
-            raise _tampered()
-        return cls(file, header, (signed, checksum))
+        header, outside = _parse_header(begin)
+        content = range(len(outside) + SEALED_KEY_BYTES, end)
+        sealed_key = begin[len(outside) : content.start]
+        read = _Read(outside, sealed_key, signature, signed, content)
+        return cls(file, header, digest.hexdigest(), read)
 
     def verify(self) -> None:
         """Check that the key which the header names signed the whole.
@@ -143,11 +159,9 @@ class SealedBundle:
         Raises:
             BundleRefused: "bad_signature".
         """
-        self._file.seek(-SIGNATURE_BYTES - CHECKSUM_BYTES, io.SEEK_END)
-        signature = self._file.read(SIGNATURE_BYTES)
         try:
             key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.header.signing_key_hex))
-            key.verify(signature, SIGNED + self._signed)
+            key.verify(self._read.signature, SIGNED + self._read.signed_sha256)
         except (InvalidSignature, ValueError):
             raise BundleRefused(
                 "bad_signature", "whoever made it does not have the key that it names"
@@ -159,38 +173,45 @@ class SealedBundle:
         Raises:
             BundleRefused: "wrong_key" here; "tampered" while it is read.
         """
-        outside = _outside(self.header.to_bytes())
-        self._file.seek(len(outside))
         try:
-            content_key = _SUITE.decrypt(self._file.read(SEALED_KEY_BYTES), key, info=outside)
+            content_key = _SUITE.decrypt(self._read.sealed_key, key, info=self._read.outside)
             opener = ChaCha20Poly1305(content_key)
         except (InvalidTag, ValueError):
             raise BundleRefused(
                 "wrong_key", "it is sealed to another key than the one here: have it written again"
             ) from None
-        begin = self._file.tell()
-        end = self._file.seek(0, io.SEEK_END) - SIGNATURE_BYTES - CHECKSUM_BYTES
-        return io.BufferedReader(_Content(self._file, opener, begin, end), CHUNK_BYTES)
+        return io.BufferedReader(_Content(self._file, opener, self._read.content), CHUNK_BYTES)
 
 
-def read_messages(content: BinaryIO) -> Iterator[CarriedMessage]:
-    """Yield every message when the stream stands at its objects; go on wherever it stands then.
+def read_messages(content: BinaryIO) -> Iterator[tuple[int, CarriedMessage]]:
+    """Yield every message with the position where it begins, the stream standing at its objects.
+
+    Wherever it is left standing, the next message is found.
 
     Raises:
-        BundleRefused: "tampered", where the sender wrote what is no message.
+        BundleRefused: "tampered", where the sender wrote what is no message, or too many.
     """
     position = 0
-    while content.seek(position) == position and (length := content.read(_LENGTH_BYTES)):
-        size = int.from_bytes(length, "big")
-        if len(length) != _LENGTH_BYTES or size > MOST_DESCRIPTION_BYTES:
-            raise _tampered()
-        try:
-            message = CarriedMessage.model_validate_json(content.read(size))
-        except ValidationError:
-            raise _tampered() from None
-        position += _LENGTH_BYTES + size
-        yield message
-        position += message.size_bytes
+    for _ in range(MOST_MESSAGES):
+        message = _read_message(content, position)
+        if message is None:
+            return
+        behind = content.tell() + message.size_bytes
+        yield position, message
+        position = behind
+    raise _tampered()
+
+
+def read_message(content: BinaryIO, position: int) -> tuple[CarriedMessage, dict[str, bytes]]:
+    """Read the message that begins at a position, with its objects.
+
+    Raises:
+        BundleRefused: "tampered", where there is none, or it ends too early.
+    """
+    message = _read_message(content, position)
+    if message is None:
+        raise _tampered()
+    return message, read_objects(content, message)
 
 
 def read_objects(content: BinaryIO, message: CarriedMessage) -> dict[str, bytes]:
@@ -205,16 +226,30 @@ def read_objects(content: BinaryIO, message: CarriedMessage) -> dict[str, bytes]
     return objects
 
 
+def _read_message(content: BinaryIO, position: int) -> CarriedMessage | None:
+    content.seek(position)
+    length = content.read(_LENGTH_BYTES)
+    if not length:
+        return None
+    size = int.from_bytes(length, "big")
+    if len(length) != _LENGTH_BYTES or size > MOST_DESCRIPTION_BYTES:
+        raise _tampered()
+    try:
+        return CarriedMessage.model_validate_json(content.read(size))
+    except ValidationError:
+        raise _tampered() from None
+
+
 class _Content(io.RawIOBase):
     """The deciphered content; one chunk of it is in memory."""
 
-    def __init__(self, file: BinaryIO, opener: ChaCha20Poly1305, begin: int, end: int) -> None:
-        self._file, self._opener, self._begin, self._end = file, opener, begin, end
-        self._count = -(-(end - begin) // (CHUNK_BYTES + TAG_BYTES))
-        last_bytes = end - begin - (self._count - 1) * (CHUNK_BYTES + TAG_BYTES)
+    def __init__(self, file: BinaryIO, opener: ChaCha20Poly1305, sealed: range) -> None:
+        self._file, self._opener, self._sealed = file, opener, sealed
+        self._count = -(-len(sealed) // (CHUNK_BYTES + TAG_BYTES))
+        last_bytes = len(sealed) - (self._count - 1) * (CHUNK_BYTES + TAG_BYTES)
         if self._count < 1 or last_bytes < TAG_BYTES:
             raise _tampered()
-        self._size = end - begin - self._count * TAG_BYTES
+        self._size = len(sealed) - self._count * TAG_BYTES
         self._position = 0
         self._number, self._chunk = -1, b""
 
@@ -243,9 +278,9 @@ class _Content(io.RawIOBase):
     def _load(self, number: int) -> None:
         if number == self._number:
             return
-        at = self._begin + number * (CHUNK_BYTES + TAG_BYTES)
+        at = self._sealed.start + number * (CHUNK_BYTES + TAG_BYTES)
         self._file.seek(at)
-        sealed = self._file.read(min(CHUNK_BYTES + TAG_BYTES, self._end - at))
+        sealed = self._file.read(min(CHUNK_BYTES + TAG_BYTES, self._sealed.stop - at))
         associated = _associated(number, last=number == self._count - 1)
         try:
             self._chunk = self._opener.decrypt(_nonce(number), sealed, associated)
@@ -258,14 +293,18 @@ def _outside(header: bytes) -> bytes:
     return MAGIC + len(header).to_bytes(_LENGTH_BYTES, "big") + header
 
 
-def _read_header(file: BinaryIO) -> bytes:
-    file.seek(0)
-    if file.read(len(MAGIC)) != MAGIC:
+def _parse_header(begin: bytes) -> tuple[BundleHeader, bytes]:
+    """Return the header, and the bytes up to its end, of a file that begins so."""
+    size = int.from_bytes(begin[len(MAGIC) : len(MAGIC) + _LENGTH_BYTES], "big")
+    written = begin[len(MAGIC) + _LENGTH_BYTES :][: min(size, MOST_HEADER_BYTES)]
+    try:
+        header = BundleHeader.model_validate_json(written)
+    except ValidationError:
+        raise _tampered() from None
+    outside = _outside(written)
+    if not begin.startswith(outside) or header.to_bytes() != written:
         raise _tampered()
-    size = int.from_bytes(file.read(_LENGTH_BYTES), "big")
-    if size > MOST_HEADER_BYTES:
-        raise _tampered()
-    return file.read(size)
+    return header, outside
 
 
 def _nonce(number: int) -> bytes:

@@ -19,11 +19,12 @@ from flwr.supercore.task_identity import TaskIdentity
 from google.protobuf.message import DecodeError
 
 from algorithms.contracts.bundle import CarriedMessage
-from algorithms.sealed_bundle import SealedWriter, read_messages, read_objects
+from algorithms.sealed_bundle import SealedWriter, read_message, read_messages
 from coordinator.sites import IN_BUNDLE
 
 NOT_ASKED = "not_asked_yet"  # the next bundle will
 MOST_ANSWER_BYTES = 2**31 + 2**26  # the largest package and what is around it
+TOO_LARGE = -1  # in place of a position
 NODE_ID, ERROR_CODE = 1, 100
 
 
@@ -34,17 +35,21 @@ class BundleMailbox:
         site: its name.
         outgoing: takes what is asked and not answered; None when nothing is being written.
         answers: content of the bundle that came from the site; each answer is given once.
+
+    Raises:
+        BundleRefused: the content is not messages, here or when one of them is asked for.
     """
 
     def __init__(
         self, site: str, *, outgoing: SealedWriter | None = None, answers: BinaryIO | None = None
     ) -> None:
         self._site, self._outgoing, self._content = site, outgoing, answers
-        self._answers: dict[tuple[str, str], tuple[CarriedMessage, int]] = {}
+        self._answers: dict[tuple[str, str], int] = {}
         if answers is not None:
             # Where something was asked twice, the last answer counts.
-            for answer in read_messages(answers):
-                self._answers[answer.type, answer.asked] = answer, answers.tell()
+            for position, answer in read_messages(answers):
+                too_large = answer.size_bytes > MOST_ANSWER_BYTES
+                self._answers[answer.type, answer.asked] = TOO_LARGE if too_large else position
         self._replies: dict[str, Message] = {}
         self.unanswered = 0
         # Flower's Message() asks this process-wide object who is speaking.
@@ -69,22 +74,20 @@ class BundleMailbox:
 
     def _reply(self, message: Message) -> Message:
         kind, asked = message.metadata.message_type, message.content.object_id
-        found = self._answers.pop((kind, asked), None)
-        if found is None or self._content is None:
+        position = self._answers.pop((kind, asked), None)
+        if position is None or self._content is None:
             self.unanswered += 1
             if self._outgoing is None:
                 return _error(message, NOT_ASKED)
             _put(self._outgoing, kind, message.content)
             return _error(message, IN_BUNDLE.reason)
-        answer, position = found
+        if position == TOO_LARGE:
+            return _error(message, "oversized_answer")
+        answer, objects = read_message(self._content, position)
         if answer.error is not None:
             return _error(message, answer.error)
-        if answer.size_bytes > MOST_ANSWER_BYTES:
-            return _error(message, "oversized_answer")
-        self._content.seek(position)
         try:
-            root, objects = answer.objects[-1][0], read_objects(self._content, answer)
-            content = inflate_object_from_contents(root, objects)
+            content = inflate_object_from_contents(answer.objects[-1][0], objects)
         except (DecodeError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return _error(message, "malformed_answer")
         if not isinstance(content, RecordDict):

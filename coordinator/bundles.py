@@ -139,15 +139,14 @@ def read_bundle(
             site = header.site if header.site in home.config.sites else ""
             _check_origin(home, store, bundle)
             check_expiry(header, now)
-            content = bundle.unseal(encryption_key(home))
+            mailbox = BundleMailbox(site, answers=bundle.unseal(encryption_key(home)))
             answers = header.answers_sha256 or ""
             records.begin_answer(site, header.sequence, answers, bundle.sha256, now=now)
+            with _spoken_to(home, store, mailbox) as sites:
+                tick(home, store, sites, among=[site])
         except BundleRefused as refusal:
             records.record_refusal(site, refusal.rule, now=now)
             raise
-        mailbox = BundleMailbox(site, answers=content)
-        with _spoken_to(home, store, mailbox) as sites:
-            tick(home, store, sites, among=[site])
     records.end_answer(site, header.sequence)
     return ReadBundle(site, header.sequence, mailbox.unanswered)
 

@@ -96,29 +96,29 @@ def answer_bundle(
     if not file.is_file():
         raise DataError(f"{file}: no such bundle: give the file that the coordinator wrote")
     keys = SiteKeys.open(home)
-    with file.open("rb") as stream:
-        try:
+    try:
+        with file.open("rb") as stream:
             bundle = SealedBundle.open(stream)
             _check_origin(home, bundle)
             check_expiry(bundle.header, now)
             content = bundle.unseal(keys.encryption)
             _take_in(engine, bundle, actor)
-        except BundleRefused as refusal:
-            _note(engine, actor, REFUSED, "bundle", {"rule": refusal.rule})
-            raise
-        done = AnsweredBundle(bundle.header.sequence, 0, ())
-        if not output.exists():
-            header = _answer_header(home, keys, enrolment, bundle, now)
-            part = output.with_name(f".{output.name}.part")
-            with part.open("wb") as answer:
-                writer = SealedWriter(answer, header, keys.sign)
-                done = _answer_all(home, engine, client_app, bundle, content, writer)
-                writer.finish()
-                answer.flush()
-                os.fsync(answer.fileno())
-            put_in_place(part, output)
-        elif not _answers(output, bundle, keys):
-            raise DataError(f"{output}: exists already: give another name")
+            done = AnsweredBundle(bundle.header.sequence, 0, ())
+            if not output.exists():
+                header = _answer_header(home, keys, enrolment, bundle, now)
+                part = output.with_name(f".{output.name}.part")
+                with part.open("wb") as answer:
+                    writer = SealedWriter(answer, header, keys.sign)
+                    done = _answer_all(home, engine, client_app, bundle, content, writer)
+                    writer.finish()
+                    answer.flush()
+                    os.fsync(answer.fileno())
+                put_in_place(part, output)
+            elif not _answers(output, bundle, keys):
+                raise DataError(f"{output}: exists already: give another name")
+    except BundleRefused as refusal:
+        _note(engine, actor, REFUSED, "bundle", {"rule": refusal.rule})
+        raise
     _note(engine, actor, ANSWERED, _subject(bundle), _named(bundle))
     return done
 
@@ -201,7 +201,7 @@ def _answer_all(
         run_config={},
     )
     answers, errors = 0, []
-    for question in read_messages(content):
+    for _, question in read_messages(content):
         try:
             message = _message(home, question, content)
             reply = checked_reply(client_app(message, context), message, engine)

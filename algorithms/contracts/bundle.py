@@ -17,7 +17,8 @@ from algorithms.contracts.errors import ProtocolError
 COORDINATOR = "coordinator"  # as sender and receiver; sites have their own names
 VALID_DAYS = 30
 MOST_HEADER_BYTES = 4096
-MOST_DESCRIPTION_BYTES = 2**20
+MOST_DESCRIPTION_BYTES = 64 * 2**10  # of one message in it
+MOST_MESSAGES = 100_000
 
 ObjectBytes = Annotated[int, Field(ge=0, le=2**40)]
 

@@ -26,6 +26,7 @@ from algorithms.sealed_bundle import (
     SIGNED,
     SealedBundle,
     SealedWriter,
+    read_message,
     read_messages,
     read_objects,
 )
@@ -68,7 +69,7 @@ def opened(data: bytes, key: X25519PrivateKey = RECEIVER) -> list[bytes]:
     bundle = SealedBundle.open(io.BytesIO(data))
     bundle.verify()
     content = bundle.unseal(key)
-    return [read_objects(content, one)[NAME] for one in read_messages(content)]
+    return [read_objects(content, one)[NAME] for _, one in read_messages(content)]
 
 
 def signed_again(body: bytes, key: Ed25519PrivateKey = SENDER) -> bytes:
@@ -200,11 +201,32 @@ def test_a_message_that_ends_too_early_or_is_none_is_refused() -> None:
             list(read_messages(io.BytesIO(nonsense)))
 
 
-def test_objects_are_passed_over_unread_and_read_later() -> None:
-    content = SealedBundle.open(io.BytesIO(sealed(b"one", b"two" * 999, b"three"))).unseal(RECEIVER)
-    places = [(one, content.tell()) for one in read_messages(content)]
-    for (one, place), expected in reversed(
-        list(zip(places, (b"one", b"two" * 999, b"three"), strict=True))
-    ):
-        content.seek(place)
-        assert read_objects(content, one) == {NAME: expected}
+def test_messages_are_passed_over_unread_and_read_later() -> None:
+    contents = (b"one", b"two" * 999, b"three")
+    content = SealedBundle.open(io.BytesIO(sealed(*contents))).unseal(RECEIVER)
+    positions = [position for position, _ in read_messages(content)]
+    for position, expected in reversed(list(zip(positions, contents, strict=True))):
+        assert read_message(content, position) == (message(expected), {NAME: expected})
+    with pytest.raises(BundleRefused, match=r"^tampered"):
+        read_message(content, 10**6)
+
+
+def test_there_are_not_too_many_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sealed_bundle, "MOST_MESSAGES", 3)
+    assert opened(sealed(b"", b"")) == [b"", b""]
+    with pytest.raises(BundleRefused, match=r"^tampered"):
+        opened(sealed(*[b""] * 4))
+
+
+def test_a_disk_that_says_something_else_when_asked_again_gains_nothing() -> None:
+    """Anybody can seal to the receiver: what was checked must be what is used."""
+    honest, forged = sealed(b"honest"), sealed(b"forged", key=Ed25519PrivateKey.generate())
+    assert len(honest) == len(forged)
+    disk = io.BytesIO(honest)
+    bundle = SealedBundle.open(disk)
+    disk.seek(0)
+    disk.write(forged)
+    bundle.verify()
+    content = bundle.unseal(RECEIVER)
+    with pytest.raises(BundleRefused, match=r"^tampered"):
+        list(read_messages(content))

@@ -53,7 +53,7 @@ class FarHospital(Hospital):
         bundle = SealedBundle.open(io.BytesIO(file.read_bytes()))
         bundle.verify()
         content, questions = bundle.unseal(self.encryption), []
-        for one in read_messages(content):
+        for _, one in read_messages(content):
             objects = read_objects(content, one)
             record = inflate_object_from_contents(one.objects[-1][0], objects)
             assert isinstance(record, RecordDict)

@@ -109,7 +109,7 @@ class Carried:
         bundle = SealedBundle.open(io.BytesIO(file.read_bytes()))
         bundle.verify()
         content, said = bundle.unseal(self.encryption), []
-        for one in read_messages(content):
+        for _, one in read_messages(content):
             if one.error is not None:
                 said.append(one.error)
                 continue
