@@ -143,7 +143,7 @@ def _check(
                 "with: have it run 'fedgtv-site enrol --new-keys'"
             )
         asked = _naive(request.created_at)
-        if request.sha256 != known.request_sha256 and asked <= known.requested_at:
+        if request.sha256 != known.request_sha256 and asked < known.requested_at:
             raise ProtocolError("stale_request: a newer one was answered already")
     elif typed is None:
         # The fingerprint is not shown here: it has to come from the other end of the telephone.
