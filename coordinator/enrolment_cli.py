@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from coordinator.study_store import StudyStore
 
 Home = Annotated[Path, typer.Option("--home", help="The coordinator's home directory.")]
-RELOAD = "reload the reverse proxy: nginx -s reload"
+RELOAD = "'serve' has nginx read it by itself; without 'serve': nginx -s reload"
 console = Console(markup=False, emoji=False, soft_wrap=True)
 
 

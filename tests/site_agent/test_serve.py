@@ -80,6 +80,6 @@ def test_a_taken_port_is_named_before_anything_starts(tmp_path) -> None:
     home = make_home(tmp_path)
     with (
         socket.create_server(("127.0.0.1", home.config.ui_port)),
-        pytest.raises(DataError, match="site.toml: key 'ui_port'"),
+        pytest.raises(DataError, match=r"site\.toml: key 'ui_port'"),
     ):
         site_programs(home)

@@ -1,5 +1,6 @@
 """When the worker is started. In place of it stand commands that end in one way or the other."""
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -47,9 +48,9 @@ def test_one_that_fails_is_tried_again_after_longer_and_longer_pauses(tmp_path, 
     home, store = make_target(tmp_path / "home", package)
     loop = WorkerLoop(home, store, counting(tmp_path, 2))
     runs = [second for second in range(0, 200) if loop.look(float(second))]
-    pauses = [later - earlier for earlier, later in zip(runs, runs[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(runs)]
     assert pauses[0] == LOOK_S
-    assert all(later == 2 * earlier for earlier, later in zip(pauses, pauses[1:], strict=False))
+    assert all(later == 2 * earlier for earlier, later in itertools.pairwise(pauses))
     assert len(runs) == 6
     for _ in range(9):
         now_s = runs[-1] + 1e6 * len(runs)
