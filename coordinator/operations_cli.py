@@ -49,7 +49,7 @@ def serve(home: Home) -> None:
 
     us = str(Path(sys.argv[0]).resolve())
     doctor_command = (us, "doctor", "--home", str(home), "--json")
-    for line in serving.lines(serving.check_first(doctor_command, elsewhere=())):
+    for line in serving.lines(serving.check_first(doctor_command, later=())):
         console.print(line)
     coordinator = open_home(home)
     programs = coordinator_programs(coordinator)

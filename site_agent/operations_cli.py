@@ -11,7 +11,7 @@ from algorithms.contracts.errors import DataError
 from algorithms.contracts.health import CHECK_MARKS, Check, CheckState, checks_json
 
 Home = Annotated[Path, typer.Option("--home", help="The site's home directory.")]
-ELSEWHERE = ("pacs", "coordinator")  # checks about other machines
+LATER = ("pacs", "coordinator", "keys")  # checks of what a hospital goes on working without
 console = Console(markup=False, emoji=False, soft_wrap=True)
 
 
@@ -92,8 +92,8 @@ def acceptance_verify(
 def serve(home: Home) -> None:
     """Run everything that this site is made of, until it is ended.
 
-    What a check of this machine finds wrong stops it before it begins; PACS and coordinator may
-    come later. The logs are in `logs` of the home.
+    What a check finds wrong stops it before it begins; PACS, coordinator and a valid certificate
+    may come later. The logs are in `logs` of the home.
 
     Example: fedgtv-site serve --home hospital-b
     """
@@ -103,7 +103,7 @@ def serve(home: Home) -> None:
 
     us = str(Path(sys.argv[0]).resolve())
     doctor_command = (us, "doctor", "--home", str(home), "--json")
-    for line in serving.lines(serving.check_first(doctor_command, elsewhere=ELSEWHERE)):
+    for line in serving.lines(serving.check_first(doctor_command, later=LATER)):
         console.print(line)
     site = open_home(home)
     programs = site_programs(site)

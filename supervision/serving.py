@@ -16,20 +16,20 @@ from supervision.guard import CONFIGURATION
 from supervision.programs import Program, supervisor_configuration
 
 
-def check_first(doctor: Sequence[str], *, elsewhere: Collection[str]) -> list[Check]:
+def check_first(doctor: Sequence[str], *, later: Collection[str]) -> list[Check]:
     """Run a party's doctor, and return what a person should know of.
 
     It runs as a process of its own: what it loads would stay in memory as long as the party serves.
 
     Args:
         doctor: the command, which prints its checks as JSON.
-        elsewhere: names of checks about other machines; they may come back while this one serves.
+        later: names of checks of what may come later, while the party serves already.
 
     Returns:
-        Warnings, and failed checks about other machines.
+        Warnings, and failed checks of what may come later.
 
     Raises:
-        DataError: a check of this machine failed, or the doctor itself.
+        DataError: another check failed, or the doctor itself.
     """
     done = subprocess.run(
         doctor, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False
@@ -40,7 +40,7 @@ def check_first(doctor: Sequence[str], *, elsewhere: Collection[str]) -> list[Ch
         raise DataError("the doctor gave no answer: run it by hand") from None
     checks = [Check(one["name"], CheckState(one["state"]), one["line"]) for one in told]
     for check in checks:
-        if check.state is CheckState.FAILED and check.name not in elsewhere:
+        if check.state is CheckState.FAILED and check.name not in later:
             raise DataError(f"{check.name}: {check.line}")
     return [check for check in checks if check.state is not CheckState.OK]
 

@@ -56,6 +56,7 @@ def test_the_superlink_follows_what_was_certified(superlink, tmp_path) -> None:
     assert register() == []
 
     # With the keys from before it is certified again, but a SuperLink takes no key twice.
+    (sites["hospital-c"].keys / "enrolment.json").unlink()
     enrol_site(home, sites["hospital-c"], now=later + timedelta(seconds=1))
     assert register() == [("hospital-c", "node_key_spent")]
     enrol_site(home, sites["hospital-c"], asking=Asking.NEW_KEYS, now=later + timedelta(seconds=2))

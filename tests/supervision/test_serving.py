@@ -17,24 +17,24 @@ def doctor(*checks: tuple[str, str, str]) -> list[str]:
 
 
 def test_warnings_are_handed_on_and_all_that_is_well_is_not() -> None:
-    told = check_first(doctor(("disk", "warning", "low"), ("keys", "ok", "there")), elsewhere=())
+    told = check_first(doctor(("disk", "warning", "low"), ("keys", "ok", "there")), later=())
     assert told == [Check("disk", CheckState.WARNING, "low")]
     assert lines(told) == ["! disk: low"]
 
 
-def test_a_failed_check_of_this_machine_stops_with_its_line() -> None:
+def test_any_other_failed_check_stops_with_its_line() -> None:
     with pytest.raises(DataError, match="disk: it is full: make room"):
-        check_first(doctor(("disk", "failed", "it is full: make room")), elsewhere=("pacs",))
+        check_first(doctor(("disk", "failed", "it is full: make room")), later=("pacs",))
 
 
-def test_another_machine_may_be_away() -> None:
-    told = check_first(doctor(("pacs", "failed", "no answer")), elsewhere=("pacs",))
+def test_what_may_come_later_is_said_and_stops_nothing() -> None:
+    told = check_first(doctor(("pacs", "failed", "no answer")), later=("pacs",))
     assert lines(told) == ["✕ pacs: no answer"]
 
 
 def test_a_doctor_that_dies_is_not_taken_for_a_healthy_one() -> None:
     with pytest.raises(DataError, match="no answer"):
-        check_first([sys.executable, "-c", "raise SystemExit(3)"], elsewhere=())
+        check_first([sys.executable, "-c", "raise SystemExit(3)"], later=())
 
 
 def test_a_port_that_is_taken_is_named_by_its_key() -> None:
