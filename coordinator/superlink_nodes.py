@@ -5,6 +5,7 @@ command does not tell which key belongs to which node.
 """
 
 import os
+from collections.abc import Collection
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
@@ -27,8 +28,10 @@ from coordinator.superlink_client import SuperLinkClient
 UNREGISTERED = "unregistered"
 
 
-def register_sites(client: SuperLinkClient, store: StudyStore) -> list[tuple[str, str]]:
-    """Register the newest valid key of every site, and unregister every other node.
+def register_sites(
+    client: SuperLinkClient, store: StudyStore, sites: Collection[str]
+) -> list[tuple[str, str]]:
+    """Register the newest valid key of each of these sites, and unregister every other node.
 
     Returns:
         What was done: pairs of site, and "registered", "unregistered" or, for a key that the
@@ -37,7 +40,6 @@ def register_sites(client: SuperLinkClient, store: StudyStore) -> list[tuple[str
     Raises:
         ProtocolError: the SuperLink cannot be reached.
     """
-    sites = {row.site for row in store.site_keys()}
     valid = {site: key for site in sites if (key := store.site_key(site)) is not None}
     wanted = {_wire_form(key.node_public_key): site for site, key in valid.items()}
     done = []

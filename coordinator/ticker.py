@@ -50,7 +50,7 @@ class Ticker:
         self.update_proxy()
         self.update_supervisor()
         with StudyStore(self._home.database_url, self._home.config) as store:
-            for site, what in register_sites(self._link, store):
+            for site, what in register_sites(self._link, store, self._home.config.connected_sites):
                 _log.info("site %s: %s", site, what)
         self._link.run_study(self._home, Goal.ONE_TICK, patience_s=0)
 

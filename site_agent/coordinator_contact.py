@@ -26,11 +26,13 @@ def last_asked_at(home: SiteHome) -> datetime | None:
 
 
 def examine_contact(home: SiteHome) -> str:
-    """Say when the coordinator asked last; a site that is not enrolled is never asked.
+    """Say when the coordinator asked last; one not enrolled, or air-gapped, is never asked.
 
     Raises:
         DataError: it has not asked for `SILENCE_LIMIT_S`, or never.
     """
+    if home.config.air_gapped:
+        return "air-gapped: people carry bundles"
     if read_enrolment(home) is None:
         return "not enrolled: works without a connection"
     asked = last_asked_at(home)

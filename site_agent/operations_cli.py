@@ -110,6 +110,7 @@ def serve(home: Home) -> None:
     names = ", ".join(program.name for program in programs)
     console.print(f"{site.config.name}: serving {names}")
     if not any(program.name == "supernode" for program in programs):
-        console.print("not enrolled: without a connection to the coordinator")
+        why = "air-gapped" if site.config.air_gapped else "not enrolled"
+        console.print(f"{why}: without a connection to the coordinator")
     sys.stdout.flush()
     serving.serve(site.folder, programs, {"FLWR_HOME": str(site.folder / "flower" / "flwr-home")})

@@ -17,15 +17,15 @@ PYTHON = (sys.executable, "-P", "-m")  # never from the working directory
 def site_programs(home: SiteHome) -> list[Program]:
     """Write what the programs read, and return them in the order in which they start.
 
-    A site that is not enrolled, as one without a connection, runs all but the SuperNode and its
-    executor; one without what the pages need, or with port 0 for them, all but the pages.
+    A site that is not enrolled, or air-gapped, runs all but the SuperNode and its executor; one
+    without what the pages need, or with port 0 for them, all but the pages.
 
     Raises:
         DataError: a port is taken, or the enrolment is damaged.
     """
     config, us = home.config, ("--home", str(home.folder))
     programs, ports = [], {"operations_port": config.operations_port}
-    if read_enrolment(home) is not None:
+    if not config.air_gapped and read_enrolment(home) is not None:
         secret = _new_secret(home)
         port, ports["supernode_port"] = str(config.supernode_port), config.supernode_port
         supernode = (*PYTHON, "site_agent.supernode", *us, "--port", port)

@@ -34,14 +34,18 @@ def certified(folder: Path, *names: str) -> tuple[CoordinatorHome, dict[str, Sit
 
 
 def test_the_superlink_follows_what_was_certified(superlink, tmp_path) -> None:
-    home, sites = certified(tmp_path, "hospital-b", "hospital-c")
+    home, sites = certified(tmp_path, "hospital-b", "hospital-c", "hospital-d")
+    among = home.config.sites  # of which hospital-a was never enrolled
 
     def register() -> list[tuple[str, str]]:
         with StudyStore(home.database_url, home.config) as store:
-            return sorted(register_sites(superlink.client, store))
+            return sorted(register_sites(superlink.client, store, among))
 
-    assert register() == [("hospital-b", "registered"), ("hospital-c", "registered")]
+    assert register() == [(name, "registered") for name in sorted(sites)]
     assert register() == []
+
+    among = tuple(name for name in among if name != "hospital-d")
+    assert register() == [("hospital-d", "unregistered")]  # air-gapped from now on
 
     later = NOW + timedelta(seconds=1)
     enrol_site(home, sites["hospital-b"], asking=Asking.RENEWAL, now=later)

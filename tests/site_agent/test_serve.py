@@ -5,6 +5,7 @@ import pytest
 
 from algorithms.contracts.errors import DataError
 from site_agent.config import SiteHome, open_home
+from site_agent.coordinator_contact import examine_contact
 from site_agent.serve import site_programs
 from tests.enrolled import enrol_site
 from tests.orthanc import free_ports
@@ -62,6 +63,13 @@ def test_the_secret_is_new_at_every_start(tmp_path) -> None:
 
 def test_a_site_without_a_connection_runs_all_but_that(tmp_path) -> None:
     assert list(commands(make_home(tmp_path))) == ["worker", "ui", "operations"]
+
+
+def test_an_air_gapped_site_is_enrolled_and_connects_to_nobody(tmp_path) -> None:
+    home = make_home(tmp_path, "air_gapped = true\n", "ui_port = 0\n")
+    enrol_site(make_coordinator(tmp_path / "c"), home)
+    assert list(commands(home)) == ["worker", "operations"]
+    assert "air-gapped" in examine_contact(home)
 
 
 def test_pages_can_be_left_out(tmp_path) -> None:
