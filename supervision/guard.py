@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 
 CONFIGURATION, LOCK = "run/supervisord.conf", "run/serve.lock"
-LOOK_S = 1.0
+LOOK_S = 0.5
 PATIENCE_S = 10.0  # before an orphan that does not end is killed
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -55,8 +55,7 @@ def guard(command: Sequence[str]) -> int:
     since: dict[int, float] = {}
     while supervisor.poll() is None:
         _end_orphans(supervisor.pid, since)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            supervisor.wait(LOOK_S)
+        time.sleep(LOOK_S)
     while _end_orphans(supervisor.pid, since):
         time.sleep(LOOK_S / 5)
     return 0 if asked_to_end and supervisor.returncode == 0 else 1

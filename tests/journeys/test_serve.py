@@ -164,18 +164,16 @@ def test_a_killed_supervisor_leaves_nothing_and_the_study_goes_on(study: Study, 
 
 
 def test_the_report_is_collected_and_nothing_of_a_patient_crossed(study: Study) -> None:
-    package_id = study.home.config and active_package(
-        open_database(study.sites["hospital-b"].database_url)
-    )
-    assert package_id
     engine = open_database(study.sites["hospital-b"].database_url)
-    report = finish_round(engine, "hospital-b", package_id.package_id)
+    package = active_package(engine)
+    assert package is not None
+    report = finish_round(engine, "hospital-b", package.package_id)
     wait(
         lambda: study.record("hospital-b").progress is SiteProgress.REPORTED,
         "the report was not collected",
     )
     with StudyStore(study.home.database_url, study.home.config) as store:
-        assert store.reports(package_id.package_id) == [report]
+        assert store.reports(package.package_id) == [report]
     egress.verify_ledger(study.sites["hospital-b"], engine)
     content = b"".join(f.read_bytes() for f in study.home.folder.rglob("*") if f.is_file())
     logs = b"".join(hospital.logs() for hospital in study.hospitals.values())
