@@ -23,7 +23,7 @@ from coordinator.config import (
     write_config,
 )
 from coordinator.enrolment_cli import add_enrolment_commands, certificate_cell, server_warning
-from coordinator.operations_cli import doctor
+from coordinator.operations_cli import doctor, serve
 from coordinator.plan_cli import plan_app
 from coordinator.study_workflow import Goal, SiteEvent, SiteProgress, goal_reached
 
@@ -213,6 +213,7 @@ def report(
 add_enrolment_commands(app)
 app.add_typer(bundle_app, name="bundle")
 app.command()(doctor)
+app.command()(serve)
 
 
 def _fill_home(home: CoordinatorHome) -> None:

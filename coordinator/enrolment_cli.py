@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from coordinator.study_store import StudyStore
 
 Home = Annotated[Path, typer.Option("--home", help="The coordinator's home directory.")]
-RELOAD = "reload the reverse proxy: nginx -s reload"
+RELOAD = "'serve' has nginx read it by itself; without 'serve': nginx -s reload"
 console = Console(markup=False, emoji=False, soft_wrap=True)
 
 
@@ -86,16 +86,25 @@ def certificate(
 
 def reverse_proxy(
     home: Home,
-    superlink_port: Annotated[int, typer.Option(help="Of the SuperLink, on 127.0.0.1.")],
-    listen: Annotated[str, typer.Option(help="Where the sites knock.")] = "0.0.0.0:8443",
+    superlink_port: Annotated[
+        int | None, typer.Option(help="Of the SuperLink, on 127.0.0.1, if not as configured.")
+    ] = None,
+    listen: Annotated[
+        str | None, typer.Option(help="Where the sites knock, if not as configured.")
+    ] = None,
 ) -> None:
-    """Write the configuration of nginx: the one door in.
+    """Write the configuration of nginx: the one door in. 'serve' does it by itself.
 
     Example: fedgtv-coordinator reverse-proxy --home study --superlink-port 9092
     """
     from coordinator.reverse_proxy import write_configuration
 
-    file = write_configuration(open_home(home), listen=listen, superlink_port=superlink_port)
+    coordinator = open_home(home)
+    file = write_configuration(
+        coordinator,
+        listen=listen or coordinator.config.listen,
+        superlink_port=superlink_port or coordinator.config.superlink_port,
+    )
     console.print(f"{file}: start it with: nginx -c {file}")
 
 

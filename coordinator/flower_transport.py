@@ -8,26 +8,19 @@ machine.
 """
 
 import contextlib
-import json
 import secrets
 import sys
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from algorithms.contracts.errors import ProtocolError
-from algorithms.contracts.study_bundle import STUDY_BUNDLE
 from coordinator.config import CoordinatorHome
 from coordinator.loopback_deployment import LoopbackDeployment, free_port, tail
 from coordinator.loopback_keys import write_node_key
-from coordinator.package_delivery import TURN_S
-from coordinator.study_store import StudyStore
 from coordinator.study_workflow import Goal
 from coordinator.transport import TickSummary, summarise
-
-RUN_OVERHEAD_S = 90.0
 
 
 class FlowerTransport:
@@ -51,13 +44,13 @@ class FlowerTransport:
         self._home = home
         self._sites = {name: folder.resolve() for name, folder in sites.items()}
         self._site_executor = site_executor
-        self._deployment = LoopbackDeployment(home.flower, start_limit_s=start_limit_s)
+        self._deployment = LoopbackDeployment(home.flower / "loopback", start_limit_s=start_limit_s)
 
     def __enter__(self) -> Self:
         """Start the SuperLink and the SuperNodes, and wait until every site is connected."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._deployment)
-            self._write_app()
+            self._deployment.client.write_app()
             nodes = {self._start_site(name, home) for name, home in self._sites.items()}
             self._deployment.wait_for(
                 "not every SuperNode connected", lambda: nodes <= self._deployment.online()
@@ -80,33 +73,15 @@ class FlowerTransport:
         Raises:
             ProtocolError: when the run failed; with the end of its log.
         """
-        tick_id = uuid.uuid4().hex
-        values = {
-            "coordinator-home": str(self._home.folder),
-            "until": goal.value,
-            "tick-id": tick_id,
-        }
-        settings = " ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
-        settings += f" patience-s={float(patience_s)}"
-        # The last tick may begin when patience ends, and wait for four messages and a turn.
-        limit_s = patience_s + RUN_OVERHEAD_S + TURN_S + 4 * self._home.config.message_ttl_s
-        output = self._deployment.run(self._home.flower / "app", settings, limit_s=limit_s)
-        with StudyStore(self._home.database_url, self._home.config) as store:
-            if not store.run_finished(tick_id):
-                log = self._deployment.log
-                raise ProtocolError(
-                    f"the Flower run failed: read {log}; its end is:\n{output[-1500:]}{tail(log)}"
-                )
+        try:
+            self._deployment.client.run_study(self._home, goal, patience_s=patience_s)
+        except ProtocolError as error:
+            log = self._deployment.log
+            raise ProtocolError(f"{error}\nread {log}; its end is:\n{tail(log)}") from None
         return summarise(self._home)
 
     def _start_site(self, name: str, home: Path) -> int:
         return start_site(self._deployment, name, home, site_executor=self._site_executor)
-
-    def _write_app(self) -> None:
-        app = self._home.flower / "app"
-        app.mkdir(exist_ok=True)
-        for name, content in STUDY_BUNDLE.items():
-            (app / name).write_bytes(content)
 
 
 def start_site(deployment: LoopbackDeployment, name: str, home: Path, *, site_executor: str) -> int:

@@ -20,8 +20,8 @@ from typing import Any, Self
 
 from algorithms.contracts.errors import ProtocolError
 from coordinator.loopback_keys import write_server_certificate
+from coordinator.superlink_client import CONNECTION, SuperLinkClient
 
-CONNECTION = "study"
 TAG = "FEDGTV_TRANSPORT_ID"
 STOP_S = 10.0
 
@@ -37,6 +37,7 @@ class LoopbackDeployment:
     def __init__(self, folder: Path, *, start_limit_s: float = 60.0) -> None:
         self.folder = folder
         self.port = free_port()
+        self.client = SuperLinkClient(folder, self.port, self.ca_certificate)
         self._start_limit_s = start_limit_s
         self._tag = uuid.uuid4().hex
         self._children: list[tuple[subprocess.Popen[bytes], Path]] = []
@@ -58,7 +59,7 @@ class LoopbackDeployment:
             for old in self.folder.glob("state.db*"):
                 old.unlink()
             write_server_certificate(self.folder)
-            self._write_connection()
+            self.client.write_connection()
             self.start_superlink()
         except BaseException:  # Ctrl-C included: no child may outlive a failed start
             self._stop()
@@ -97,7 +98,7 @@ class LoopbackDeployment:
             ProtocolError: when the SuperLink refuses it.
         """
         command = ("supernode", "register", str(public_key), CONNECTION, "--name", site)
-        return int(_printed_json(self.flwr(*command, "--format", "json"))["node-id"])
+        return int(_printed_json(self.client.flwr(*command, "--format", "json"))["node-id"])
 
     def start_supernode(self, folder: Path, *arguments: str, port: int) -> subprocess.Popen[bytes]:
         """Start a SuperNode with the key in `folder` and its Runtime API on a port."""
@@ -112,7 +113,9 @@ class LoopbackDeployment:
 
     def online(self) -> set[int]:
         """Return the ids of the nodes that are connected."""
-        listing = _printed_json(self.flwr("supernode", "list", CONNECTION, "--format", "json"))
+        listing = _printed_json(
+            self.client.flwr("supernode", "list", CONNECTION, "--format", "json")
+        )
         return {int(n["node-id"]) for n in listing["nodes"] if n["status"] == "online"}
 
     def run(self, app: Path, settings: str, *, limit_s: float) -> str:
@@ -121,34 +124,7 @@ class LoopbackDeployment:
         Raises:
             ProtocolError: when it could not start or takes longer than `limit_s`.
         """
-        command = ("run", str(app), CONNECTION, "--stream", "--run-config", settings)
-        return self.flwr(*command, limit_s=limit_s)
-
-    def flwr(self, *arguments: str, limit_s: float = 60.0) -> str:
-        """Run a `flwr` command and return what it printed.
-
-        Raises:
-            ProtocolError: when it fails or takes longer than `limit_s`.
-        """
-        try:
-            done = subprocess.run(
-                [str(Path(sys.executable).parent / "flwr"), *arguments],
-                cwd=self.folder,
-                env=self._environment(self.folder),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=limit_s,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise ProtocolError(
-                f"'flwr {arguments[0]}' took longer than {limit_s:.0f} s: look into {self.log}"
-            ) from None
-        if done.returncode != 0:
-            raise ProtocolError(f"'flwr {arguments[0]}' failed:\n{done.stdout[-1500:]}")
-        return done.stdout
+        return self.client.run(app, settings, limit_s=limit_s)
 
     def spawn(
         self, folder: Path, name: str, command: str, *arguments: str
@@ -187,25 +163,11 @@ class LoopbackDeployment:
                 raise ProtocolError(f"{failure}: read {log}; its end is:\n{tail(log)}")
             time.sleep(0.3)
 
-    def _write_connection(self) -> None:
-        folder = self.folder / "flwr-home"
-        folder.mkdir(exist_ok=True)
-        certificate = json.dumps(str(self.ca_certificate))
-        (folder / "config.toml").write_text(
-            f'[superlink]\ndefault = "{CONNECTION}"\n\n'
-            f'[superlink.{CONNECTION}]\naddress = "127.0.0.1:{self.port}"\n'
-            f"root-certificates = {certificate}\n",
-            encoding="utf-8",
-        )
-
     def _environment(self, folder: Path) -> dict[str, str]:
         return os.environ | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            **self.client.environment,
             "FLWR_HOME": str(folder / "flwr-home"),
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
             "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
-            "NO_COLOR": "1",
             TAG: self._tag,
         }
 

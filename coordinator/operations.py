@@ -1,18 +1,25 @@
 """What the monitoring of a coordinator reads: is it up, can it work, where every site stands."""
 
+import argparse
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import ThreadingWSGIServer
 
-from algorithms.contracts.health import operations_app
-from coordinator.config import CoordinatorHome
+from algorithms.contracts.errors import DataError, failure_line
+from algorithms.contracts.health import Check, operations_app, run_check
+from algorithms.contracts.structured_log import log_as_json
+from coordinator.config import CoordinatorHome, open_home
 from coordinator.doctor import examine_readiness
 from coordinator.study_store import SiteRecord, StudyStore
+
+LATE_TICKS = 5  # as long as so many may take, one is late
 
 FIGURES = {
     "last_seen_seconds": "Seconds since the site last said where it stands.",
@@ -69,8 +76,26 @@ def operations_server(home: CoordinatorHome, *, host: str = "127.0.0.1", port: i
     """
     registry = CollectorRegistry()
     registry.register(StudyCollector(home))
-    app = operations_app(lambda: examine_readiness(home), lambda: generate_latest(registry))
+    app = operations_app(lambda: _readiness(home), lambda: generate_latest(registry))
     return make_server(host, port, app, ThreadingWSGIServer, QuietHandler)
+
+
+def _readiness(home: CoordinatorHome) -> Iterator[Check]:
+    yield from examine_readiness(home)
+    yield run_check("ticks", partial(_ticks, home))
+
+
+def _ticks(home: CoordinatorHome) -> str:
+    """See that ticks go on: without them no site is asked, whatever else answers."""
+    with StudyStore(home.database_url, home.config) as store:
+        last = store.last_run_at()
+    limit_s = LATE_TICKS * max(home.config.tick_every_s, home.config.message_ttl_s)
+    if last is None:
+        raise DataError("none ended yet: see logs/ticker.log, unless 'serve' has just begun")
+    age_s = (datetime.now(UTC).replace(tzinfo=None) - last).total_seconds()
+    if age_s > limit_s:
+        raise DataError(f"the last ended {age_s:.0f} s ago: see logs/ticker.log and superlink.log")
+    return f"the last ended {age_s:.0f} s ago"
 
 
 class QuietHandler(WSGIRequestHandler):
@@ -80,3 +105,25 @@ class QuietHandler(WSGIRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Keep no line."""
+
+
+def main() -> None:
+    """Serve the pages of one coordinator; an expected error is one line and exit code 2."""
+    parser = argparse.ArgumentParser(prog="python -m coordinator.operations")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--port", type=int, required=True, help="on 127.0.0.1")
+    given = parser.parse_args()
+    try:
+        home = open_home(given.home)
+        log_as_json(f"coordinator of {home.config.study}")
+        with operations_server(home, port=given.port) as server:
+            server.serve_forever()
+    except Exception as error:  # the edge of the process
+        line = failure_line(error)
+        if line is None:
+            raise
+        parser.exit(2, f"error: {line}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,6 @@
-"""The commands of who keeps a coordinator running: `fedgtv-coordinator doctor`."""
+"""The commands of who keeps a coordinator running: `doctor` and `serve`."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -33,3 +34,27 @@ def doctor(
         typer.echo(checks_json(checks).decode())
     if any(check.state is CheckState.FAILED for check in checks):
         raise typer.Exit(1)
+
+
+def serve(home: Home) -> None:
+    """Run everything that this coordinator is made of, until it is ended.
+
+    What a check finds wrong stops it before it begins. The logs are in `logs` of the home.
+
+    Example: fedgtv-coordinator serve --home study
+    """
+    from coordinator.config import open_home
+    from coordinator.serve import coordinator_programs
+    from supervision import serving
+
+    us = str(Path(sys.argv[0]).resolve())
+    doctor_command = (us, "doctor", "--home", str(home), "--json")
+    for line in serving.lines(serving.check_first(doctor_command, later=())):
+        console.print(line)
+    coordinator = open_home(home)
+    programs = coordinator_programs(coordinator)
+    names = ", ".join(program.name for program in programs)
+    console.print(f"study {coordinator.config.study}: serving {names}")
+    sys.stdout.flush()
+    environment = {"FLWR_HOME": str(coordinator.flower / "flwr-home")}
+    serving.serve(coordinator.folder, programs, environment)

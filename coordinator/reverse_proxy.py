@@ -102,6 +102,21 @@ def write_configuration(home: CoordinatorHome, *, listen: str, superlink_port: i
     return folder / "nginx.conf"
 
 
+def process_id(home: CoordinatorHome) -> int | None:
+    """Return the id of the nginx that runs with this home's configuration; None without one."""
+    try:
+        process = int((home.folder / "nginx" / "nginx.pid").read_text("ascii"))
+        name = Path(f"/proc/{process}/comm").read_text("utf-8")
+    except (OSError, ValueError):
+        return None
+    return process if name == "nginx\n" else None  # after a kill the number may be another's
+
+
+def access_log(home: CoordinatorHome) -> Path:
+    """Return the file in which nginx keeps who knocked."""
+    return home.folder / "nginx" / "access.log"
+
+
 def _check_listen(listen: str) -> None:
     host, separator, port = listen.rpartition(":")
     try:

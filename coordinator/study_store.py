@@ -10,7 +10,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import URL, BigInteger, Engine, create_engine, inspect, make_url, select, update
+from sqlalchemy import (
+    URL,
+    BigInteger,
+    Engine,
+    create_engine,
+    delete,
+    inspect,
+    make_url,
+    select,
+    update,
+)
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -175,6 +185,11 @@ class EventRow(Base):
     event: Mapped[str]
     site: Mapped[str]
     detail: Mapped[dict[str, Any]]
+
+
+_RUNS_NEWEST_FIRST = (
+    select(EventRow).where(EventRow.event == "run_finished").order_by(EventRow.id.desc())
+)
 
 
 @dataclass(frozen=True)
@@ -380,16 +395,27 @@ class StudyStore:
                 row.bytes_from_site += from_sites.get(site, 0)
 
     def record_run(self, tick_id: str, goal: Goal, *, reached: bool) -> None:
-        """Keep that a run ended in good order; its starter looks for `tick_id`."""
+        """Keep that a run ended in good order; its starter looks for `tick_id`.
+
+        Unlike what happened to a site, a run is forgotten after a day: there are thousands.
+        """
         detail = {"tick_id": tick_id, "until": goal.value, "reached": reached}
+        old = (EventRow.event == "run_finished", EventRow.at < _now() - timedelta(days=1))
         with self._transaction() as session:
+            session.execute(delete(EventRow).where(*old))
             session.add(EventRow(at=_now(), event="run_finished", site="", detail=detail))
 
     def run_finished(self, tick_id: str) -> bool:
-        """Say whether the run with this id ended in good order."""
-        ends = select(EventRow).where(EventRow.event == "run_finished").order_by(EventRow.id.desc())
+        """Say whether the run with this id, one of the last hundred, ended in good order."""
         with Session(self._engine) as session:
-            return any(row.detail["tick_id"] == tick_id for row in session.scalars(ends))
+            ends = session.scalars(_RUNS_NEWEST_FIRST.limit(100))
+            return any(row.detail["tick_id"] == tick_id for row in ends)
+
+    def last_run_at(self) -> datetime | None:
+        """Return when a run ended last in good order, UTC; None when none did."""
+        with Session(self._engine) as session:
+            last = session.scalars(_RUNS_NEWEST_FIRST.limit(1)).first()
+        return None if last is None else last.at
 
     def site_key(self, site: str) -> SiteKeyRow | None:
         """Return the newest keys of a site that are not revoked; None when there are none."""

@@ -5,7 +5,7 @@ set -eu
 
 PYTHON=${PYTHON:-python3}
 VENV=${VENV:-.venv}
-PACKAGES="orthanc orthanc-dicomweb chromium nginx plastimatch postgresql"
+PACKAGES="orthanc orthanc-dicomweb chromium nginx plastimatch postgresql iproute2 systemd"
 
 "$PYTHON" - <<'CHECK' || exit 1
 import sys

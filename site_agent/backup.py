@@ -42,7 +42,7 @@ from site_agent.working_folder import put_in_place, remove_left, working_folder
 MANIFEST, DATABASE, FILES = "backup.json", "database", "home"
 CROSSWALK_KEY = "secrets/crosswalk.key"
 # Made anew, not a site's own, or holding what no backup may: who waits is not pseudonymous yet.
-_LEFT_OUT = ("database-copies", "spool", "progress.json", "logs")
+_LEFT_OUT = ("database-copies", "spool", "progress.json", "logs", "run", "flower")
 _SECRET = ("secrets", "keys")
 _BESIDE_SQLITE = ("", "-wal", "-shm", "-journal")
 _COMES_AND_GOES = ("rounds", "source-training")  # checkpoints; the steps do without them

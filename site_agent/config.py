@@ -52,6 +52,11 @@ class SiteConfig(BaseModel):
         max_message_bytes: a message from the coordinator that is larger is refused.
         allowed_bundles: SHA-256 of Flower bundles that may come beside the study's own, as where
             the coordinator's Python packs them differently. Of no bundle is anything run.
+        air_gapped: no network reaches the coordinator: `serve` runs no SuperNode, and people carry
+            bundles.
+        supernode_port, ui_port, operations_port: that `serve` opens on 127.0.0.1 for the site's own
+            executor, for the clinical pages (0 for none), and for ``/healthz``, ``/readyz`` and
+            ``/metrics``.
         auto_approve: accept verified packages and release permitted messages without a person.
             For demonstrations; a hospital leaves it off and approves by command.
         pacs: how the hospital's PACS is reached, as the table `[pacs]`.
@@ -79,6 +84,10 @@ class SiteConfig(BaseModel):
     idle_limit_s: float = Field(default=30, ge=5, le=600)
     max_message_bytes: int = Field(default=64 * 2**20, ge=2**20, le=2**33)
     allowed_bundles: tuple[Sha256Hex, ...] = ()
+    air_gapped: bool = False
+    supernode_port: int = Field(default=9094, ge=1, le=65535)
+    ui_port: int = Field(default=8501, ge=0, le=65535)
+    operations_port: int = Field(default=9464, ge=1, le=65535)
     auto_approve: bool = False
     pacs: PacsConfig | None = None
     listener: ListenerConfig | None = None

@@ -1,7 +1,11 @@
 """What a hospital's monitoring reads of a site: is it up, can it work, and how much of what."""
 
+import argparse
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -10,8 +14,11 @@ from prometheus_client.exposition import ThreadingWSGIServer
 from sqlalchemy import func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from algorithms.contracts.health import operations_app
-from site_agent.config import SiteHome
+from algorithms.contracts.errors import failure_line
+from algorithms.contracts.health import Check, operations_app, run_check
+from algorithms.contracts.structured_log import log_as_json
+from site_agent.config import SiteHome, open_home
+from site_agent.coordinator_contact import examine_contact, last_asked_at
 from site_agent.database import (
     AnnotationTaskRow,
     CaseRow,
@@ -59,6 +66,12 @@ class SiteCollector:
             ("listener_running", "1 while images can be sent here.", is_listening(home)),
         ):
             yield GaugeMetricFamily(f"fedgtv_site_{name}", meaning, value=float(value))
+        if (asked := last_asked_at(home)) is not None:
+            yield GaugeMetricFamily(
+                "fedgtv_site_last_asked_seconds",
+                "Seconds since a message of the coordinator's was answered.",
+                value=(datetime.now(UTC) - asked).total_seconds(),
+            )
 
 
 def operations_server(home: SiteHome, *, host: str = "127.0.0.1", port: int) -> WSGIServer:
@@ -69,8 +82,13 @@ def operations_server(home: SiteHome, *, host: str = "127.0.0.1", port: int) -> 
     """
     registry = CollectorRegistry()
     registry.register(SiteCollector(home))
-    app = operations_app(lambda: examine_readiness(home), lambda: generate_latest(registry))
+    app = operations_app(lambda: _readiness(home), lambda: generate_latest(registry))
     return make_server(host, port, app, ThreadingWSGIServer, QuietHandler)
+
+
+def _readiness(home: SiteHome) -> Iterator[Check]:
+    yield from examine_readiness(home)
+    yield run_check("contact", partial(examine_contact, home))
 
 
 class QuietHandler(WSGIRequestHandler):
@@ -80,3 +98,25 @@ class QuietHandler(WSGIRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Keep no line."""
+
+
+def main() -> None:
+    """Serve the pages of one site; an expected error is one line and exit code 2."""
+    parser = argparse.ArgumentParser(prog="python -m site_agent.operations")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--port", type=int, required=True, help="on 127.0.0.1")
+    given = parser.parse_args()
+    try:
+        home = open_home(given.home)
+        log_as_json(f"site {home.config.name}")
+        with operations_server(home, port=given.port) as server:
+            server.serve_forever()
+    except Exception as error:  # the edge of the process
+        line = failure_line(error)
+        if line is None:
+            raise
+        parser.exit(2, f"error: {line}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,6 @@
-"""The commands of who keeps a site running: `fedgtv-site doctor` and `acceptance`."""
+"""The commands of who keeps a site running: `doctor`, `serve` and `acceptance`."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +11,13 @@ from algorithms.contracts.errors import DataError
 from algorithms.contracts.health import CHECK_MARKS, Check, CheckState, checks_json
 
 Home = Annotated[Path, typer.Option("--home", help="The site's home directory.")]
+LATER = ("pacs", "coordinator", "keys")  # checks of what a hospital goes on working without
 console = Console(markup=False, emoji=False, soft_wrap=True)
 
 
 def add_operations_commands(app: typer.Typer) -> None:
     """Add them to those of `fedgtv-site`."""
-    for command in (doctor, acceptance):
+    for command in (doctor, serve, acceptance):
         app.command()(command)
     app.command("acceptance-verify")(acceptance_verify)
 
@@ -85,3 +87,30 @@ def acceptance_verify(
 
     verify_proof(folder, key)
     console.print(f"{folder}: as it was signed")
+
+
+def serve(home: Home) -> None:
+    """Run everything that this site is made of, until it is ended.
+
+    What a check finds wrong stops it before it begins; PACS, coordinator and a valid certificate
+    may come later. The logs are in `logs` of the home.
+
+    Example: fedgtv-site serve --home hospital-b
+    """
+    from site_agent.config import open_home
+    from site_agent.serve import site_programs
+    from supervision import serving
+
+    us = str(Path(sys.argv[0]).resolve())
+    doctor_command = (us, "doctor", "--home", str(home), "--json")
+    for line in serving.lines(serving.check_first(doctor_command, later=LATER)):
+        console.print(line)
+    site = open_home(home)
+    programs = site_programs(site)
+    names = ", ".join(program.name for program in programs)
+    console.print(f"{site.config.name}: serving {names}")
+    if not any(program.name == "supernode" for program in programs):
+        why = "air-gapped" if site.config.air_gapped else "not enrolled"
+        console.print(f"{why}: without a connection to the coordinator")
+    sys.stdout.flush()
+    serving.serve(site.folder, programs, {"FLWR_HOME": str(site.folder / "flower" / "flwr-home")})

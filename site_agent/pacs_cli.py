@@ -1,7 +1,8 @@
 """The commands of the hospital's network: `fedgtv-site pacs ...` and `fedgtv-site listen`."""
 
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -169,7 +170,12 @@ def send(
     console.print(f"{pacs.name}: {len(files)} objects stored")
 
 
-def listen(home: Home) -> None:
+def listen(
+    home: Home,
+    log_json: Annotated[
+        bool, typer.Option("--log-json", help="Write lines of JSON, as 'serve' asks for.")
+    ] = False,
+) -> None:
     """Receive images from allowed peers and take in the series that a rule wants, until Ctrl-C.
 
     Peers and rules are in the table 'listener' of site.toml.
@@ -179,23 +185,28 @@ def listen(home: Home) -> None:
     import signal
     import threading
 
+    from algorithms.contracts.structured_log import log_as_json
     from site_agent.case_store import CaseStore
     from site_agent.dicom_elements import without_remarks
     from site_agent.listener import Listener
     from site_agent.site_lock import only_listener
 
     site = open_home(home)
+    say: Callable[[str], None] = _say
+    if log_json:
+        log_as_json(f"site {site.config.name}")
+        say = logging.getLogger("site_agent.listener").info
     stop = threading.Event()
     with (
         without_remarks(),
         only_listener(site),
-        Listener(site, CaseStore(site), _say) as listener,
+        Listener(site, CaseStore(site), say) as listener,
     ):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
-        _say(f"{listener.name}: listening")
+        say(f"{listener.name}: listening")
         listener.serve(stop)
-    _say(f"{listener.name}: ended")
+    say(f"{listener.name}: ended")
 
 
 def _say(line: str) -> None:

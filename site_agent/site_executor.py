@@ -55,9 +55,11 @@ from sqlalchemy import Engine
 
 from algorithms.contracts.canonical_json import sha256_hex
 from algorithms.contracts.errors import failure_line
+from algorithms.contracts.structured_log import log_as_json
 from algorithms.contracts.study_bundle import STUDY_BUNDLE
 from site_agent.client_app import app as installed_app
 from site_agent.config import SiteHome, open_home
+from site_agent.coordinator_contact import note_asked
 from site_agent.database import open_database, utc_now
 from site_agent.message_check import (
     MessageRefused,
@@ -72,7 +74,7 @@ PAUSE_AFTER_FAILURE_S = 1.0
 KNOWN_TYPES = frozenset(installed_app._registered_funcs)
 ClientAppCall = Callable[[Message, Context], Message]
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("site_agent.site_executor")  # by name also where it is started
 
 
 def study_bundle_sha256() -> str:
@@ -171,6 +173,7 @@ class SiteExecutor:
             reply = error_reply(envelope, type(error).__name__)
         push_message(client, reply, context)
         push_task_output(client, None, SubStatus.COMPLETED, "")
+        note_asked(self._home)
 
     def _reply(
         self,
@@ -270,10 +273,9 @@ def main() -> None:
     parser.add_argument("--home", required=True, type=Path, help="the site's home directory")
     parser.add_argument("--secret-file", help="as --superexec-auth-secret-file of the SuperNode")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         home = open_home(arguments.home)
+        log_as_json(f"site {home.config.name}")
         secret = load_superexec_auth_secret(arguments.secret_file)
         engine = open_database(home.database_url)
         SiteExecutor(home, engine, arguments.supernode, secret=secret).run()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import IO
 
 from algorithms.contracts.errors import DataError
 from site_agent.config import SiteHome
@@ -29,6 +30,14 @@ def log_file(home: SiteHome) -> Path:
     return home.folder / "logs" / "work.log"
 
 
+def open_log(home: SiteHome) -> IO[bytes]:
+    """Open that file to append to it; a long one begins anew."""
+    log = log_file(home)
+    log.parent.mkdir(mode=0o700, exist_ok=True)
+    long = log.is_file() and log.stat().st_size > LOG_LIMIT_BYTES
+    return log.open("wb" if long else "ab")
+
+
 def start_worker(home: SiteHome) -> None:
     """Start it in the background.
 
@@ -41,10 +50,7 @@ def start_worker(home: SiteHome) -> None:
             raise SiteBusyError("another worker of this site is running: wait until it ends")
         if not Path(command(home)[0]).is_file():
             raise DataError("the command is not installed here: run 'fedgtv-site work' elsewhere")
-        log = log_file(home)
-        log.parent.mkdir(mode=0o700, exist_ok=True)
-        long = log.is_file() and log.stat().st_size > LOG_LIMIT_BYTES
-        with log.open("wb" if long else "ab") as printed:
+        with open_log(home) as printed:
             process = subprocess.Popen(
                 command(home),
                 stdin=subprocess.DEVNULL,

@@ -32,12 +32,13 @@ from site_agent.config import SiteHome, open_home
 from site_agent.site_keys import CA_CERTIFICATE, NODE_KEY, read_enrolment, tls_context
 
 
-def start(home: SiteHome, port: int) -> None:
+def start(home: SiteHome, port: int, secret_file: str | None = None) -> None:
     """Run a SuperNode until it is ended, or refused.
 
     Args:
         home: of the site; it is enrolled.
         port: on 127.0.0.1, where the site executor asks for messages.
+        secret_file: holds what the executor proves itself with, as `--secret-file` there.
 
     Raises:
         DataError: the site is not enrolled, or its keys are damaged.
@@ -57,6 +58,7 @@ def start(home: SiteHome, port: int) -> None:
         *("--root-certificates", str(home.keys / CA_CERTIFICATE)),
         *("--auth-supernode-private-key", str(home.keys / NODE_KEY)),
         *("--isolation", "process", "--host", "127.0.0.1", "--port", str(port)),
+        *(() if secret_file is None else ("--superexec-auth-secret-file", secret_file)),
     ]
     flower_supernode()
 
@@ -86,9 +88,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--port", type=int, required=True, help="on 127.0.0.1")
+    parser.add_argument("--secret-file", help="as of the site executor")
     given = parser.parse_args()
     try:
-        start(open_home(given.home), given.port)
+        start(open_home(given.home), given.port, given.secret_file)
         print("error: the connection ended: see the lines above", file=sys.stderr)  # noqa: T201
     except Exception as error:  # the edge of the process
         if line := failure_line(error):

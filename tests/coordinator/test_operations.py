@@ -17,7 +17,7 @@ from coordinator.doctor import examine_coordinator
 from coordinator.operations import operations_server
 from coordinator.package_publisher import publish
 from coordinator.study_store import StudyStore
-from coordinator.study_workflow import SiteEvent
+from coordinator.study_workflow import Goal, SiteEvent
 from tests.simulated_site import make_coordinator, tiny_package
 
 MANIFEST, FILES = tiny_package()
@@ -32,6 +32,7 @@ def home(tmp_path) -> CoordinatorHome:
         store.apply("hospital-b", MANIFEST.package_id, SiteEvent.RECEIPT_ACCEPTED)
         store.record_traffic({"hospital-b": 7}, {"hospital-b": 5})
         store.record_failure("hospital-c", "offline")
+        store.record_run("1", Goal.ONE_TICK, reached=True)
     return home
 
 

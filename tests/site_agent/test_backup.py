@@ -120,6 +120,8 @@ def test_without_being_asked_no_key_is_taken(home, store, elsewhere, tmp_path) -
     (home.spool / "incoming").mkdir(parents=True)
     (home.spool / "incoming" / "1.dcm").write_bytes(b"Nobody-1^Aurelia")
     SiteKeys.open(home)
+    (home.folder / "run").mkdir()
+    (home.folder / "run" / "executor.secret").write_bytes(b"of this start")
     archive = tmp_path / "site.tar"
     manifest = backup(home, archive, with_secrets=False, now=NOW)
     assert not manifest.has_secrets
@@ -130,6 +132,7 @@ def test_without_being_asked_no_key_is_taken(home, store, elsewhere, tmp_path) -
     backup(home, tmp_path / "keys.tar", with_secrets=True, now=NOW)
     with_keys = (tmp_path / "keys.tar").read_bytes()
     assert all(key in with_keys for key in (*map(home.secret, KEYS), *private))
+    assert b"of this start" not in content + with_keys
     case_id = store.cases()[0].case_id
     elsewhere()
     restore(archive, tmp_path / "new")

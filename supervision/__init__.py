@@ -1,0 +1,1 @@
+"""Keeps the processes of a party running: one supervisor for each, the same for both parties."""
