@@ -140,6 +140,8 @@ _VERDICTS = {
 _LEDGER_KINDS = {
     "site_status": "Status: how far the round is",
     "package_receipt": "Receipt for a model package",
+    "plan_receipt": "Receipt for a plan",
+    "plan_approval": "Approval of a plan",
     "source_package_offer": "Source model package",
     "site_report": "Site report: aggregate figures",
 }
