@@ -9,15 +9,21 @@ Only numpy and scipy: the coordinator averages without torch.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.stats import norm
+from scipy.special import ndtri
+from scipy.stats import chi2, norm
 
 Tensors = Mapping[str, NDArray[np.float32]]
+StandardNormal = Callable[[tuple[int, ...]], NDArray[np.float64]]
 LARGEST_EPSILON = 1e6
+VARIANCE = ".running_var"  # of a batch normalisation
+SMALLEST_VARIANCE = 0.1  # over that of the base
+_NEVER = 1e-12
 
 
 def l2_norm(update: Tensors) -> float:
@@ -43,7 +49,7 @@ def clip_update(update: Tensors, clip_norm: float) -> dict[str, NDArray[np.float
 
 
 def add_noise(
-    update: Tensors, noise_multiplier: float, clip_norm: float, rng: np.random.Generator
+    update: Tensors, noise_multiplier: float, clip_norm: float, standard_normal: StandardNormal
 ) -> dict[str, NDArray[np.float32]]:
     """Add Gaussian noise of standard deviation `noise_multiplier * clip_norm` to every number.
 
@@ -51,20 +57,44 @@ def add_noise(
         update: clipped to `clip_norm`.
         noise_multiplier: 0 adds none.
         clip_norm: as for `clip_update`.
-        rng: seeded from the system's entropy where privacy hangs on it; in a fixed order of names.
+        standard_normal: draws an array of a shape, in a fixed order of names; `system_normal` where
+            privacy hangs on it.
     """
     sigma = noise_multiplier * clip_norm
     noised = {}
     for name in sorted(update):
         one = update[name]
-        noised[name] = (one + rng.normal(0.0, sigma, one.shape)).astype(np.float32)
+        noised[name] = (one + sigma * standard_normal(one.shape)).astype(np.float32)
     return noised
+
+
+def system_normal(shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Draw standard normal numbers from the system's entropy, which nobody can compute again.
+
+    What numpy's generators draw can be, by whoever knows enough of it: one tensor that training
+    left as it was shows the bare noise.
+    """
+    drawn = np.frombuffer(os.urandom(8 * math.prod(shape)), np.uint64) >> np.uint64(11)
+    normal: NDArray[np.float64] = ndtri((drawn + 0.5) * 2.0**-53)
+    return normal.reshape(shape)
+
+
+def longest_update(numbers: int, clip_norm: float, noise_multiplier: float) -> float:
+    """Return the L2 norm that a clipped and noised update of so many numbers never exceeds.
+
+    The noise alone is longer than that once in 10^12 updates. Rounding to float32 is allowed for.
+    """
+    noise = noise_multiplier * clip_norm * math.sqrt(float(chi2.isf(_NEVER, numbers)))
+    return (clip_norm + noise) * (1 + 1e-6)
 
 
 def average(
     base: Tensors, updates: Sequence[Tensors], patients: Sequence[int]
 ) -> dict[str, NDArray[np.float32]]:
     """Return the base weights plus the mean of the updates, weighted by training patients.
+
+    The variances of a batch normalisation are kept above a tenth of the base's: noise would make
+    some of them negative.
 
     Raises:
         ValueError: no update, a count below one, or tensors that do not fit the base.
@@ -76,16 +106,14 @@ def average(
         if shapes != {name: one.shape for name, one in base.items()}:
             raise ValueError("an update does not fit the base")
     total = sum(patients)
-    return {
-        name: (
-            weights
-            + sum(
-                np.float64(count / total) * update[name]
-                for update, count in zip(updates, patients, strict=True)
-            )
-        ).astype(np.float32)
-        for name, weights in base.items()
-    }
+    averaged = {}
+    for name, weights in base.items():
+        parts = zip(updates, patients, strict=True)
+        mean = weights + sum(np.float64(count / total) * update[name] for update, count in parts)
+        if name.endswith(VARIANCE):
+            mean = np.maximum(mean, SMALLEST_VARIANCE * weights)
+        averaged[name] = mean.astype(np.float32)
+    return averaged
 
 
 def gaussian_delta(epsilon: float, noise_multiplier: float, releases: int = 1) -> float:
@@ -122,3 +150,20 @@ def gaussian_epsilon(noise_multiplier: float, delta: float, releases: int = 1) -
         if high > LARGEST_EPSILON:
             return math.inf
     return float(brentq(excess, 0.0, high, xtol=1e-10))
+
+
+def total_epsilon(noise_multipliers: Iterable[float], delta: float) -> float:
+    """Return the epsilon that several noised updates of one hospital keep together at a `delta`.
+
+    Gaussian noises compose exactly: together they are one with 1 / noise^2 = sum of 1 / noise_i^2,
+    also where a later update depends on what became of the earlier ones.
+
+    >>> total_epsilon([2.0, 2.0], 1e-5) == gaussian_epsilon(2.0, 1e-5, releases=2)
+    True
+    """
+    multipliers = list(noise_multipliers)
+    if not all(one > 0 for one in multipliers):
+        return math.inf
+    return (
+        gaussian_epsilon(sum(one**-2 for one in multipliers) ** -0.5, delta) if multipliers else 0.0
+    )

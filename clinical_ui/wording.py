@@ -144,6 +144,7 @@ _LEDGER_KINDS = {
     "plan_approval": "Approval of a plan",
     "source_package_offer": "Source model package",
     "site_report": "Site report: aggregate figures",
+    "model_update": "Model update: what training here changed",
 }
 _LEDGER_STATES = {
     "released": "↗ left the hospital",

@@ -26,6 +26,7 @@ from coordinator.enrolment_cli import add_enrolment_commands, certificate_cell, 
 from coordinator.operations_cli import doctor, serve
 from coordinator.plan_cli import plan_app
 from coordinator.study_workflow import Goal, SiteEvent, SiteProgress, goal_reached
+from coordinator.update_cli import average
 
 if TYPE_CHECKING:
     from coordinator.transport import TickSummary, Transport
@@ -214,6 +215,7 @@ add_enrolment_commands(app)
 app.add_typer(bundle_app, name="bundle")
 app.command()(doctor)
 app.command()(serve)
+app.command()(average)
 
 
 def _fill_home(home: CoordinatorHome) -> None:

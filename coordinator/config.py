@@ -116,6 +116,11 @@ class CoordinatorHome:
         return self.folder / "packages"
 
     @property
+    def updates(self) -> Path:
+        """Model updates that are not averaged yet, one folder per package id."""
+        return self.folder / "updates"
+
+    @property
     def received(self) -> Path:
         """Every byte that sites sent, when `record_received` is on."""
         return self.folder / "received"

@@ -31,15 +31,32 @@ def draft(
     minimum_group_size: Annotated[
         int, typer.Option(min=2, help="No figure about fewer patients leaves any hospital.")
     ] = 5,
+    update_clip_norm: Annotated[
+        float | None, typer.Option(help="Let adapted models leave, shortened to this L2 norm.")
+    ] = None,
+    update_noise: Annotated[
+        float, typer.Option(min=0, help="Noise of this many times that norm on every weight.")
+    ] = 0.0,
+    update_delta: Annotated[float, typer.Option(help="Delta of what the noise promises.")] = 1e-5,
 ) -> None:
     """Write a readable plan from the published package, with all that a report may say permitted.
 
+    Without --update-clip-norm no adapted model may leave.
+
     Example: fedgtv-coordinator plan draft --home study --output plan.json
     """
+    from algorithms.contracts.federation_plan import ModelUpdateTerms
     from coordinator.plans import draft_plan, readable
     from coordinator.study_store import StudyStore
 
     coordinator = open_home(home)
+    terms = None
+    if update_clip_norm is not None:
+        if not (update_clip_norm > 0 and 0 < update_delta < 1):
+            raise DataError("--update-clip-norm is more than 0, --update-delta between 0 and 1")
+        terms = ModelUpdateTerms(
+            clip_norm=update_clip_norm, noise_multiplier=update_noise, delta=update_delta
+        )
     with StudyStore(coordinator.database_url, coordinator.config) as store:
         plan = draft_plan(
             coordinator,
@@ -47,6 +64,7 @@ def draft(
             valid_days=valid_days,
             minimum_patients=minimum_patients,
             minimum_group_size=minimum_group_size,
+            model_updates=terms,
             now=_now(),
         )
     output.write_text(readable(plan), "utf-8")

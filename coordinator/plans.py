@@ -12,6 +12,8 @@ from algorithms.contracts.errors import DataError
 from algorithms.contracts.federation_plan import (
     CohortRule,
     FederationPlan,
+    ModelUpdateTerms,
+    PermittedOutputs,
     SignedPlan,
     method_parameters,
 )
@@ -31,9 +33,12 @@ def draft_plan(
     valid_days: int,
     minimum_patients: int,
     minimum_group_size: int,
+    model_updates: ModelUpdateTerms | None = None,
     now: datetime,
 ) -> FederationPlan:
     """Write down what the published package asks of hospitals, as the next plan; `now` is UTC.
+
+    Without `model_updates` no adapted model may leave.
 
     Raises:
         DataError: nothing is published yet.
@@ -57,6 +62,10 @@ def draft_plan(
             minimum_patients=minimum_patients,
             minimum_group_size=minimum_group_size,
         ),
+        permitted_outputs=PermittedOutputs(
+            messages=("site_report", "model_update") if model_updates else ("site_report",)
+        ),
+        model_updates=model_updates,
         valid_from=begin,
         expires_at=begin + timedelta(days=valid_days),
         nonce=secrets.token_hex(16),

@@ -2,9 +2,9 @@
 
 A tick asks every connected site for its status, publishes the source hospital's package once it is
 ready, delivers it and the signed plan where they are missing, and collects the hospitals'
-signatures under the plan and the reports that are ready. People take days
-between these steps, so no run waits for them: a run repeats ticks only up to a goal, for a bounded
-time, and everything it learned is in the study database.
+signatures under the plan, the reports that are ready and, where the plan asks for them, the model
+updates. People take days between these steps, so no run waits for them: a run repeats ticks only up
+to a goal, for a bounded time, and everything it learned is in the study database.
 """
 
 import os
@@ -42,6 +42,7 @@ from coordinator.sites import (
 )
 from coordinator.study_store import StudyStore
 from coordinator.study_workflow import Goal, goal_reached
+from coordinator.update_collection import collect_updates
 
 # Names in the records on the wire; `site_agent/message_check.py` has the same ones.
 ADDRESS, MESSAGE, QUESTION, PLAN = "address", "message", "question", "plan"
@@ -102,6 +103,7 @@ def act_on(
     deliver(home, store, sites, statuses)
     deliver_plan(home, store, sites, statuses)
     collect(home, store, sites, statuses)
+    collect_updates(home, store, sites, statuses)
 
 
 def _ask_statuses(store: StudyStore, sites: Sites, among: Collection[str]) -> dict[str, SiteStatus]:

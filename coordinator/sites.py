@@ -20,6 +20,7 @@ class Question(StrEnum):
     RECEIVE_PACKAGE = "train.receive_package"
     SOURCE_PACKAGE = "query.source_package"
     SITE_REPORT = "query.site_report"
+    MODEL_UPDATE = "query.model_update"
     RECEIVE_PLAN = "train.receive_plan"
     PLAN_APPROVAL = "query.plan_approval"
 

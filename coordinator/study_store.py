@@ -57,7 +57,11 @@ class SiteRow(Base):
 
 
 class PublishedRow(Base):
-    """A signed package: a study publishes one."""
+    """A signed package; the newest is the study's.
+
+    Attributes:
+        from_site: whose it is; "" where it is an average of several.
+    """
 
     __tablename__ = "packages"
 
@@ -173,6 +177,22 @@ class PlanAnswerRow(Base):
     refused_by_rule: Mapped[str | None]
     approval: Mapped[str | None]  # a `PlanApproval` in JSON, as it came
     answered_at: Mapped[datetime]
+
+
+class ModelUpdateRow(Base):
+    """A site's model update for one package; its bytes are kept until they are averaged.
+
+    Attributes:
+        averaged_into: the package that it went into; the bytes are deleted then, the hash stays.
+    """
+
+    __tablename__ = "model_updates"
+
+    site: Mapped[str] = mapped_column(primary_key=True)
+    package_id: Mapped[str] = mapped_column(primary_key=True)
+    offer: Mapped[dict[str, Any]] = mapped_column(JSON)  # a `ModelUpdateOffer`, as it came
+    received_at: Mapped[datetime]
+    averaged_into: Mapped[str | None]
 
 
 class EventRow(Base):

@@ -500,6 +500,7 @@ def ledger_list(home: Home) -> None:
     Example: fedgtv-site ledger list --home hospital-b
     """
     from site_agent.egress import list_entries
+    from site_agent.model_update import promise_in_words, promise_so_far
 
     _, store = _open(home)
     entries = list_entries(store.engine)
@@ -522,6 +523,9 @@ def ledger_list(home: Home) -> None:
             f"waiting for a person: {numbers}. Read it with 'fedgtv-site ledger show', then let it "
             "leave with 'fedgtv-site ledger approve'"
         )
+    promise = promise_so_far(entries)
+    if promise.updates:
+        console.print(promise_in_words(promise), soft_wrap=True)
 
 
 @ledger_app.command("show")
@@ -536,9 +540,14 @@ def ledger_show(
     import json
 
     from site_agent.egress import read_message
+    from site_agent.model_update import Promise, promise_in_words
 
     site, store = _open(home)
-    print(json.dumps(json.loads(read_message(site, store.engine, entry)), indent=2))
+    message = json.loads(read_message(site, store.engine, entry))
+    print(json.dumps(message, indent=2))
+    if message["kind"] == "model_update":
+        promise = Promise(1, message["epsilon"], message["delta"])
+        print(promise_in_words(promise), file=sys.stderr)
 
 
 @ledger_app.command("approve")

@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session
 from algorithms.contracts.canonical_json import sha256_hex
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.messages import (
+    UPDATE_FILE,
     LeavingMessage,
     PlanReceipt,
     RoundState,
@@ -53,6 +54,7 @@ from site_agent.message_check import (
     sent_text,
     wrap_released,
 )
+from site_agent.model_update import is_update_ready, offer_update
 from site_agent.package_store import active_package, packages_held
 from site_agent.plan_store import (
     PlanRefused,
@@ -61,6 +63,7 @@ from site_agent.plan_store import (
     read_approval,
     store_plan,
 )
+from site_agent.study_round import reported_round
 
 app = ClientApp()
 _log = logging.getLogger(__name__)
@@ -141,6 +144,16 @@ def site_report(message: Message, home: SiteHome, engine: Engine) -> RecordDict:
     return _release(home, engine, SiteReportMessage(report=report))
 
 
+@app.query("model_update")
+@_guarded
+def model_update(message: Message, home: SiteHome, engine: Engine) -> RecordDict:
+    """Hand over the update of the package that the question names."""
+    package_id = sent_text(message, QUESTION, "package_id")
+    plan = egress.permit_update(home, engine, package_id, now=utc_now())
+    offer, content = offer_update(home, engine, plan)
+    return _release(home, engine, offer, {UPDATE_FILE: content})
+
+
 @app.train("receive_plan")
 @_guarded
 def receive_plan(message: Message, home: SiteHome, engine: Engine) -> RecordDict:
@@ -187,6 +200,8 @@ def site_status(home: SiteHome, engine: Engine) -> SiteStatus:
         report_ready=current is not None and reported_round(engine, current.package_id) is not None,
         plan_held=plans[-1].plan_sha256 if plans else None,
         plan_approved=approved.plan_sha256 if approved is not None else None,
+        model_update_ready=current is not None
+        and is_update_ready(home, engine, current.package_id, now=utc_now()),
     )
 
 
@@ -195,17 +210,6 @@ def latest_round(engine: Engine, package_id: str) -> RoundRow | None:
     newest_first = select(RoundRow).order_by(RoundRow.started_at.desc())
     with Session(engine) as session:
         return session.scalars(newest_first.where(RoundRow.package_id == package_id)).first()
-
-
-def reported_round(engine: Engine, package_id: str) -> RoundRow | None:
-    """Return the first round with a package that was reported: the study's.
-
-    Rounds after it, which learn from patients who came later, are the site's own.
-    """
-    oldest_first = select(RoundRow).order_by(RoundRow.started_at)
-    mine = (RoundRow.package_id == package_id, RoundRow.state == RoundState.REPORTED.value)
-    with Session(engine) as session:
-        return session.scalars(oldest_first.where(*mine)).first()
 
 
 def _open_tasks(engine: Engine, round_id: str) -> int:

@@ -149,6 +149,11 @@ class SiteHome:
         return self.folder / "rounds"
 
     @property
+    def updates(self) -> Path:
+        """Model updates as they may leave, made once; one folder per package id."""
+        return self.folder / "updates"
+
+    @property
     def source_package(self) -> Path:
         """The package a source hospital prepared for the coordinator."""
         return self.folder / "source-package"

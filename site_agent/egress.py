@@ -26,22 +26,26 @@ from algorithms.contracts.errors import DataError, ProtocolError
 from algorithms.contracts.federation_plan import FederationPlan, fields_said
 from algorithms.contracts.messages import (
     LEAVING,
+    UPDATE_FILE,
     LeavingMessage,
+    ModelUpdateOffer,
     SiteReportMessage,
     SourcePackageOffer,
 )
-from algorithms.contracts.model_package import MODEL_FILE, SourceValidation
+from algorithms.contracts.model_package import MODEL_FILE, FileEntry, SourceValidation
 from algorithms.contracts.site_report import Distribution, SiteReport
+from algorithms.update_file import float_tensors, read_update
 from evaluation.differencing import Told, differencing_rule
 from site_agent import audit_log
 from site_agent.config import SiteHome
 from site_agent.database import CaseRow, LedgerRow, transaction
+from site_agent.model_update import promised_epsilon
 from site_agent.package_store import PackageRefused, read_safetensors_header
-from site_agent.plan_store import PlanRefused, plan_in_force
+from site_agent.plan_store import PlanRefused, approved_plan, plan_in_force
 from site_agent.release_memory import told_by
 from site_agent.residue import Known, known_residue, residues, text_residue
 
-NEEDS_A_PERSON = (SourcePackageOffer, SiteReportMessage)
+NEEDS_A_PERSON = (SourcePackageOffer, SiteReportMessage, ModelUpdateOffer)
 KEPT = ("released", "held")  # states of entries beside which the message is kept
 
 
@@ -67,8 +71,8 @@ def release(
 ) -> bytes:
     """Check and record a message, and return exactly the bytes that may be sent.
 
-    `files` are the weights beside a `SourcePackageOffer`, only what its manifest names; `now` is
-    UTC.
+    `files` are what the message names: the weights beside a `SourcePackageOffer`, the tensors
+    beside a `ModelUpdateOffer`; `now` is UTC.
 
     Raises:
         ReleaseRefused: naming the rule; the refusal is in the ledger.
@@ -79,9 +83,23 @@ def release(
     try:
         return _release(home, engine, message, contents, now)
     except ReleaseRefused as refusal:
-        unchecked = repr(message).encode()
-        with transaction(engine) as session:
-            _record(session, _kind(message), unchecked, "refused", {"rule": refusal.rule}, now)
+        _record_refusal(engine, _kind(message), repr(message).encode(), refusal, now)
+        raise
+
+
+def permit_update(
+    home: SiteHome, engine: Engine, package_id: str, *, now: datetime
+) -> FederationPlan:
+    """Return the plan by which a model update may leave; `release` checks the update itself.
+
+    Raises:
+        ReleaseRefused: naming the rule; the refusal is in the ledger, though nothing was made yet.
+    """
+    kind = "model_update"
+    try:
+        return _plan_for(home, engine, kind, package_id, now)
+    except ReleaseRefused as refusal:
+        _record_refusal(engine, kind, package_id.encode(), refusal, now)
         raise
 
 
@@ -93,12 +111,12 @@ def _release(
     now: datetime,
 ) -> bytes:
     body = _check(home, engine, message, contents, now)
-    sizes: dict[str, dict[str, Any]] = {
-        n: {"sha256": sha256_hex(c), "size_bytes": len(c)} for n, c in contents.items()
-    }
-    if isinstance(message, NEEDS_A_PERSON) and not home.config.auto_approve:
-        _require_approval(home, engine, message.kind, body, sizes, now)
+    sizes = {n: {"sha256": sha256_hex(c), "size_bytes": len(c)} for n, c in contents.items()}
     detail: dict[str, Any] = {"files": sizes} if sizes else {}
+    if isinstance(message, ModelUpdateOffer):
+        detail["model_update"] = {"epsilon": message.epsilon, **_terms_of(message)}
+    if isinstance(message, NEEDS_A_PERSON) and not home.config.auto_approve:
+        _require_approval(home, engine, message.kind, body, detail, now)
     with transaction(engine) as session:
         audit_log.next_link(session, LedgerRow)  # one writer from here on: nothing leaves meanwhile
         if isinstance(message, SiteReportMessage):
@@ -279,6 +297,8 @@ def _check(
         _check_group_size(message, max(minimum, plan.cohort.minimum_group_size))
         with Session(engine) as session:
             _check_earlier(home, session, message)
+    if isinstance(message, ModelUpdateOffer):
+        _check_update(home, engine, message, files, now)
     if isinstance(message, SourcePackageOffer) and tells_of_few(
         message.manifest.source_validation, minimum
     ):
@@ -305,6 +325,53 @@ def _plan_for(
             "output_not_in_plan", f"plan {plan.plan_number}: does not let a {kind} leave"
         )
     return plan
+
+
+def _check_update(
+    home: SiteHome,
+    engine: Engine,
+    message: ModelUpdateOffer,
+    files: Mapping[str, bytes],
+    now: datetime,
+) -> None:
+    """Refuse an update that is not made as both parties signed, or is anything but numbers."""
+    plan = _plan_for(home, engine, message.kind, message.package_id, now)
+    signed, terms = approved_plan(engine, plan.package_id), plan.model_updates
+    promised = promised_epsilon(terms) if terms is not None else None
+    if (
+        terms is None
+        or signed is None
+        or message.plan_sha256 != signed.plan_sha256
+        or _terms_of(message) != terms.model_dump()
+        or message.epsilon != promised
+    ):
+        raise ReleaseRefused(
+            "wrong_terms", f"plan {plan.plan_number}: the update names other terms than the plan"
+        )
+    minimum = max(home.config.minimum_group_size, plan.cohort.minimum_group_size)
+    if message.training_patients < minimum:
+        raise ReleaseRefused(
+            "minimum_group_size",
+            f"the update was learnt from fewer than {minimum} patients: wait for more patients",
+        )
+    if UPDATE_FILE not in files:
+        raise ReleaseRefused("missing_file", "the update's tensors are not beside it")
+    base = float_tensors((home.packages / plan.package_id / MODEL_FILE).read_bytes())
+    try:
+        read_update(
+            files[UPDATE_FILE],
+            base,
+            clip_norm=terms.clip_norm,
+            noise_multiplier=terms.noise_multiplier,
+        )
+    except ProtocolError as error:
+        raise ReleaseRefused(
+            str(error), "the update is not what clipping and noise make of the package's weights"
+        ) from None
+
+
+def _terms_of(message: ModelUpdateOffer) -> dict[str, float]:
+    return message.model_dump(include={"clip_norm", "noise_multiplier", "delta"})
 
 
 def _check_fields(plan: FederationPlan, report: SiteReport) -> None:
@@ -382,12 +449,14 @@ def _distributions(value: object) -> Iterator[Distribution]:
 def _check_files(message: LeavingMessage, files: Mapping[str, bytes]) -> None:
     if not files:
         return
-    if not isinstance(message, SourcePackageOffer):
-        raise ReleaseRefused("files_not_allowed", "only a source package may carry files")
+    if not isinstance(message, SourcePackageOffer | ModelUpdateOffer):
+        raise ReleaseRefused("files_not_allowed", "only packages and updates may carry files")
+    offered = message.manifest if isinstance(message, SourcePackageOffer) else message
+    entries: dict[str, FileEntry] = {**offered.files}
     for name, content in files.items():
-        entry = message.manifest.files.get(name)
+        entry = entries.get(name)
         if entry is None or entry.sha256 != sha256_hex(content):
-            raise ReleaseRefused("unnamed_file", "a file is not the one that the manifest names")
+            raise ReleaseRefused("unnamed_file", "a file is not the one that the message names")
         if residues(content, Known(), ("pseudonym",)):
             raise ReleaseRefused("residue_pseudonym", "a file holds a pseudonym")
     if MODEL_FILE in files:
@@ -411,14 +480,15 @@ def _check_residues(
     known = known_patients(home, engine)
     own_words = _own_words(home, type(message))
     texts = list(_strings(json.loads(body)))
-    if MODEL_FILE in files:
-        texts += _strings(read_safetensors_header(files[MODEL_FILE]))
+    for name in {MODEL_FILE, UPDATE_FILE} & set(files):
+        texts += _strings(read_safetensors_header(files[name]))
     for text in texts:
         if found := known_residue(text, known, own_words=own_words):
             raise ReleaseRefused(f"residue_{found}", f"the message holds a known {found}")
         if found := text_residue(text):
             raise ReleaseRefused(f"residue_{found}", f"the message holds what looks like a {found}")
-    for content in files.values():
+    # Of an update every byte is known to be a number, and noise spells short names by chance.
+    for content in (data for name, data in files.items() if name != UPDATE_FILE):
         if broken := residues(content, known, uid_roots=(), own_words=own_words):
             raise ReleaseRefused(f"residue_{broken[0]}", f"a file holds a {broken[0]}")
 
@@ -446,7 +516,7 @@ def _require_approval(
     engine: Engine,
     kind: str,
     body: bytes,
-    sizes: Mapping[str, Any],
+    detail: Mapping[str, Any],
     now: datetime,
 ) -> None:
     row = None
@@ -459,7 +529,6 @@ def _require_approval(
         if "approved" in states:
             return
         if "held" not in states:
-            detail = {"files": dict(sizes)} if sizes else {}
             row = _record(session, kind, body, "held", detail, now)
             _stage_copies(home, row, (body,))
     if row is not None:
@@ -492,6 +561,13 @@ def _add(session: Session, **fields: object) -> LedgerRow:
     session.add(row)
     session.flush()
     return row
+
+
+def _record_refusal(
+    engine: Engine, kind: str, unchecked: bytes, refusal: ReleaseRefused, now: datetime
+) -> None:
+    with transaction(engine) as session:
+        _record(session, kind, unchecked, "refused", {"rule": refusal.rule}, now)
 
 
 def _kind(message: object) -> str:

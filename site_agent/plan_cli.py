@@ -53,6 +53,7 @@ def show(
 
     Example: fedgtv-site plan show --home hospital-b 2
     """
+    from site_agent.model_update import Promise, promise_in_words, promised_epsilon
     from site_agent.plan_difference import plan_difference
     from site_agent.plan_store import find_plan, last_approved, read_plan
 
@@ -70,6 +71,9 @@ def show(
     earlier = read_plan(site, before) if before is not None else None
     for line in plan_difference(plan, earlier):
         console.print(f"  {line}", soft_wrap=True)
+    if plan.model_updates is not None:
+        promise = Promise(1, promised_epsilon(plan.model_updates), plan.model_updates.delta)
+        console.print(promise_in_words(promise), soft_wrap=True)
     console.print(f"SHA-256: {row.plan_sha256}", soft_wrap=True)
 
 

@@ -14,6 +14,7 @@ from site_agent.database import utc_now
 from site_agent.drift import measure_distances
 from site_agent.live_progress import clear_progress
 from site_agent.model_promotion import segment_new_patients
+from site_agent.model_update import prepare_update
 from site_agent.package_store import active_package, load_package
 from site_agent.patient_split import assign_patients
 from site_agent.plan_store import plan_in_force
@@ -52,6 +53,7 @@ def work(home: SiteHome, store: CaseStore) -> RoundState:
             if state in (RoundState.AWAITING_REVIEW, RoundState.REPORTED):
                 segment_new_patients(current)
             measure_distances(current)
+            prepare_update(home, store.engine, plan)
         except Exception as error:
             _mark_failed(current, type(error).__name__)
             raise

@@ -3,7 +3,8 @@
 Whatever leaves a hospital is one of the classes in `LEAVING`, passed to
 `site_agent.egress.release`. No message has a field that could carry free text, a path, an
 identifier of a patient or an array; the weights of an approved package travel beside
-`SourcePackageOffer` as named files whose hashes the manifest holds.
+`SourcePackageOffer` as named files whose hashes the manifest holds, and a model update beside
+`ModelUpdateOffer`.
 """
 
 from enum import StrEnum
@@ -12,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from algorithms.contracts.canonical_json import canonical_json
-from algorithms.contracts.model_package import Manifest
+from algorithms.contracts.model_package import FileEntry, Manifest
 from algorithms.contracts.site_report import Count, SiteReport
 
 SiteName = str
@@ -23,6 +24,8 @@ PACKAGE_ID_PATTERN = r"^[0-9a-f]{64}$"
 PackageId = Annotated[str, Field(pattern=PACKAGE_ID_PATTERN)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Rule = Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
+
+UPDATE_FILE: Literal["update.safetensors"] = "update.safetensors"
 
 
 class _Message(BaseModel):
@@ -47,6 +50,7 @@ class SiteStatus(_Message):
     Attributes:
         plan_held: SHA-256 of the newest federation plan here, whatever people said about it.
         plan_approved: SHA-256 of the one that this site signed and works by.
+        model_update_ready: an update by the terms of that plan can be asked for.
     """
 
     kind: Literal["site_status"] = "site_status"
@@ -60,6 +64,7 @@ class SiteStatus(_Message):
     report_ready: bool
     plan_held: Sha256 | None = None
     plan_approved: Sha256 | None = None
+    model_update_ready: bool = False
 
 
 class PackageReceipt(_Message):
@@ -90,6 +95,30 @@ class SiteReportMessage(_Message):
 
     kind: Literal["site_report"] = "site_report"
     report: SiteReport
+
+
+class ModelUpdateOffer(_Message):
+    """What a hospital's training changed in the package's weights; the tensors are beside it.
+
+    Attributes:
+        plan_sha256: of the plan by which it may leave.
+        training_patients: as the site report says; the update counts so much in the average.
+        clip_norm, noise_multiplier, delta: the terms of the plan.
+        epsilon: what this release alone promises at `delta`, see
+            `algorithms.federated_averaging.gaussian_epsilon`; None promises nothing.
+        files: the one file beside this message.
+    """
+
+    kind: Literal["model_update"] = "model_update"
+    site: SiteName = Field(pattern=SITE_NAME_PATTERN)
+    package_id: PackageId
+    plan_sha256: Sha256
+    training_patients: Count = Field(ge=1)
+    clip_norm: float = Field(gt=0)
+    noise_multiplier: float = Field(ge=0)
+    delta: float = Field(gt=0, lt=1)
+    epsilon: float | None = Field(default=None, ge=0)
+    files: dict[Literal["update.safetensors"], FileEntry] = Field(min_length=1)
 
 
 class PlanReceipt(_Message):
@@ -135,6 +164,7 @@ LeavingMessage = (
     | PlanApproval
     | SourcePackageOffer
     | SiteReportMessage
+    | ModelUpdateOffer
 )
 LEAVING: tuple[type[BaseModel], ...] = (
     SiteStatus,
@@ -143,4 +173,5 @@ LEAVING: tuple[type[BaseModel], ...] = (
     PlanApproval,
     SourcePackageOffer,
     SiteReportMessage,
+    ModelUpdateOffer,
 )

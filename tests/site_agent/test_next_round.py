@@ -14,11 +14,12 @@ from algorithms.sample_selection import REPRESENTATIVE
 from site_agent import audit_log
 from site_agent.adaptation_round import annotated_slices, known_labels, open_round, prepared
 from site_agent.case_store import CaseStore
-from site_agent.client_app import reported_round, site_status
+from site_agent.client_app import site_status
 from site_agent.database import AuditRow, transaction
 from site_agent.next_round import Joined, begin_next_round
 from site_agent.review import put_review, record_review
 from site_agent.simulated_annotator import annotate_open_tasks, review_cases
+from site_agent.study_round import reported_round
 from site_agent.worker import work
 from tests.phantoms import tiny_case, tiny_plan
 from tests.site_agent.tiny_road import make_package, make_target
