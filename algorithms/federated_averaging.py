@@ -164,6 +164,6 @@ def total_epsilon(noise_multipliers: Iterable[float], delta: float) -> float:
     multipliers = list(noise_multipliers)
     if not all(one > 0 for one in multipliers):
         return math.inf
-    return (
-        gaussian_epsilon(sum(one**-2 for one in multipliers) ** -0.5, delta) if multipliers else 0.0
-    )
+    if not multipliers:
+        return 0.0
+    return gaussian_epsilon(sum(one**-2 for one in multipliers) ** -0.5, delta)

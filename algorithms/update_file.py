@@ -33,7 +33,8 @@ def read_update(
     Args:
         content: of the file.
         base: the weights that it is an update of.
-        clip_norm, noise_multiplier: what it was made with.
+        clip_norm: longest it was before noise.
+        noise_multiplier: of the noise over `clip_norm`.
 
     Raises:
         ProtocolError: naming the rule that it breaks: not_safetensors, wrong_network, bad_weights

@@ -452,7 +452,7 @@ def _check_files(message: LeavingMessage, files: Mapping[str, bytes]) -> None:
     if not isinstance(message, SourcePackageOffer | ModelUpdateOffer):
         raise ReleaseRefused("files_not_allowed", "only packages and updates may carry files")
     offered = message.manifest if isinstance(message, SourcePackageOffer) else message
-    entries: dict[str, FileEntry] = {**offered.files}
+    entries: dict[str, FileEntry] = {str(n): one for n, one in offered.files.items()}
     for name, content in files.items():
         entry = entries.get(name)
         if entry is None or entry.sha256 != sha256_hex(content):

@@ -174,8 +174,8 @@ def promise_in_words(promise: Promise) -> str:
     little = ", which protects little" if promise.epsilon > LITTLE_WORTH else ""
     return (
         f"{updates}: epsilon {promise.epsilon:.3g} at delta {promise.delta:.0e}{little}: whatever "
-        "somebody guesses about this hospital's patients, all of them or one, the weights raise its "
-        f"odds by e^{promise.epsilon:.3g} at most; what the reports say is not counted"
+        "somebody guesses about this hospital's patients, all of them or one, the weights raise "
+        f"its odds by e^{promise.epsilon:.3g} at most; what the reports say is not counted"
     )
 
 
