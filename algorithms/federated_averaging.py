@@ -9,13 +9,11 @@ Only numpy and scipy: the coordinator averages without torch.
 """
 
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.special import ndtri
 from scipy.stats import chi2, norm
 
 Tensors = Mapping[str, NDArray[np.float32]]
@@ -57,8 +55,8 @@ def add_noise(
         update: clipped to `clip_norm`.
         noise_multiplier: 0 adds none.
         clip_norm: as for `clip_update`.
-        standard_normal: draws an array of a shape, in a fixed order of names; `system_normal` where
-            privacy hangs on it.
+        standard_normal: draws an array of a shape, in a fixed order of names. Where privacy
+            hangs on it, nobody may be able to draw it again.
     """
     sigma = noise_multiplier * clip_norm
     noised = {}
@@ -66,17 +64,6 @@ def add_noise(
         one = update[name]
         noised[name] = (one + sigma * standard_normal(one.shape)).astype(np.float32)
     return noised
-
-
-def system_normal(shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Draw standard normal numbers from the system's entropy, which nobody can compute again.
-
-    What numpy's generators draw can be, by whoever knows enough of it: one tensor that training
-    left as it was shows the bare noise.
-    """
-    drawn = np.frombuffer(os.urandom(8 * math.prod(shape)), np.uint64) >> np.uint64(11)
-    normal: NDArray[np.float64] = ndtri((drawn + 0.5) * 2.0**-53)
-    return normal.reshape(shape)
 
 
 def longest_update(numbers: int, clip_norm: float, noise_multiplier: float) -> float:

@@ -14,7 +14,7 @@ from algorithms.federated_averaging import Tensors, l2_norm, longest_update
 
 def write_update(update: Tensors) -> bytes:
     """Write an update."""
-    return save({name: np.ascontiguousarray(one) for name, one in update.items()})
+    return save({name: np.asarray(one, order="C") for name, one in update.items()})
 
 
 def float_tensors(weights: bytes) -> dict[str, NDArray[np.float32]]:

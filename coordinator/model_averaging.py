@@ -4,7 +4,6 @@ FedAvg: the package's weights plus the mean of the updates, weighted by training
 points stay as they are. The single updates are deleted once the next package is the study's.
 """
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,7 +25,12 @@ from algorithms.update_file import float_tensors
 from coordinator.config import CoordinatorHome
 from coordinator.package_publisher import publish
 from coordinator.study_store import StudyStore
-from coordinator.update_collection import UpdateRecords, read_kept, update_file
+from coordinator.update_collection import (
+    UpdateRecords,
+    forget_averaged,
+    read_kept,
+    update_file,
+)
 
 FEWEST = 2  # of one site alone, an average is its update
 
@@ -95,13 +99,6 @@ def publish_average(
     store.add_package(manifest, from_site="")
     forget_averaged(home, store)
     return package_id
-
-
-def forget_averaged(home: CoordinatorHome, store: StudyStore) -> None:
-    """Delete the updates of every package but the study's current one; their hashes are kept."""
-    current = store.current_package()
-    for package_id in {row.package_id for row in UpdateRecords(store).all()} - {current}:
-        shutil.rmtree(home.updates / package_id, ignore_errors=True)
 
 
 def _next_package(

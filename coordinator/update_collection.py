@@ -3,6 +3,7 @@
 Only this party sees single updates. They are deleted once they are averaged.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,6 +67,7 @@ def collect_updates(
 
     What is refused is not kept: the site is asked again by the next tick.
     """
+    forget_averaged(home, store)
     package_id = store.current_package()
     plan = PlanRecords(store).current(package_id)
     if package_id is None or plan is None:
@@ -136,6 +138,13 @@ def read_kept(home: CoordinatorHome, offer: ModelUpdateOffer, content: bytes) ->
     return read_update(
         content, base, clip_norm=offer.clip_norm, noise_multiplier=offer.noise_multiplier
     )
+
+
+def forget_averaged(home: CoordinatorHome, store: StudyStore) -> None:
+    """Delete the updates of every package but the study's current one; their hashes are kept."""
+    current = store.current_package()
+    for package_id in {row.package_id for row in UpdateRecords(store).all()} - {current}:
+        shutil.rmtree(home.updates / package_id, ignore_errors=True)
 
 
 def update_file(home: CoordinatorHome, site: str, package_id: str) -> Path:

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
+from scipy.special import ndtri
 from sqlalchemy import Engine
 
 from algorithms.contracts.canonical_json import canonical_json, sha256_hex
@@ -24,7 +27,6 @@ from algorithms.federated_averaging import (
     add_noise,
     clip_update,
     gaussian_epsilon,
-    system_normal,
     total_epsilon,
 )
 from algorithms.update_file import float_tensors, write_update
@@ -177,6 +179,17 @@ def promise_in_words(promise: Promise) -> str:
         "somebody guesses about this hospital's patients, all of them or one, the weights raise "
         f"its odds by e^{promise.epsilon:.3g} at most; what the reports say is not counted"
     )
+
+
+def system_normal(shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Draw standard normal numbers from the system's entropy, which nobody can compute again.
+
+    What numpy's generators draw can be, by whoever knows enough of it: one tensor that training
+    left as it was shows the bare noise.
+    """
+    drawn = np.frombuffer(os.urandom(8 * math.prod(shape)), np.uint64) >> np.uint64(11)
+    normal: NDArray[np.float64] = ndtri((drawn + 0.5) * 2.0**-53)
+    return normal.reshape(shape)
 
 
 def _finite(epsilon: float) -> float | None:

@@ -15,6 +15,8 @@ from algorithms.federated_averaging import (
     gaussian_delta,
     gaussian_epsilon,
     l2_norm,
+    longest_update,
+    total_epsilon,
 )
 
 SHAPES = {"a": (3, 2), "b": (4,)}
@@ -130,3 +132,35 @@ def test_without_noise_nothing_is_promised() -> None:
     for delta in (0, 1):
         with pytest.raises(ValueError, match="delta"):
             gaussian_epsilon(1, delta)
+
+
+@pytest.mark.parametrize("noise_multiplier", [0.0, 0.1, 2.0])
+def test_no_honest_update_is_longer_than_the_bound(noise_multiplier: float) -> None:
+    rng = np.random.default_rng(3)
+    for numbers in (1, 30, 20_000):
+        update = clip_update({"a": rng.normal(size=numbers).astype(np.float32)}, 0.5)
+        noised = add_noise(update, noise_multiplier, 0.5, rng.standard_normal)
+        bound = longest_update(numbers, 0.5, noise_multiplier)
+        assert l2_norm(noised) <= bound
+        if numbers > 1000:  # and no bound that lets through what is much longer
+            expected = math.hypot(0.5, 0.5 * noise_multiplier * math.sqrt(numbers))
+            assert bound < 1.8 * expected
+
+
+def test_noise_makes_no_variance_negative() -> None:
+    base = {"norm.running_var": np.array([1, 2], np.float32), "b": np.zeros(2, np.float32)}
+    update = {"norm.running_var": np.array([-5, 1], np.float32), "b": np.full(2, -5, np.float32)}
+    averaged = average(base, [update], [3])
+    np.testing.assert_allclose(averaged["norm.running_var"], [0.1, 3.0], rtol=1e-6)
+    np.testing.assert_array_equal(averaged["b"], [-5, -5])
+
+
+@given(st.lists(st.floats(0.5, 20), min_size=1, max_size=6), st.floats(1e-9, 1e-2))
+def test_releases_add_up(noise_multipliers: list[float], delta: float) -> None:
+    """Independently: distances of means in units of noise add up as the sides of a box."""
+    mu = math.hypot(*(2 / one for one in noise_multipliers))
+    total = total_epsilon(noise_multipliers, delta)
+    assert total == pytest.approx(gaussian_epsilon(2 / mu, delta), rel=1e-6, abs=1e-6)
+    assert total >= gaussian_epsilon(min(noise_multipliers), delta) - 1e-9
+    assert total_epsilon([*noise_multipliers, 0.0], delta) == math.inf
+    assert total_epsilon([], delta) == 0
