@@ -1,5 +1,6 @@
 """Writes and signs the study's report, from what the coordinator's store and home hold."""
 
+from collections import Counter
 from pathlib import Path
 
 from coordinator.config import CoordinatorHome
@@ -23,8 +24,7 @@ def publish_report(
         DataError: when the signing key is gone.
         ProtocolError: before any report has arrived.
     """
-    package_id = store.current_package()
-    reports = store.reports(package_id) if package_id is not None else []
+    reports = [one for row in store.packages() for one in store.reports(row.package_id)]
     study = aggregate(
         reports, expected_sites=home.config.target_sites, record=study_record(home, store)
     )
@@ -39,27 +39,25 @@ def publish_report(
 
 
 def study_record(home: CoordinatorHome, store: StudyStore) -> StudyRecord:
-    """Gather the lineage of the study's package, and how much every site sent."""
-    package_id = store.current_package()
-    origins = {
-        str(event.detail["package_id"]): event.site
-        for event in store.events()
-        if event.event == "package_published"
-    }
-    lineage: tuple[ModelLineage, ...] = ()
-    if package_id is not None and (home.packages / package_id).is_dir():
-        origin = origins.get(package_id)
-        lineage = (read_lineage(home.packages / package_id, from_site=origin),)
-    reported = {report.site for report in store.reports(package_id)} if package_id else set()
+    """Gather the lineage of the study's packages, and how much every site sent."""
+    packages = store.packages()
+    lineage: list[ModelLineage] = []
+    for row in packages:
+        folder = home.packages / row.package_id
+        if folder.is_dir():
+            lineage.append(read_lineage(folder, from_site=row.from_site or None))
+    reported = Counter(r.site for row in packages for r in store.reports(row.package_id))
     traffic = (
         SiteTraffic(
             site=site.site,
             role=site.role,
             bytes_from_site=site.bytes_from_site,
             bytes_to_site=site.bytes_to_site,
-            packages_offered=sum(origin == site.site for origin in origins.values()),
-            reports=int(site.site in reported),
+            packages_offered=sum(row.from_site == site.site for row in packages),
+            reports=reported[site.site],
         )
         for site in store.sites()
     )
-    return StudyRecord(lineage=lineage, traffic=tuple(sorted(traffic, key=lambda one: one.site)))
+    return StudyRecord(
+        lineage=tuple(lineage), traffic=tuple(sorted(traffic, key=lambda one: one.site))
+    )

@@ -266,13 +266,21 @@ class StudyStore:
         with Session(self._engine) as session:
             return session.scalars(newest).first()
 
+    def packages(self) -> list[PublishedRow]:
+        """Return every package that was the study's, oldest first."""
+        with Session(self._engine) as session:
+            return list(session.scalars(select(PublishedRow).order_by(PublishedRow.published_at)))
+
     def model_version(self, package_id: str) -> str:
         """Return the model version of a published package."""
         with Session(self._engine) as session:
             return session.get_one(PublishedRow, package_id).model_version
 
     def add_package(self, manifest: Manifest, *, from_site: str) -> None:
-        """Make a package the study's and every target site's delivery pending; idempotent."""
+        """Make a package the study's and every target site's delivery pending; idempotent.
+
+        `from_site` is "" for an average of several.
+        """
         package_id, now = manifest.package_id, _now()
         with self._transaction() as session:
             if session.get(PublishedRow, package_id) is not None:

@@ -39,6 +39,7 @@ BENCHMARKS = {
     "heart-hospitals": "asking about few slices, Dijon to Toronto (needs --packs)",
     "sts-vendors": "asking about few slices, one scanner to others (needs --packs)",
     "phantom-hospitals": "asking about few slices, phantom hospitals",
+    "model-averaging": "the average of three phantom hospitals' models, clipped and noised",
     "annotator-styles": "adapting to each of four raters of one phantom hospital",
     "selection-speed": "what choosing among 2,000 slices costs, beside the plain way",
     "metrics-speed": "what all metrics of one pair of masks cost, beside MONAI and others",
@@ -145,6 +146,9 @@ def benchmark(
     if name in ("heart-hospitals", "sts-vendors", "phantom-hospitals"):
         hospitals = (source or "", *target)
         _adaptation(name, packs, output, range(seeds), preset, hospitals, methods or "", json_file)
+        return
+    if name == "model-averaging":
+        _averaging(name, output, range(seeds), preset, json_file)
         return
     if name == "annotator-styles":
         from evaluation.benchmarks.annotator_styles import (
@@ -632,6 +636,18 @@ def _adaptation(
     _write(
         json_file, name, began, len(seeds), rows, {"settings": study.settings, "summary": summary}
     )
+
+
+def _averaging(name: str, output: Path, seeds: range, preset: str, json_file: Path | None) -> None:
+    from evaluation.benchmarks.adaptation_benchmarks import PHANTOMS, adaptation_study
+    from evaluation.benchmarks.averaging_study import averaging_table, run_averaging
+
+    _check_preset(preset)
+    began = time.monotonic()
+    study = adaptation_study(PHANTOMS, "full" if preset == "full" else "cpu")
+    rows = run_averaging(study, output / f"{name}-{preset}", seeds=seeds)
+    print(averaging_table(rows))
+    _write(json_file, name, began, len(seeds), rows, {"settings": study.settings})
 
 
 def _speed(

@@ -372,7 +372,7 @@ class Unit:
             "home_dsc": self._at_home(arm, network),
         }
         return [
-            told | {"patient": patient.name} | self._measure(network, patient)
+            told | {"patient": patient.name} | self.measure(network, patient)
             for patient in self.tested
         ]
 
@@ -385,7 +385,7 @@ class Unit:
         """Mean Dice on the source hospital's test patients, where it shows what is forgotten."""
         if not self.home or arm.without_labels or (arm.strategy and not arm.stages):
             return None
-        return float(np.mean([self._measure(network, p, dsc_only=True)["dsc"] for p in self.home]))
+        return float(np.mean([self.measure(network, p, dsc_only=True)["dsc"] for p in self.home]))
 
     def _chosen(self, arm: Arm) -> list[int]:
         if not arm.strategy:
@@ -443,7 +443,7 @@ class Unit:
         )
         return network
 
-    def _measure(self, network: UNet2d, patient: HospitalPatient, *, dsc_only: bool = False) -> Row:
+    def measure(self, network: UNet2d, patient: HospitalPatient, *, dsc_only: bool = False) -> Row:
         """Dice over all of a patient's images together; the mean distance over those with one."""
         masks = [(image.reference, self.predict(network, image)) for image in patient.images]
         dsc = dice(*(np.concatenate([pair[k].ravel() for pair in masks]) for k in (0, 1)))

@@ -72,6 +72,27 @@ def test_lineage_and_traffic_are_those_of_the_store(home: CoordinatorHome) -> No
     ]
 
 
+def test_every_package_of_the_study_is_reported(home: CoordinatorHome, tmp_path: Path) -> None:
+    average, files = tiny_package(1, model_version="1.1.0", parent_version="1.0.0")
+    with _store(home) as store:
+        _report(store, "hospital-b")
+        publish(home, average, files)
+        store.add_package(average, from_site="")
+        store.apply("hospital-b", average.package_id, SiteEvent.RECEIPT_ACCEPTED)
+        report = tiny_report("hospital-b", average.package_id, model_version="1.1.0")
+        made = publish_report(home, store, tmp_path / "before")
+        assert [one.model_version for one in made.packages] == ["1.0.0"]
+        store.add_report(report)
+        made = publish_report(home, store, tmp_path / "after")
+        record = study_record(home, store)
+    assert [one.model_version for one in made.packages] == ["1.0.0", "1.1.0"]
+    assert [(one.manifest.parent_version, one.from_site) for one in record.lineage] == [
+        (None, "hospital-a"),
+        ("1.0.0", None),
+    ]
+    assert [(t.packages_offered, t.reports) for t in record.traffic] == [(1, 0), (0, 2), (0, 0)]
+
+
 def test_before_a_report_or_without_the_key_there_is_none(
     home: CoordinatorHome, tmp_path: Path
 ) -> None:
