@@ -1,11 +1,15 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
+from evaluation.benchmarks.adaptation_study import run_adaptation
 from evaluation.benchmarks.averaging_study import (
+    ADAPTATION,
     ADAPTED,
     AVERAGED,
     DIRECT,
+    NOISE_MULTIPLIERS,
     averaging_table,
     run_averaging,
 )
@@ -20,15 +24,25 @@ def two_targets(seed: int) -> tuple[HospitalImages, tuple[HospitalImages, ...]]:
 
 
 def test_every_model_is_tested_on_the_same_patients(tmp_path) -> None:
-    rows = run_averaging(replace(study(), hospitals=two_targets), tmp_path, seeds=[0])
+    two = replace(study(), hospitals=two_targets)
+    rows = run_averaging(two, tmp_path, seeds=[0])
     models = list(dict.fromkeys(row["model"] for row in rows))
     assert models[:3] == [DIRECT, ADAPTED, AVERAGED]
     assert len(rows) == 2 * len(models)
     assert {row["patients"] for row in rows} == {2}
     by_model = {model: [row["dsc"] for row in rows if row["model"] == model] for model in models}
     assert all(0 <= one <= 1 for figures in by_model.values() for one in figures)
-    loudest = [model for model in models if "noise 1 " in model]
-    assert np.mean(by_model[loudest[0]]) < np.mean(by_model[AVERAGED])
+    assert len(models) == 3 + len(NOISE_MULTIPLIERS)
+    other = run_adaptation(two, tmp_path, [ADAPTATION], seeds=[0], jobs=1)
+    first = [row for row in other if row["fold"] == 0]
+    for model, arm in ((DIRECT, DIRECT), (ADAPTED, ADAPTATION.name)):
+        expected = [
+            np.mean(
+                [r["dsc"] for r in other if (r["arm"], r["hospital"], r["fold"]) == (arm, h, 0)]
+            )
+            for h in ("away", "far")
+        ]
+        assert by_model[model] == pytest.approx(expected)
     table = averaging_table(rows)
     assert len(table.splitlines()) == 2 + len(models)
     assert table.splitlines()[0] == "| model | away | far | all |"
