@@ -115,10 +115,9 @@ def federation(tmp_path: Path) -> Iterator[Federation]:
     create_database(coordinator.database_url)
     create_key(coordinator.signing_key)
     key = public_key_hex(coordinator)
-    source = make_home(tmp_path / "hospital-a", "hospital-a", "source", key, **SHARES)
     automatic = {"auto_approve": True}
+    source = make_home(tmp_path / "hospital-a", "hospital-a", "source", key, **SHARES | automatic)
     train_source(source, filled_store(source, 8), tiny_plan(target_trained=False))
-    (source.folder / "site.toml").open("a").write("auto_approve = true\n")
     stores = {}
     for place, (site, patients) in enumerate(TARGETS.items(), start=1):
         settings = SHARES if site == BY_HAND else SHARES | automatic

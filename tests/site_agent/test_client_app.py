@@ -14,6 +14,8 @@ from site_agent import egress
 from site_agent.client_app import app, site_status
 from site_agent.config import SiteHome
 from site_agent.database import AnnotationTaskRow, RoundRow, open_database, transaction
+from site_agent.message_check import checked_reply
+from site_agent.model_update import offer_update, prepare_update
 from site_agent.package_store import PackageRow
 from site_agent.plan_approval import is_signed_here
 from tests.simulated_site import (
@@ -29,6 +31,8 @@ from tests.simulated_site import (
     tiny_federation_plan,
     tiny_package,
 )
+from tests.simulated_update import PACKAGE as UPDATED
+from tests.simulated_update import adapt, permit
 
 PACKAGE = "cd" * 32
 
@@ -244,3 +248,23 @@ def test_a_plan_is_kept_or_refused_by_name_and_the_approval_handed_over(home: Si
 def test_a_plan_that_is_no_bytes_is_refused(home: SiteHome) -> None:
     content = RecordDict({"plan": ConfigRecord({"signed": "text"})})
     assert _ask(home.folder, "train.receive_plan", content).error.reason == "malformed_message"
+
+
+def test_a_model_update_goes_back_as_the_ledger_has_it(home: SiteHome) -> None:
+    engine = open_database(home.database_url)
+    adapt(home, engine)
+    question = RecordDict({"question": ConfigRecord({"package_id": UPDATED})})
+    reply = _ask(home.folder, "query.model_update", question)
+    assert reply.error.reason == "ReleaseRefused"
+    refused = egress.list_entries(engine)[-1]
+    assert (refused.kind, refused.detail) == ("model_update", {"rule": "no_plan"})
+    plan = permit(home, engine)
+    assert _ask(home.folder, "query.model_update", question).error.reason == "DataError"
+    prepare_update(home, engine, plan)
+    reply = _ask(home.folder, "query.model_update", question)
+    again = _ask(home.folder, "query.model_update", question)
+    assert again.content == reply.content
+    checked = checked_reply(reply, Message(RecordDict(), 1, "query.model_update"), engine)
+    assert checked.content == reply.content
+    (content,) = (bytes(array.data) for array in reply.content.array_records["files"].values())
+    assert content == offer_update(home, engine, plan)[1]

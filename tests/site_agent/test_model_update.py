@@ -1,5 +1,6 @@
 """Updates are made once, by the terms of the plan, and leave through the door or not at all."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from safetensors.numpy import load, save
 from scipy.stats import kstest, norm
 from sqlalchemy import Engine
+from typer.testing import CliRunner
 
 from algorithms.contracts.canonical_json import sha256_hex
 from algorithms.contracts.errors import DataError
@@ -16,6 +18,7 @@ from algorithms.contracts.federation_plan import CohortRule, ModelUpdateTerms
 from algorithms.contracts.messages import UPDATE_FILE, ModelUpdateOffer, RoundState
 from algorithms.federated_averaging import gaussian_epsilon, l2_norm
 from site_agent import egress
+from site_agent.cli import app
 from site_agent.client_app import site_status
 from site_agent.config import SiteHome
 from site_agent.database import open_database
@@ -294,3 +297,21 @@ def test_a_status_says_whether_there_is_one(home: SiteHome, engine: Engine) -> N
     assert not site_status(home, engine).model_update_ready
     _prepared(home, engine)
     assert site_status(home, engine).model_update_ready
+
+
+def test_people_read_what_an_update_promises(home: SiteHome, engine: Engine) -> None:
+    adapt(home, engine)
+    runner, at = CliRunner(), ["--home", str(home.folder)]
+    assert "model update" not in runner.invoke(app, ["ledger", "list", *at]).output
+    noised = ModelUpdateTerms(clip_norm=1.0, noise_multiplier=4.0, delta=1e-5)
+    plan = permit(home, engine, noised)
+    promised = f"one model update: epsilon {gaussian_epsilon(4.0, 1e-5):.3g} at delta 1e-05"
+    shown = runner.invoke(app, ["plan", "show", *at, str(plan.plan_number)])
+    assert promised in shown.output
+    prepare_update(home, engine, plan)
+    offer, content = offer_update(home, engine, plan)
+    egress.release(home, engine, offer, files={UPDATE_FILE: content}, now=AT)
+    assert promised in runner.invoke(app, ["ledger", "list", *at]).output
+    shown = runner.invoke(app, ["ledger", "show", *at, "1"])
+    assert json.loads(shown.stdout)["kind"] == "model_update"
+    assert promised in shown.stderr
