@@ -20,9 +20,9 @@ def write_update(update: Tensors) -> bytes:
 def float_tensors(weights: bytes) -> dict[str, NDArray[np.float32]]:
     """Return the weights that are averaged: all but counts such as num_batches_tracked.
 
-    `weights` is a safetensors file that was checked before.
+    `weights` is a safetensors file that was checked before. In order of name.
     """
-    return {name: one for name, one in load(weights).items() if one.dtype == np.float32}
+    return {name: one for name, one in sorted(load(weights).items()) if one.dtype == np.float32}
 
 
 def read_update(

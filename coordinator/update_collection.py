@@ -3,6 +3,7 @@
 Only this party sees single updates. They are deleted once they are averaged.
 """
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -16,11 +17,19 @@ from algorithms.contracts.errors import ProtocolError
 from algorithms.contracts.federation_plan import SignedPlan
 from algorithms.contracts.messages import UPDATE_FILE, ModelUpdateOffer, SiteStatus
 from algorithms.contracts.model_package import MODEL_FILE
-from algorithms.federated_averaging import Tensors
+from algorithms.federated_averaging import Tensors, gaussian_epsilon
 from algorithms.update_file import float_tensors, read_update
 from coordinator.config import CoordinatorHome
 from coordinator.plan_records import PlanRecords
-from coordinator.sites import Answer, Question, Silence, Sites, parse_answer
+from coordinator.sites import (
+    Answer,
+    Conversation,
+    Question,
+    Request,
+    Silence,
+    Sites,
+    parse_answer,
+)
 from coordinator.study_store import EventRow, ModelUpdateRow, StudyStore
 
 
@@ -81,16 +90,19 @@ def collect_updates(
     ready = [
         s for s in patients if s in statuses and _has_one(statuses[s], package_id, plan.plan_sha256)
     ]
-    for site in sorted(set(ready) - known):
-        # One after another: an update is as large as a package.
-        answer = sites.ask(Question.MODEL_UPDATE, [site], package_id=package_id)[site]
+
+    def fetch(site: str) -> Conversation:
+        """Keep an update as soon as it is here: together they may be more than memory holds."""
+        answer = yield Request(Question.MODEL_UPDATE, package_id)
         try:
             offer, content = check_update(home, answer, site, signed, patients[site])
         except ProtocolError as error:
             store.record_failure(site, str(error))
-            continue
+            return
         _write(update_file(home, site, package_id), content)
         records.add(offer)
+
+    sites.converse({site: fetch(site) for site in sorted(set(ready) - known)})
 
 
 def check_update(
@@ -119,6 +131,10 @@ def check_update(
     terms = plan.model_updates
     if terms is None or offer.model_dump(include=set(terms.model_dump())) != terms.model_dump():
         raise ProtocolError("wrong_terms")
+    promised = gaussian_epsilon(offer.noise_multiplier, offer.delta)
+    said = math.inf if offer.epsilon is None else offer.epsilon
+    if not math.isclose(said, promised, rel_tol=1e-6, abs_tol=1e-6):
+        raise ProtocolError("wrong_epsilon")
     if offer.training_patients != patients or patients < plan.cohort.minimum_group_size:
         raise ProtocolError("wrong_patients")
     content = files.get(UPDATE_FILE, b"")

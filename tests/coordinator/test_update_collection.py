@@ -179,7 +179,7 @@ def test_who_works_by_another_plan_is_not_asked(
 
 def _nan(sites: UpdatingSites) -> Answer:
     update = tiny_update(1)
-    next(iter(update.values())).flat[3] = np.nan
+    next(iter(update.values())).flat[0] = np.nan
     return sites.honest("hospital-c", bytes_of(update))
 
 
@@ -198,6 +198,7 @@ POISONED = {
     "wrong_package": lambda s: s.honest("hospital-c", package_id="ab" * 32),
     "wrong_site": lambda s: s.honest("hospital-c", site="hospital-d"),
     "wrong_terms": lambda s: s.honest("hospital-c", clip_norm=100.0),
+    "wrong_epsilon": lambda s: s.honest("hospital-c", epsilon=0.1),
     "wrong_patients": lambda s: s.honest("hospital-c", training_patients=10**9),
     "wrong_hash": lambda s: Answer(s.honest("hospital-c").message, {UPDATE_FILE: b"other"}),
     "not_a_ModelUpdateOffer": lambda _: Answer(b'{"kind": "model_update", "epsilon": NaN}'),
