@@ -18,6 +18,7 @@ from algorithms.contracts.federation_plan import CohortRule, ModelUpdateTerms
 from algorithms.contracts.messages import UPDATE_FILE, ModelUpdateOffer, RoundState
 from algorithms.federated_averaging import gaussian_epsilon, l2_norm
 from site_agent import egress
+from site_agent.backup import backup
 from site_agent.cli import app
 from site_agent.client_app import site_status
 from site_agent.config import SiteHome
@@ -315,3 +316,14 @@ def test_people_read_what_an_update_promises(home: SiteHome, engine: Engine) -> 
     shown = runner.invoke(app, ["ledger", "show", *at, "1"])
     assert json.loads(shown.stdout)["kind"] == "model_update"
     assert promised in shown.stderr
+
+
+def test_a_backup_holds_it_or_it_would_be_noised_anew(
+    home: SiteHome, engine: Engine, tmp_path: Path
+) -> None:
+    adapt(home, engine)
+    _prepared(home, engine, NOISED)
+    kept = {f"home/{f.relative_to(home.folder)}" for f in home.updates.rglob("*") if f.is_file()}
+    assert len(kept) == 2
+    manifest = backup(home, tmp_path / "site.tar", with_secrets=False, now=AT)
+    assert kept <= set(manifest.files)
