@@ -73,12 +73,13 @@ def bring_in(home: SiteHome, numbers: range | tuple[int, ...]) -> None:
 
 def segmented(home: SiteHome, folder: Path) -> tuple[CaseStore, str, Contour]:
     """Adapt a source hospital's model and segment; return a test case and the model's contour."""
-    store = CaseStore(home)
     package = make_package(folder, tiny_plan())
     settings = home.folder / CONFIG_FILE
     trusted = f"trusted_keys = {json.dumps([public_hex(package.key)])}"
     settings.write_text(settings.read_text().replace("trusted_keys = []", trusted))
-    install(open_home(home.folder), store, package)
+    home = open_home(home.folder)  # which trusts the key from here on
+    store = CaseStore(home)
+    install(home, store, package)
     assert work(home, store) is RoundState.AWAITING_ANNOTATION
     annotate_open_tasks(store)
     assert work(home, store) is RoundState.AWAITING_REVIEW
