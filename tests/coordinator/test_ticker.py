@@ -1,6 +1,8 @@
 import os
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,7 +43,10 @@ def signals(home) -> Iterator[Path]:
     shell = shutil.copy(shutil.which("sh") or "", folder / "nginx")
     file = folder / "signals"
     file.touch()
-    child = subprocess.Popen([shell, "-c", NGINX.format(signals=file, folder=folder)])
+    child = subprocess.Popen(
+        [shell, "-c", NGINX.format(signals=file, folder=folder)],
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # ignored below nohup
+    )
     wait(lambda: process_id(home) == child.pid)
     yield file
     child.kill()
@@ -49,8 +54,6 @@ def signals(home) -> Iterator[Path]:
 
 
 def wait(ready) -> None:
-    import time
-
     end = time.monotonic() + LIMIT_S
     while not ready():
         assert time.monotonic() < end, "it did not happen"
