@@ -39,7 +39,7 @@ from tests.orthanc import free_ports
 from tests.simulated_site import make_coordinator, make_site
 from tests.tunnelling_proxy import TunnellingProxy
 
-pytestmark = pytest.mark.journey
+pytestmark = [pytest.mark.journey, pytest.mark.xdist_group("reverse proxy")]
 
 BIN = Path(sys.executable).parent
 PULL = "/v1/fleet/pull-messages"

@@ -33,7 +33,7 @@ from tests.debian_packages import absent
 from tests.served import LIMIT_S, Served, make_served_study, processes_in, wait
 from tests.simulated_site import PLANTED, finish_round, prepare_source_package, sign_study_plan
 
-pytestmark = pytest.mark.journey
+pytestmark = [pytest.mark.journey, pytest.mark.xdist_group("serve")]
 
 
 @dataclass
