@@ -42,6 +42,9 @@ STYLE = """
   [data-testid=stCaptionContainer] :is(p, code) { color: #46565f !important; }
   [data-testid=stAlertContainer] { padding: .45rem .8rem; }
   [data-testid=stAlertContainer] p { font-size: .92rem; }
+  /* Over the banner, not over the page's buttons, which are at the right. */
+  [data-testid=stToastContainer] { left: 50% !important; right: auto !important;
+    top: .3rem !important; transform: translateX(-50%); }
   .fedgtv-amount { font-size: .9rem; font-variant-numeric: tabular-nums; }
   .fedgtv-line { display: block; }
   .fedgtv-facts { border-collapse: collapse; width: 100%; font-size: .85rem; }
