@@ -164,6 +164,7 @@ def test_a_case_belongs_to_one_doctor_until_it_is_released(hospital, doctors) ->
 
     one.button("Release").click()
     one.wait("fedgtvViewer.state().mode === 'view'")
+    one.window.settle()  # from here on the page is as old as it is
     other.page.reload()
     other.wait("true")
     other.begin()
