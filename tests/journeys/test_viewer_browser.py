@@ -472,6 +472,7 @@ def test_another_page_and_back_loses_nothing(doctor):
     elsewhere.click()
     doctor.page.get_by_text("Another page").wait_for()
     doctor.page.get_by_role("region", name="Contour viewer").wait_for(state="detached")
+    doctor.page.wait_for_timeout(1500)  # who is back sooner was never away: test_viewer_mount
     elsewhere.click()
     doctor.wait("window.fedgtvViewer")
     assert doctor.state()["sitting"] != first["sitting"]
