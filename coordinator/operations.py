@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.exposition import ThreadingWSGIServer
+from prometheus_client.registry import Collector
 
 from algorithms.contracts.errors import DataError, failure_line
-from algorithms.contracts.health import Check, operations_app, run_check
+from algorithms.contracts.health import Check, run_check
 from algorithms.contracts.structured_log import log_as_json
 from coordinator.config import CoordinatorHome, open_home
 from coordinator.doctor import examine_readiness
 from coordinator.study_store import SiteRecord, StudyStore
+from supervision.monitoring import monitoring_server
 
 LATE_TICKS = 5  # as long as so many may take, one is late
 
@@ -29,7 +29,7 @@ FIGURES = {
 }
 
 
-class StudyCollector:
+class StudyCollector(Collector):
     """Tells where every site stands, anew at each request."""
 
     def __init__(self, home: CoordinatorHome) -> None:
@@ -74,10 +74,7 @@ def operations_server(home: CoordinatorHome, *, host: str = "127.0.0.1", port: i
     Raises:
         OSError: the port cannot be opened.
     """
-    registry = CollectorRegistry()
-    registry.register(StudyCollector(home))
-    app = operations_app(lambda: _readiness(home), lambda: generate_latest(registry))
-    return make_server(host, port, app, ThreadingWSGIServer, QuietHandler)
+    return monitoring_server(StudyCollector(home), lambda: _readiness(home), host=host, port=port)
 
 
 def _readiness(home: CoordinatorHome) -> Iterator[Check]:
@@ -96,15 +93,6 @@ def _ticks(home: CoordinatorHome) -> str:
     if age_s > limit_s:
         raise DataError(f"the last ended {age_s:.0f} s ago: see logs/ticker.log and superlink.log")
     return f"the last ended {age_s:.0f} s ago"
-
-
-class QuietHandler(WSGIRequestHandler):
-    """Says nothing of requests: a monitoring asks every few seconds."""
-
-    timeout = 10  # for who connects and says nothing
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Keep no line."""
 
 
 def main() -> None:

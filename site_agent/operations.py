@@ -6,16 +6,15 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.exposition import ThreadingWSGIServer
+from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from algorithms.contracts.errors import failure_line
-from algorithms.contracts.health import Check, operations_app, run_check
+from algorithms.contracts.health import Check, run_check
 from algorithms.contracts.structured_log import log_as_json
 from site_agent.config import SiteHome, open_home
 from site_agent.coordinator_contact import examine_contact, last_asked_at
@@ -29,6 +28,7 @@ from site_agent.database import (
 )
 from site_agent.doctor import examine_readiness
 from site_agent.site_lock import is_listening, is_working
+from supervision.monitoring import monitoring_server
 
 COUNTED: dict[str, tuple[InstrumentedAttribute[str], str]] = {
     "cases": (CaseRow.split, "Cases by part of the study."),
@@ -39,7 +39,7 @@ COUNTED: dict[str, tuple[InstrumentedAttribute[str], str]] = {
 }
 
 
-class SiteCollector:
+class SiteCollector(Collector):
     """Counts what a site holds, anew at each request; no figure is about a patient."""
 
     def __init__(self, home: SiteHome) -> None:
@@ -80,24 +80,12 @@ def operations_server(home: SiteHome, *, host: str = "127.0.0.1", port: int) -> 
     Raises:
         OSError: the port cannot be opened.
     """
-    registry = CollectorRegistry()
-    registry.register(SiteCollector(home))
-    app = operations_app(lambda: _readiness(home), lambda: generate_latest(registry))
-    return make_server(host, port, app, ThreadingWSGIServer, QuietHandler)
+    return monitoring_server(SiteCollector(home), lambda: _readiness(home), host=host, port=port)
 
 
 def _readiness(home: SiteHome) -> Iterator[Check]:
     yield from examine_readiness(home)
     yield run_check("contact", partial(examine_contact, home))
-
-
-class QuietHandler(WSGIRequestHandler):
-    """Says nothing of requests: a monitoring asks every few seconds."""
-
-    timeout = 10  # for who connects and says nothing
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Keep no line."""
 
 
 def main() -> None:
