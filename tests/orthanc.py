@@ -4,7 +4,6 @@ import base64
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -15,19 +14,11 @@ from typing import Any, Self
 import pydicom
 
 from tests.debian_packages import absent
+from tests.ports import free_ports
 
 BINARY = shutil.which("Orthanc", path="/usr/sbin:/usr/bin:/usr/local/bin")
 DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 AE_TITLE = "ORTHANC"
-
-
-def free_ports(count: int) -> list[int]:
-    """Ask the system for ports that nobody uses now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 class Orthanc:

@@ -18,7 +18,7 @@ from site_agent.config import SiteHome, open_home
 from site_agent.database import CaseRow, open_database, transaction
 from site_agent.site_setup import initialise
 from tests.enrolled import NOW, enrol_site
-from tests.orthanc import free_ports
+from tests.ports import free_ports
 from tests.simulated_site import (
     AT,
     PLANTED_CASE,
@@ -73,7 +73,7 @@ class Served:
         log = self.home / "logs" / "supervisord.log"
         spawned = _SPAWNED.findall(log.read_text()) if log.is_file() else []
         (last,) = [int(process) for program, process in spawned if program == name][-1:] or [0]
-        return last if last and Path(f"/proc/{last}").is_dir() else None
+        return last if last and lives(last) else None
 
     def kill(self, name: str) -> None:
         """Kill a program with -9, and wait until another one was started in its place."""
@@ -138,6 +138,15 @@ def make_served_site(folder: Path, name: str, *, pages: bool) -> SiteHome:
         )
     engine.dispose()
     return home
+
+
+def lives(process: int) -> bool:
+    """Say whether a process runs; one that ended and that nobody has waited for does not."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text("ascii", "replace").rpartition(")")[2]
+    except OSError:
+        return False
+    return state.split()[0] not in "ZX"
 
 
 def processes_in(folder: Path) -> list[int]:

@@ -18,6 +18,7 @@ import pytest
 
 from clinical_ui import launch
 from tests.debian_packages import absent
+from tests.ports import free_ports
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = [
@@ -108,7 +109,7 @@ def serve(
     folder.mkdir(parents=True, exist_ok=True)
     with socket.create_server((launch.ADDRESS, 0)) as trap:
         trap.setblocking(False)
-        port = port or free_port()
+        port = port or free_ports(1)[0]
         server = Server(home, folder, port, trap, command or launch.command(home, port), more or {})
         try:
             server.start()
@@ -249,12 +250,6 @@ def watch(context: Any, url: str) -> Window:
     window.page.on("websocket", follow)
     window.page.on("console", note)
     return window
-
-
-def free_port() -> int:
-    """Return a port that nobody listens at."""
-    with socket.create_server((launch.ADDRESS, 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:

@@ -16,7 +16,7 @@ from coordinator.study_workflow import Goal
 from tests.coordinator.test_operations import read
 from tests.debian_packages import absent
 from tests.enrolled import NOW
-from tests.orthanc import free_ports
+from tests.ports import free_ports
 from tests.simulated_site import make_coordinator
 
 

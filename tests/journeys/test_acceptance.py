@@ -11,8 +11,9 @@ import pytest
 
 from site_agent.site_keys import SiteKeys
 from tests.journeys.test_pacs import dimse_settings, write_settings
-from tests.orthanc import AE_TITLE, Orthanc, free_ports
+from tests.orthanc import AE_TITLE, Orthanc
 from tests.phantoms import make_home
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.journey
 

@@ -34,8 +34,9 @@ from tests.clinical_ui.browser import Window, open_window, serve
 from tests.clinical_ui.people import EVERYTHING, PASSWORD, add_people
 from tests.clinical_ui.synthetic_site import CASES, REFERENCE, make_site
 from tests.journeys.test_pacs import dimse_settings, write_settings
-from tests.orthanc import Orthanc, free_ports
+from tests.orthanc import Orthanc
 from tests.phantoms import make_home
+from tests.ports import free_ports
 from tests.site_agent.test_cli import start_round
 from tests.site_agent.test_ingest import tags, write_patient
 

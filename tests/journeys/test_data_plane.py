@@ -28,8 +28,9 @@ from site_agent.residue import Known, scan_folder
 from site_agent.simulated_annotator import annotate_open_tasks
 from site_agent.worker import work
 from tests.journeys.test_pacs import dimse_settings, listening, run, wait_until, write_settings
-from tests.orthanc import AE_TITLE, Orthanc, free_ports
+from tests.orthanc import AE_TITLE, Orthanc
 from tests.phantoms import SHAPE_ZYX, make_home, public_hex, tiny_plan
+from tests.ports import free_ports
 from tests.site_agent.test_ingest import tags, write_patient
 from tests.site_agent.test_rtstruct import plastimatch
 from tests.site_agent.tiny_road import SHARES, install, make_package

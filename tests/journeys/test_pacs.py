@@ -23,8 +23,9 @@ from site_agent.config import CONFIG_FILE, SiteHome, open_home
 from site_agent.deidentification import pseudonym
 from site_agent.dicom_series import read_series
 from site_agent.pacs import fetch, open_pacs
-from tests.orthanc import AE_TITLE, Orthanc, free_ports
+from tests.orthanc import AE_TITLE, Orthanc
 from tests.phantoms import make_home
+from tests.ports import free_ports
 from tests.site_agent.dicom_builder import PLANTED, SERIES_UID, STUDY_UID, save, slices
 
 pytestmark = pytest.mark.journey

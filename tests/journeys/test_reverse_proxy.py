@@ -35,7 +35,7 @@ from site_agent.site_keys import tls_context
 from tests.coordinator.test_authority import client
 from tests.debian_packages import absent
 from tests.enrolled import NOW, enrol_site
-from tests.orthanc import free_ports
+from tests.ports import free_ports
 from tests.simulated_site import make_coordinator, make_site
 from tests.tunnelling_proxy import TunnellingProxy
 

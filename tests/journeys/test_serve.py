@@ -30,7 +30,7 @@ from site_agent.package_store import active_package
 from site_agent.plan_store import approved_plan
 from site_agent.site_lock import only_worker
 from tests.debian_packages import absent
-from tests.served import LIMIT_S, Served, make_served_study, processes_in, wait
+from tests.served import LIMIT_S, Served, lives, make_served_study, processes_in, wait
 from tests.simulated_site import PLANTED, finish_round, prepare_source_package, sign_study_plan
 
 pytestmark = [pytest.mark.journey, pytest.mark.xdist_group("serve")]
@@ -158,7 +158,7 @@ def test_a_killed_supervisor_leaves_nothing_and_the_study_goes_on(study: Study, 
     os.kill(party.supervisor() if which == "supervisor" else party.runs[-1].pid, signal.SIGKILL)
     assert party.runs[-1].wait(LIMIT_S) != 0  # so its service manager starts it again
     wait(lambda: not processes_in(party.home), "something outlived its supervisor")
-    assert not any(Path(f"/proc/{process}").is_dir() for process in started)
+    assert not any(process and lives(process) for process in started)
     party.start()
     study.wait_for_status("hospital-a", "hospital-b")
 

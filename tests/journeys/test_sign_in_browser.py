@@ -25,10 +25,11 @@ from site_agent.database import (
 )
 from site_agent.review import record_review
 from site_agent.signing import SIGNED
-from tests.clinical_ui.browser import SHOW_LIMIT_MS, Server, free_port, open_window, serve, watch
+from tests.clinical_ui.browser import SHOW_LIMIT_MS, Server, open_window, serve, watch
 from tests.clinical_ui.people import PASSWORD, add_people, sign_in_token
 from tests.clinical_ui.synthetic_site import ADAPTED, CASES, UNREVIEWED_CASE, make_site
 from tests.openid_provider import CLIENT_ID, CLIENT_SECRET, Provider, running_provider
+from tests.ports import free_ports
 from tests.site_agent.people import add
 
 pytestmark = pytest.mark.journey
@@ -133,7 +134,7 @@ def test_in_by_keyboard_to_the_page_asked_for_and_out_in_every_tab(server, opene
 def test_a_killed_server_comes_back_with_everybody_signed_in(tmp_path, opened) -> None:
     store = make_site(tmp_path / "home", reviewed=False)
     add_people(store.engine)
-    port = free_port()
+    (port,) = free_ports(1)
     page = opened.page
     with served(store, port=port) as server:
         page.goto(server.url)
@@ -273,7 +274,7 @@ def provider() -> Iterator[Provider]:
 @pytest.fixture
 def oidc(tmp_path, provider):
     """Return a site that signs in at the provider, and the port its pages must be at."""
-    port = free_port()
+    (port,) = free_ports(1)
     store = make_site(tmp_path / "home", reviewed=False)
     (store.home.folder / "secrets" / "oidc.secret").write_text(CLIENT_SECRET + "\n", "utf-8")
     with (store.home.folder / "site.toml").open("a", encoding="utf-8") as file:

@@ -26,8 +26,9 @@ from site_agent.review import record_review
 from site_agent.signature_delivery import send_signed, waiting
 from site_agent.signing import MEANINGS, sign
 from tests.journeys.test_pacs import dimse_settings, run, write_settings
-from tests.orthanc import Orthanc, free_ports
+from tests.orthanc import Orthanc
 from tests.phantoms import make_home
+from tests.ports import free_ports
 from tests.site_agent.stored_site import killed_at
 from tests.site_agent.test_cli import start_round
 from tests.site_agent.test_ingest import tags, write_patient

@@ -29,7 +29,8 @@ from site_agent.site_keys import new_tls_key, trusted_keys
 from site_agent.site_setup import initialise
 from tests.enrolled import enrol_site
 from tests.journeys.test_pacs import dimse_settings
-from tests.orthanc import AE_TITLE, Orthanc, free_ports
+from tests.orthanc import AE_TITLE, Orthanc
+from tests.ports import free_ports
 from tests.simulated_door import SimulatedDoor
 from tests.simulated_site import STUDY, make_coordinator, tiny_package
 

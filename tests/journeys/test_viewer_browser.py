@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from site_agent.click_store import mask_sha256
 from tests.browser import SMALL_SCREEN, chromium
 from tests.clinical_ui import viewer_page
 from tests.clinical_ui.run_length_text import decode
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.journey
 
@@ -78,8 +78,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with socket.create_server((ADDRESS, 0)) as probe:
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     running = Server(tmp_path_factory.mktemp("viewer"), port)
     running.start()
     yield running

@@ -17,7 +17,7 @@ from site_agent.config import CONFIG_FILE, SiteHome, open_home
 from site_agent.coordinator_check import check_connection, check_keys
 from site_agent.site_keys import new_tls_key
 from tests.enrolled import enrol_site
-from tests.orthanc import free_ports
+from tests.ports import free_ports
 from tests.simulated_door import SimulatedDoor
 from tests.simulated_site import make_coordinator, make_site
 from tests.tunnelling_proxy import TunnellingProxy

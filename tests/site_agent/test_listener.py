@@ -29,8 +29,8 @@ from site_agent.listener import Listener
 from site_agent.network_config import PacsConfig
 from site_agent.site_lock import only_worker
 from site_agent.spool import delete
-from tests.orthanc import free_ports
 from tests.phantoms import make_home, tiny_volume
+from tests.ports import free_ports
 from tests.site_agent.dicom_builder import PLANTED, slices
 from tests.site_agent.test_ingest import write_patient
 

@@ -32,8 +32,9 @@ from site_agent.pacs import (
 from site_agent.site_lock import only_worker
 from site_agent.spool import Spool
 from site_agent.store_scp import StoreScp
-from tests.orthanc import AE_TITLE, Orthanc, free_ports
+from tests.orthanc import AE_TITLE, Orthanc
 from tests.phantoms import make_home, tiny_volume
+from tests.ports import free_ports
 from tests.site_agent.dicom_builder import PLANTED, slices
 from tests.site_agent.test_ingest import write_patient
 

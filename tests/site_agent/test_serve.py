@@ -8,7 +8,7 @@ from site_agent.config import SiteHome, open_home
 from site_agent.coordinator_contact import examine_contact
 from site_agent.serve import site_programs
 from tests.enrolled import enrol_site
-from tests.orthanc import free_ports
+from tests.ports import free_ports
 from tests.simulated_site import make_coordinator, make_site
 
 LISTENER = """
