@@ -1,5 +1,6 @@
 """A coordinator and hospitals that serve, as real processes on loopback with ports of their own."""
 
+import json
 import os
 import re
 import signal
@@ -92,8 +93,19 @@ def make_served_study(
     folder: Path, *targets: str, pages_at: Sequence[str] = ()
 ) -> tuple[CoordinatorHome, dict[str, SiteHome]]:
     """Make a coordinator, "hospital-a" and target sites, all enrolled and ready to serve."""
+    coordinator = make_served_coordinator(folder / "coordinator", *targets)
+    sites = {}
+    for name in ("hospital-a", *targets):
+        sites[name] = make_served_site(folder / name, name, pages=name in pages_at)
+        _plant_case(sites[name])
+        enrol_site(coordinator, sites[name])
+    return coordinator, sites
+
+
+def make_served_coordinator(folder: Path, *targets: str) -> CoordinatorHome:
+    """Make a coordinator on ports of its own, with a server certificate."""
     door, superlink, operations = free_ports(3)
-    coordinator = make_coordinator(folder / "coordinator", targets=targets)
+    coordinator = make_coordinator(folder, targets=targets)
     file = coordinator.folder / "coordinator.toml"
     settings = file.read_text().replace("localhost:8443", f"127.0.0.1:{door}")
     file.write_text(
@@ -103,23 +115,29 @@ def make_served_study(
     coordinator = open_coordinator(coordinator.folder)
     with StudyStore(coordinator.database_url, coordinator.config) as store:
         write_server_certificate(coordinator, store, [], NOW)
-    sites = {}
-    for name in ("hospital-a", *targets):
-        sites[name] = make_served_site(folder / name, name, pages=name in pages_at)
-        enrol_site(coordinator, sites[name])
-    return coordinator, sites
+    return coordinator
 
 
-def make_served_site(folder: Path, name: str, *, pages: bool) -> SiteHome:
-    """Make a site as hospital IT does, with one case whose identifiers may never leave."""
-    initialise(folder, name=name, study=STUDY, role="target", trusted_keys=())
+def make_served_site(
+    folder: Path, name: str, *, role: str = "target", pages: bool = False, **settings: object
+) -> SiteHome:
+    """Make a site as hospital IT does, on ports of its own; it releases without a person."""
+    initialise(folder, name=name, study=STUDY, role=role, trusted_keys=())
     supernode, ui, operations = free_ports(3)
+    settings = {
+        "auto_approve": True,
+        "supernode_port": supernode,
+        "ui_port": ui if pages else 0,
+        "operations_port": operations,
+        **settings,
+    }
     with (folder / "site.toml").open("a") as config:
-        config.write(
-            f"auto_approve = true\nsupernode_port = {supernode}\nui_port = {ui if pages else 0}\n"
-            f"operations_port = {operations}\n"
-        )
-    home = open_home(folder)
+        config.writelines(f"{key} = {json.dumps(value)}\n" for key, value in settings.items())
+    return open_home(folder)
+
+
+def _plant_case(home: SiteHome) -> None:
+    """Add a case whose identifiers may never leave; there is no image behind it."""
     engine = open_database(home.database_url)
     with transaction(engine) as session:
         session.add(
@@ -137,7 +155,6 @@ def make_served_site(folder: Path, name: str, *, pages: bool) -> SiteHome:
             )
         )
     engine.dispose()
-    return home
 
 
 def lives(process: int) -> bool:
