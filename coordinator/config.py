@@ -31,7 +31,8 @@ class CoordinatorConfig(BaseModel):
         listen: "address:port" that the reverse proxy opens, an IPv6 address in brackets.
         superlink_port, operations_port: that `serve` opens on 127.0.0.1 for the SuperLink, and for
             ``/healthz``, ``/readyz`` and ``/metrics``.
-        tick_every_s: how often `serve` asks every site where it stands.
+        tick_every_s: how often `serve` asks every site where it stands; each answer is an entry of
+            that site's ledger.
         database_url: SQLAlchemy URL; empty means SQLite in the home directory.
         message_ttl_s: how long a message to a site lives; a site silent for longer is asked again
             by the next tick.
@@ -50,7 +51,7 @@ class CoordinatorConfig(BaseModel):
     listen: str = "0.0.0.0:8443"
     superlink_port: int = Field(default=9092, ge=1, le=65535)
     operations_port: int = Field(default=9465, ge=1, le=65535)
-    tick_every_s: float = Field(default=30.0, ge=1, le=600)
+    tick_every_s: float = Field(default=120.0, ge=1, le=600)
     database_url: str = ""
     message_ttl_s: float = Field(default=120.0, ge=10, le=300)
     largest_part_bytes: int = Field(default=16 * 2**20, ge=1024, le=32 * 2**20)

@@ -30,7 +30,8 @@ class FlowerTransport:
         home: the coordinator's home.
         sites: home directory of each site by name; all on this machine.
         site_executor: module that answers for a site, as installed where the SuperNodes run.
-        start_limit_s: how long SuperLink and SuperNodes may take to come up.
+        start_limit_s: how long SuperLink and SuperNodes may take to come up; None allows for how
+            many there are.
     """
 
     def __init__(
@@ -39,12 +40,13 @@ class FlowerTransport:
         sites: Mapping[str, Path],
         *,
         site_executor: str,
-        start_limit_s: float = 60.0,
+        start_limit_s: float | None = None,
     ) -> None:
         self._home = home
         self._sites = {name: folder.resolve() for name, folder in sites.items()}
         self._site_executor = site_executor
-        self._deployment = LoopbackDeployment(home.flower / "loopback", start_limit_s=start_limit_s)
+        limit_s = 60.0 + 10.0 * len(sites) if start_limit_s is None else start_limit_s
+        self._deployment = LoopbackDeployment(home.flower / "loopback", start_limit_s=limit_s)
 
     def __enter__(self) -> Self:
         """Start the SuperLink and the SuperNodes, and wait until every site is connected."""

@@ -566,8 +566,14 @@ def _add(session: Session, **fields: object) -> LedgerRow:
 def _record_refusal(
     engine: Engine, kind: str, unchecked: bytes, refusal: ReleaseRefused, now: datetime
 ) -> None:
+    """Record a refusal; asked for again and refused alike, a message adds no further entry."""
+    detail, digest = {"rule": refusal.rule}, sha256_hex(unchecked)
+    newest_first = select(LedgerRow).order_by(LedgerRow.sequence.desc())
     with transaction(engine) as session:
-        _record(session, kind, unchecked, "refused", {"rule": refusal.rule}, now)
+        last = session.scalars(newest_first.where(LedgerRow.kind == kind).limit(1)).first()
+        seen = last is not None and last.state == "refused" and last.message_sha256 == digest
+        if last is None or not seen or last.detail != detail:
+            _record(session, kind, unchecked, "refused", detail, now)
 
 
 def _kind(message: object) -> str:

@@ -1,8 +1,11 @@
 """What a study costs its coordinator as it grows: one package to 3, 30 and 300 hospitals.
 
-The commands are the users' own. `fedgtv-coordinator tick` carries all messages in its own process
-(the embedded transport, Flower's serialisation included), so time and memory are those of the
+The commands are the users' own. With the embedded transport `fedgtv-coordinator tick` carries all
+messages in its own process (Flower's serialisation included), so time and memory are those of the
 coordinator and of all its hospitals together, on one machine: an upper bound of the coordinator's.
+With Flower's, every hospital is a SuperNode and an executor, and memory is that of the
+coordinator's own processes: the SuperLink, the run and the command; the time includes the start of
+all of them, as does that of the round with nothing to do, which is to be taken from it.
 Hospitals are copies of one home without patients, for what grows here is the number of hospitals.
 """
 
@@ -10,8 +13,10 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -34,18 +39,19 @@ from algorithms.contracts.model_package import (
 )
 
 Row = dict[str, Any]
-NUMBERS_OF_SITES = (3, 30, 300)
+NUMBERS_OF_SITES = {"embedded": (3, 30, 300), "flower": (3, 10, 30)}  # by transport
 BASE_CHANNELS = 32  # weights of 31 MB
 _STUDY, _SOURCE = "scale", "source-hospital"
 _REFERENCE_POINTS = 4
 _AUTOMATIC = {"FEDGTV_SITE_AUTO_APPROVE": "true"}
 _PATIENCE_S = 7200
+LOOK_S = 0.5
 
 
 def run_federation_scale(
     folder: Path,
     *,
-    numbers_of_sites: Sequence[int] = NUMBERS_OF_SITES,
+    numbers_of_sites: Mapping[str, Sequence[int]] = NUMBERS_OF_SITES,
     base_channels: int = BASE_CHANNELS,
     log: Callable[[str], None] = print,
 ) -> list[Row]:
@@ -57,31 +63,34 @@ def run_federation_scale(
     if folder.exists():
         raise DataError(f"{folder}: is there already: move it away, or give another --output")
     rows = []
-    for number in numbers_of_sites:
+    sizes = [(way, number) for way, numbers in numbers_of_sites.items() for number in numbers]
+    for transport, number in sizes:
         try:
-            rows.append(_one_size(folder, number, base_channels))
+            row = _one_size(folder, number, base_channels, transport)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        log(f"  {number} sites: {rows[-1]['seconds']:.1f} s, {rows[-1]['peak_mib']:.0f} MiB")
+        rows.append(row)
+        log(f"  {transport}, {number} sites: {row['seconds']:.1f} s, {row['peak_mib']:.0f} MiB")
     return rows
 
 
 def federation_scale_table(rows: list[Row]) -> str:
     """Show the rows as Markdown."""
     lines = [
-        "| target sites | package, MB | delivered to all, s | s / site | peak memory, MiB | "
-        "a round with nothing to do, s |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| transport | target sites | package, MB | delivered to all, s | s / site | "
+        "peak memory, MiB | a round with nothing to do, s |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     lines += [
-        f"| {row['sites']} | {row['package_bytes'] / 1e6:.1f} | {row['seconds']:.1f} | "
+        f"| {row['transport']} | {row['sites']} | {row['package_bytes'] / 1e6:.1f} | "
+        f"{row['seconds']:.1f} | "
         f"{row['seconds'] / row['sites']:.2f} | {row['peak_mib']:.0f} | {row['idle_seconds']:.1f} |"
         for row in rows
     ]
     return "\n".join(lines)
 
 
-def _one_size(folder: Path, number: int, base_channels: int) -> Row:
+def _one_size(folder: Path, number: int, base_channels: int, transport: str) -> Row:
     study = folder / "study"
     targets = [f"hospital-{index:03d}" for index in range(number)]
     named = [word for target in targets for word in ("--target-site", target)]
@@ -99,17 +108,53 @@ def _one_size(folder: Path, number: int, base_channels: int) -> Row:
     tick = ("tick", "--home", study, "--patience-s", str(_PATIENCE_S), "--until")
     _run("coordinator", *tick, "published", "--site", f"{_SOURCE}={homes[_SOURCE]}")
     everybody = [word for name, home in homes.items() for word in ("--site", f"{name}={home}")]
-    delivery = _run("coordinator", *tick, "delivered", *everybody)
-    idle = _run("coordinator", *tick, "one-tick", *everybody)
+    with _watch_memory(study) as peak:
+        carried = ("--transport", transport, *everybody)
+        delivery = _run("coordinator", *tick, "delivered", *carried)
+    peak_mib = delivery["peak_mib"] if transport == "embedded" else delivery["peak_mib"] + peak()
+    idle = _run("coordinator", *tick, "one-tick", *carried)
     return {
+        "transport": transport,
         "sites": number,
         "package_bytes": package_bytes,
         "seconds": delivery["seconds"],
         "cpu_seconds": delivery["cpu_seconds"],
-        "peak_mib": delivery["peak_mib"],
+        "peak_mib": peak_mib,
         "idle_seconds": idle["seconds"],
-        "idle_peak_mib": idle["peak_mib"],
     }
+
+
+@contextmanager
+def _watch_memory(folder: Path) -> Iterator[Callable[[], float]]:
+    """Yield what says, afterwards, the most memory that all processes at work in `folder` had.
+
+    In MiB, looked at every half second: pages that they share count for each.
+    """
+    peak_mib, done = 0.0, threading.Event()
+
+    def look() -> None:
+        nonlocal peak_mib
+        while not done.wait(LOOK_S):
+            resident = (_resident_mib(process, folder) for process in Path("/proc").glob("[0-9]*"))
+            peak_mib = max(peak_mib, sum(resident))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield lambda: peak_mib
+    finally:
+        done.set()
+        thread.join()
+
+
+def _resident_mib(process: Path, folder: Path) -> float:
+    try:
+        if not (process / "cwd").resolve().is_relative_to(folder.resolve()):
+            return 0.0
+        pages = int((process / "statm").read_text("ascii").split()[1])
+    except OSError:  # it ended, or is somebody else's
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def _copy_home(home: Path, copy: Path) -> None:

@@ -451,6 +451,23 @@ def test_nothing_leaves_while_the_identities_cannot_be_opened(
     assert _refusal(home, engine, STATUS) == "crosswalk_closed"
 
 
+def test_what_is_refused_again_and_again_is_one_entry_until_something_changes(
+    home: SiteHome, engine: Engine
+) -> None:
+    offer = _offer("x-acc5519")
+    _seal_identity(home, engine)
+    for _ in range(3):  # the coordinator asks at every tick
+        with pytest.raises(egress.ReleaseRefused, match="identif"):
+            egress.release(home, engine, offer, now=AT)
+        egress.release(home, engine, STATUS, now=AT)
+    assert _refusal(home, engine, _offer("KH77120934")) == "residue_identifier"
+    assert _refusal(home, engine, offer) == "residue_identifier"
+    refused = [row for row in egress.list_entries(engine) if row.state == "refused"]
+    assert len(refused) == 3
+    assert refused[0].message_sha256 == refused[2].message_sha256 != refused[1].message_sha256
+    egress.verify_ledger(home, engine)
+
+
 # -- the plan that two people signed ---------------------------------------------------------------
 
 
