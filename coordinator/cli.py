@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from algorithms.contracts.errors import DataError, failure_line
+from algorithms.contracts.errors import DataError, expected_errors_are_one_line
 from coordinator.bundle_cli import bundle_app
 from coordinator.config import (
     CONFIG_FILE,
@@ -310,11 +310,5 @@ def main() -> None:
     os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
     # A polite end (systemd, a parent that gives up) must stop the transport's children too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
+    with expected_errors_are_one_line():
         app()
-    except Exception as error:  # the edge of the process
-        line = failure_line(error)
-        if line is None:
-            raise
-        print(f"error: {line}", file=sys.stderr)
-        sys.exit(2)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from algorithms.contracts.health import CHECK_MARKS, CheckState, checks_json
+from algorithms.contracts.health import tell
 
 Home = Annotated[Path, typer.Option("--home", help="The coordinator's home directory.")]
 console = Console(markup=False, emoji=False, soft_wrap=True)
@@ -25,14 +25,7 @@ def doctor(
     """
     from coordinator.doctor import examine_coordinator
 
-    checks = []
-    for check in examine_coordinator(home):
-        checks.append(check)
-        if not as_json:
-            console.print(f"{CHECK_MARKS[check.state]} {check.name}: {check.line}")
-    if as_json:
-        typer.echo(checks_json(checks).decode())
-    if any(check.state is CheckState.FAILED for check in checks):
+    if not tell(examine_coordinator(home), typer.echo, as_json=as_json):
         raise typer.Exit(1)
 
 

@@ -14,7 +14,7 @@ import signal
 import time
 from pathlib import Path
 
-from algorithms.contracts.errors import ProtocolError, failure_line
+from algorithms.contracts.errors import ProtocolError, expected_errors_are_one_line, failure_line
 from algorithms.contracts.structured_log import log_as_json
 from coordinator.config import CoordinatorHome, open_home
 from coordinator.reverse_proxy import access_log, process_id
@@ -121,15 +121,10 @@ def main() -> None:
     """Run the ticker; an expected error is one line and exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m coordinator.ticker")
     parser.add_argument("--home", type=Path, required=True)
-    try:
+    with expected_errors_are_one_line():
         home = open_home(parser.parse_args().home)
         log_as_json(f"coordinator of {home.config.study}")
         tick_for_ever(home)
-    except Exception as error:  # the edge of the process
-        line = failure_line(error)
-        if line is None:
-            raise
-        parser.exit(2, f"error: {line}\n")
 
 
 if __name__ == "__main__":

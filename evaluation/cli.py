@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from algorithms.contracts.errors import DataError, failure_line
+from algorithms.contracts.errors import DataError, expected_errors_are_one_line
 
 if TYPE_CHECKING:
     from evaluation.benchmarks.interactive_networks import Dimensions
@@ -754,11 +754,5 @@ def _choose(study: "Study", source: str | None, targets: list[str]) -> "Study":
 
 def main() -> None:
     """Run the command; an expected error is one line and exit code 2."""
-    try:
+    with expected_errors_are_one_line():
         app()
-    except Exception as error:  # the edge of the process
-        line = failure_line(error)
-        if line is None:
-            raise
-        print(f"error: {line}", file=sys.stderr)
-        sys.exit(2)

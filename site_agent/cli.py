@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from algorithms.contracts.errors import DataError, failure_line
+from algorithms.contracts.errors import DataError, expected_errors_are_one_line
 from site_agent.account_cli import account_app
 from site_agent.blinded_cli import blinded_app
 from site_agent.bundle_cli import bundle_app
@@ -644,11 +644,5 @@ def main() -> None:
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    try:
+    with expected_errors_are_one_line():
         app()
-    except Exception as error:  # the edge of the process
-        line = failure_line(error)
-        if line is None:
-            raise
-        print(f"error: {line}", file=sys.stderr)
-        sys.exit(2)

@@ -7,7 +7,7 @@ by what it held, and the coordinator learns the same name.
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
@@ -57,10 +57,7 @@ def sent_text(message: Message, record: str, key: str) -> str:
     Raises:
         MessageRefused: it is not there, or something else.
     """
-    value = _sent(message, record, key)
-    if not isinstance(value, str):
-        raise MessageRefused("malformed_message")
-    return value
+    return _sent(message, record, key, str)
 
 
 def sent_bytes(message: Message, record: str, key: str) -> bytes:
@@ -69,10 +66,7 @@ def sent_bytes(message: Message, record: str, key: str) -> bytes:
     Raises:
         MessageRefused: they are not there, or something else.
     """
-    value = _sent(message, record, key)
-    if not isinstance(value, bytes):
-        raise MessageRefused("malformed_message")
-    return value
+    return _sent(message, record, key, bytes)
 
 
 def sent_count(message: Message, record: str, key: str) -> int:
@@ -81,8 +75,8 @@ def sent_count(message: Message, record: str, key: str) -> int:
     Raises:
         MessageRefused: it is not there, negative, or something else.
     """
-    value = _sent(message, record, key)
-    if type(value) is not int or value < 0:
+    value = _sent(message, record, key, int)
+    if value < 0:
         raise MessageRefused("malformed_message")
     return value
 
@@ -162,11 +156,12 @@ def note_refusal(engine: Engine, refusal: MessageRefused, kind: str, now: dateti
         )
 
 
-def _sent(message: Message, record: str, key: str) -> Any:
+def _sent(message: Message, record: str, key: str, kind: type[Part]) -> Part:
     values = message.content.config_records.get(record)
-    if values is None or key not in values:
+    value = values.get(key) if values is not None else None
+    if type(value) is not kind:  # exactly: a bool is no number here
         raise MessageRefused("malformed_message")
-    return values[key]
+    return value
 
 
 def _was_released(engine: Engine, body: bytes, files: Mapping[str, bytes]) -> bool:

@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from algorithms.contracts.errors import failure_line
+from algorithms.contracts.errors import expected_errors_are_one_line
 from algorithms.contracts.health import Check, run_check
 from algorithms.contracts.structured_log import log_as_json
 from site_agent.config import SiteHome, open_home
@@ -94,16 +94,11 @@ def main() -> None:
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--port", type=int, required=True, help="on 127.0.0.1")
     given = parser.parse_args()
-    try:
+    with expected_errors_are_one_line():
         home = open_home(given.home)
         log_as_json(f"site {home.config.name}")
         with operations_server(home, port=given.port) as server:
             server.serve_forever()
-    except Exception as error:  # the edge of the process
-        line = failure_line(error)
-        if line is None:
-            raise
-        parser.exit(2, f"error: {line}\n")
 
 
 if __name__ == "__main__":

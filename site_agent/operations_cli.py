@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from algorithms.contracts.errors import DataError
-from algorithms.contracts.health import CHECK_MARKS, Check, CheckState, checks_json
+from algorithms.contracts.health import CHECK_MARKS, Check, tell
 
 Home = Annotated[Path, typer.Option("--home", help="The site's home directory.")]
 LATER = ("pacs", "coordinator", "keys")  # checks of what a hospital goes on working without
@@ -34,14 +34,7 @@ def doctor(
     """
     from site_agent.doctor import examine_site
 
-    checks = []
-    for check in examine_site(home):
-        checks.append(check)
-        if not as_json:
-            console.print(f"{CHECK_MARKS[check.state]} {check.name}: {check.line}")
-    if as_json:
-        typer.echo(checks_json(checks).decode())
-    if any(check.state is CheckState.FAILED for check in checks):
+    if not tell(examine_site(home), typer.echo, as_json=as_json):
         raise typer.Exit(1)
 
 

@@ -9,6 +9,7 @@ says so when a new version changes them.
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import threading
@@ -54,7 +55,7 @@ from flwr.supernode.runtime.run_clientapp import push_message, push_task_output
 from sqlalchemy import Engine
 
 from algorithms.contracts.canonical_json import sha256_hex
-from algorithms.contracts.errors import failure_line
+from algorithms.contracts.errors import expected_errors_are_one_line
 from algorithms.contracts.structured_log import log_as_json
 from algorithms.contracts.study_bundle import STUDY_BUNDLE
 from site_agent.client_app import app as installed_app
@@ -273,19 +274,12 @@ def main() -> None:
     parser.add_argument("--home", required=True, type=Path, help="the site's home directory")
     parser.add_argument("--secret-file", help="as --superexec-auth-secret-file of the SuperNode")
     arguments = parser.parse_args()
-    try:
+    with contextlib.suppress(KeyboardInterrupt), expected_errors_are_one_line():
         home = open_home(arguments.home)
         log_as_json(f"site {home.config.name}")
         secret = load_superexec_auth_secret(arguments.secret_file)
         engine = open_database(home.database_url)
         SiteExecutor(home, engine, arguments.supernode, secret=secret).run()
-    except KeyboardInterrupt:
-        parser.exit()
-    except Exception as error:  # the edge of the process
-        line = failure_line(error)
-        if line is None:
-            raise
-        parser.exit(2, f"error: {line}\n")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from algorithms.contracts.case import Split
-from algorithms.contracts.errors import failure_line
+from algorithms.contracts.errors import expected_errors_are_one_line
 from algorithms.contracts.messages import RoundState
 from algorithms.contracts.structured_log import log_as_json
 from site_agent import start_worker
@@ -147,18 +147,13 @@ def main() -> None:
     """Run the loop; an expected error is one line and exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m site_agent.worker_loop")
     parser.add_argument("--home", type=Path, required=True)
-    try:
+    with expected_errors_are_one_line():
         home = open_home(parser.parse_args().home)
         log_as_json(f"site {home.config.name}")
         loop = WorkerLoop(home, CaseStore(home), start_worker.command(home))
         while True:
             loop.look(time.monotonic())
             time.sleep(LOOK_S)
-    except Exception as error:  # the edge of the process
-        line = failure_line(error)
-        if line is None:
-            raise
-        parser.exit(2, f"error: {line}\n")
 
 
 if __name__ == "__main__":

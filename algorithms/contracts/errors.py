@@ -5,6 +5,9 @@
 """
 
 import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class DataError(Exception):
@@ -35,6 +38,19 @@ def failure_line(error: Exception) -> str | None:
     ):
         return f"{kind}: {_advice(getattr(error, 'orig', None) or error)}"
     return None
+
+
+@contextmanager
+def expected_errors_are_one_line() -> Iterator[None]:
+    """Surround a command: an expected error ends it with its line and exit code 2, others go on."""
+    try:
+        yield
+    except Exception as error:  # the edge of the process
+        line = failure_line(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)  # noqa: T201 - a command's answer
+        sys.exit(2)
 
 
 def _advice(error: object) -> str:

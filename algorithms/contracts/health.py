@@ -47,6 +47,18 @@ class Concern(str):
     __slots__ = ()
 
 
+def tell(checks: Iterable[Check], say: Callable[[str], object], *, as_json: bool) -> bool:
+    """Say every check as soon as it is known, or all in one JSON; return whether none failed."""
+    told = []
+    for check in checks:
+        told.append(check)
+        if not as_json:
+            say(f"{CHECK_MARKS[check.state]} {check.name}: {check.line}")
+    if as_json:
+        say(checks_json(told).decode())
+    return all(check.state is not CheckState.FAILED for check in told)
+
+
 def run_check(name: str, examine: Callable[[], str]) -> Check:
     """Run one examination; whatever it raises is its finding, and the next one still runs.
 
