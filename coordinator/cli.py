@@ -25,6 +25,7 @@ from coordinator.config import (
 from coordinator.enrolment_cli import add_enrolment_commands, certificate_cell, server_warning
 from coordinator.operations_cli import doctor, serve
 from coordinator.plan_cli import plan_app
+from coordinator.storage_cli import add_storage_commands
 from coordinator.study_workflow import Goal, SiteEvent, SiteProgress, goal_reached
 from coordinator.update_cli import average
 
@@ -213,6 +214,7 @@ def report(
 
 add_enrolment_commands(app)
 app.add_typer(bundle_app, name="bundle")
+add_storage_commands(app)
 app.command()(doctor)
 app.command()(serve)
 app.command()(average)

@@ -96,6 +96,11 @@ class CoordinatorHome:
         return URL.create("sqlite", database=str(self.folder / "study.db"))
 
     @property
+    def database_copies(self) -> Path:
+        """The study database as it was before each upgrade and rollback."""
+        return self.folder / "database-copies"
+
+    @property
     def signing_key(self) -> Path:
         """The study's private key; whoever reads it can sign packages."""
         return self.secrets / "signing.key"

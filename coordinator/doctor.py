@@ -12,7 +12,7 @@ from algorithms.contracts.health import Check, CheckState, Concern, run_check
 from algorithms.contracts.model_package import MANIFEST_FILE, Manifest
 from coordinator.config import CoordinatorHome, open_home
 from coordinator.package_publisher import public_key_hex
-from coordinator.study_store import StudyStore
+from coordinator.study_store import SCHEMA, StudyStore
 
 LOW_SPACE_BYTES = 5 << 30
 
@@ -61,7 +61,7 @@ def _disk(home: CoordinatorHome) -> str:
 
 def _database(home: CoordinatorHome) -> str:
     with StudyStore(home.database_url, home.config) as store:
-        return f"{len(store.sites())} sites"
+        return f"{len(store.sites())} sites, schema {SCHEMA}"
 
 
 def _packages(home: CoordinatorHome) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Self
 from sqlalchemy import (
     URL,
     BigInteger,
+    Connection,
     Engine,
     create_engine,
     delete,
@@ -40,6 +41,17 @@ class Base(DeclarativeBase):
     """Declarative base of the coordinator's tables."""
 
     type_annotation_map = {dict[str, Any]: JSON}  # noqa: RUF012
+
+
+SCHEMA = 1  # of the tables below: who changes one raises it, and looks at `coordinator.schema`
+
+
+class SchemaRow(Base):
+    """Which schema the tables are of: one row."""
+
+    __tablename__ = "study_schema"
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
 
 
 class SiteRow(Base):
@@ -72,7 +84,12 @@ class PublishedRow(Base):
 
 
 class DeliveryRow(Base):
-    """How far one site is with one package."""
+    """How far one site is with one package.
+
+    Attributes:
+        changed_at: when it was brought further last: its progress, or the bytes at the site.
+        stalled_at: when it was noticed that it is not; None while it is.
+    """
 
     __tablename__ = "deliveries"
 
@@ -81,6 +98,7 @@ class DeliveryRow(Base):
     progress: Mapped[str]
     refused_by_rule: Mapped[str | None]
     changed_at: Mapped[datetime]
+    stalled_at: Mapped[datetime | None] = mapped_column(default=None)
 
 
 class TransferRow(Base):
@@ -580,28 +598,85 @@ def _now() -> datetime:
 
 
 def create_database(url: str | URL) -> None:
-    """Make the tables that are not there yet, when a home is made and at no other time.
+    """Make the tables, when a home is made and at no other time.
 
     An empty database in place of a lost one would pass for a study in which nothing happened yet.
+    Tables that are there already stay as they are.
     """
-    engine = _connect(make_url(url))
-    Base.metadata.create_all(engine)
-    engine.dispose()
+    from coordinator.schema import create
+
+    create(make_url(url))
 
 
 def _open_database(url: str | URL) -> Engine:
     location = make_url(url)
+    refuse_missing(location)
+    engine = connect(location)
+    try:
+        with engine.connect() as connection:
+            found = schema_of(connection)
+        refuse_unknown_schema(location, found)
+        if found != SCHEMA:
+            raise DataError(
+                f"{place(location)}: the study's database needs an upgrade (schema {found}, this "
+                f"version has {SCHEMA}): make a backup, then run 'fedgtv-coordinator database "
+                "upgrade'"
+            )
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def schema_of(connection: Connection) -> int | None:
+    """Return the schema of the tables: 0 before it was kept, None without tables of a study."""
+    tables = inspect(connection).get_table_names()
+    if SchemaRow.__tablename__ in tables:
+        found = connection.execute(select(SchemaRow.number)).scalar()
+        if found is not None:
+            return found
+    return 0 if SiteRow.__tablename__ in tables else None
+
+
+def refuse_missing(location: URL) -> None:
+    """Refuse a database whose file is not there.
+
+    Raises:
+        DataError: it is not.
+    """
     if location.get_backend_name() == "sqlite" and not Path(location.database or "").is_file():
         raise DataError(
             f"{location.database}: the study's database is missing: restore it from a backup"
         )
-    engine = _connect(location)
-    if inspect(engine).has_table(SiteRow.__tablename__):  # else it is no study's, or a lost one
-        Base.metadata.create_all(engine)  # tables that came after it was made
-    return engine
 
 
-def _connect(location: URL) -> Engine:
+def refuse_unknown_schema(location: URL, found: int | None) -> None:
+    """Refuse tables of which this version does not know what they hold; older ones it knows.
+
+    Raises:
+        DataError: there are none, or they are of a newer version.
+    """
+    if found is None:
+        raise DataError(
+            f"{place(location)}: the database holds no tables of a study: restore it from a backup"
+        )
+    if found > SCHEMA:
+        raise DataError(
+            f"{place(location)}: the study's database is of a newer version (schema {found}, this "
+            f"one has {SCHEMA}): install the newer fedgtv again; with it 'fedgtv-coordinator "
+            "database rollback' goes back"
+        )
+
+
+def place(location: URL) -> str:
+    """Name a database to a person; without its password."""
+    if location.get_backend_name() == "sqlite":
+        return str(location.database)
+    return location.render_as_string(hide_password=True)
+
+
+def connect(location: URL) -> Engine:
+    """Make an engine without looking at the tables."""
     engine = create_engine(location)
     if engine.dialect.name == "sqlite":
 
