@@ -290,6 +290,9 @@ def _print_sites(summary: "TickSummary") -> None:
             delivery += f" ({site.refused_by_rule})"
         if site.progress is SiteProgress.PENDING and site.bytes_held:
             delivery += f" ({site.bytes_held / 1e6:.1f} MB there)"
+        if site.stalled and site.no_progress_since is not None:
+            since = site.no_progress_since.isoformat(" ", "seconds")
+            delivery += f" (STALLED: no progress since {since})"
         seen = site.last_seen_at.isoformat(" ", "seconds") if site.last_seen_at else "never"
         if site.last_failure is not None:
             seen += f" ({site.last_failure})"

@@ -43,6 +43,7 @@ class Base(DeclarativeBase):
     type_annotation_map = {dict[str, Any]: JSON}  # noqa: RUF012
 
 
+DELIVERY_STALLED = "delivery_stalled"  # the rule of the watchdog
 SCHEMA = 1  # of the tables below: who changes one raises it, and looks at `coordinator.schema`
 
 
@@ -232,7 +233,14 @@ _RUNS_NEWEST_FIRST = (
 
 @dataclass(frozen=True)
 class SiteRecord:
-    """What a person is shown about one site."""
+    """What a person is shown about one site; times are UTC.
+
+    Attributes:
+        no_progress_since: when the package on its way to it came further last; None without one.
+        stalled: whether that is longer ago than the study allows; not for who is revoked or waits
+            for a person with a disk.
+        certificate_not_after: with its zone; None when not enrolled.
+    """
 
     site: str
     role: str
@@ -243,9 +251,11 @@ class SiteRecord:
     refused_by_rule: str | None
     bytes_to_site: int
     bytes_from_site: int
-    certificate_not_after: datetime | None  # UTC with its zone; None when not enrolled
+    certificate_not_after: datetime | None
     revoked: bool
     bytes_held: int
+    no_progress_since: datetime | None
+    stalled: bool
 
 
 class StudyStore:
@@ -365,14 +375,47 @@ class StudyStore:
         bytes_held: int,
         part_bytes: int,
     ) -> bool:
-        """Keep how far a site is, and the lease for longer; False when somebody else has it now."""
+        """Keep how far a site is, and the lease for longer; False when somebody else has it now.
+
+        More bytes than before are progress, and end what `note_stalled` noticed.
+        """
         values = {
             "expires_at": _now() + timedelta(seconds=lease_s),
             "bytes_held": bytes_held,
             "part_bytes": part_bytes,
         }
         with self._transaction() as session:
-            return self._change(session, site, package_id, holder, values)
+            before = session.get_one(TransferRow, (site, package_id)).bytes_held
+            if not self._change(session, site, package_id, holder, values):
+                return False
+            if bytes_held > before:
+                _note_progress(session, session.get_one(DeliveryRow, (site, package_id)))
+        return True
+
+    def note_stalled(self) -> list[SiteRecord]:
+        """Keep which deliveries do not come further, and return those that were not noticed yet."""
+        package_id, noticed = self.current_package(), []
+        for record in self.sites():
+            if not record.stalled:
+                continue
+            with self._transaction() as session:
+                row = session.get_one(DeliveryRow, (record.site, package_id))
+                if row.stalled_at is not None:
+                    continue
+                row.stalled_at = _now()
+                detail = {
+                    "package_id": package_id,
+                    "since": row.changed_at.isoformat(),
+                    "bytes_held": record.bytes_held,
+                    "failure": record.last_failure,
+                }
+                session.add(
+                    EventRow(
+                        at=row.stalled_at, event=DELIVERY_STALLED, site=row.site, detail=detail
+                    )
+                )
+            noticed.append(record)
+        return noticed
 
     def end_lease(self, site: str, package_id: str, holder: str) -> None:
         """Give a lease back; one that somebody else has by now stays theirs."""
@@ -498,6 +541,8 @@ class StudyStore:
     def sites(self) -> list[SiteRecord]:
         """Return what is known about every site, the source first."""
         package_id, revoked = self.current_package(), self.revoked_sites()
+        late = _now() - timedelta(seconds=self._config.delivery_stalled_after_s)
+        watched = set(self._config.connected_sites) - revoked
         with Session(self._engine) as session:
             return [
                 _record(
@@ -506,6 +551,7 @@ class StudyStore:
                     session.get(TransferRow, (site, package_id)) if package_id else None,
                     self.site_key(site),
                     revoked=site in revoked,
+                    stalled_before=late if site in watched else None,
                 )
                 for site in self._config.sites
             ]
@@ -563,10 +609,20 @@ def _apply(
     before = SiteProgress(row.progress)
     after = next_progress(before, event)
     if after is not before:
-        row.progress, row.refused_by_rule, row.changed_at = after.value, rule, _now()
+        row.progress, row.refused_by_rule = after.value, rule
+        _note_progress(session, row)
         detail = {"package_id": package_id, "progress": after.value, "rule": rule}
         session.add(EventRow(at=row.changed_at, event=event.value, site=site, detail=detail))
     return after
+
+
+def _note_progress(session: Session, row: DeliveryRow) -> None:
+    row.changed_at = _now()
+    if row.stalled_at is not None:
+        row.stalled_at, detail = None, {"package_id": row.package_id}
+        session.add(
+            EventRow(at=row.changed_at, event="delivery_goes_on", site=row.site, detail=detail)
+        )
 
 
 def _record(
@@ -576,7 +632,10 @@ def _record(
     key: SiteKeyRow | None,
     *,
     revoked: bool,
+    stalled_before: datetime | None,
 ) -> SiteRecord:
+    under_way = delivery is not None and delivery.progress == SiteProgress.PENDING.value
+    since = delivery.changed_at if delivery is not None and under_way else None
     return SiteRecord(
         site=row.site,
         role=row.role,
@@ -590,6 +649,8 @@ def _record(
         certificate_not_after=key.not_after.replace(tzinfo=UTC) if key is not None else None,
         revoked=revoked,
         bytes_held=transfer.bytes_held if transfer is not None else 0,
+        no_progress_since=since,
+        stalled=bool(since and stalled_before and since < stalled_before),
     )
 
 
