@@ -107,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m supervision.guard")
     parser.add_argument("home", type=Path)
     home = parser.parse_args().home
-    supervisor = (sys.executable, "-P", "-m", "supervisor.supervisord", "-n", "-c")
+    supervisor = (sys.executable, "-P", "-m", "supervision.supervisor", "-n", "-c")
     try:
         with alone(home):
             code = guard([*supervisor, str(home / CONFIGURATION)])

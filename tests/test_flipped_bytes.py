@@ -225,7 +225,7 @@ def test_what_the_coordinator_keeps(study: Study, run: Run) -> None:
     plan = ("signed", "plan_sha256", "plan_number", "package_id")
     assert_rows_are_named(run, command, database, "plans", plan, r"records: .*\bplan")
     answer = ("approval", "plan_sha256", "site")
-    named = r"records: (what \S+ said about plan|plan_answers)"
+    named = r"records: (what .+ said about plan|plan_answers)"
     assert_rows_are_named(run, command, database, "plan_answers", answer, named)
     report = ("report", "sha256", "site", "package_id")
     assert_rows_are_named(run, command, database, "reports", report, r"records: .*\breport")
