@@ -14,6 +14,7 @@ from algorithms.contracts.errors import DataError
 from algorithms.contracts.health import CheckState
 from coordinator.config import CoordinatorHome
 from coordinator.doctor import examine_coordinator
+from coordinator.plan_records import PlanRecords
 from coordinator.schema import create, read_schema, roll_back, upgrade_home
 from coordinator.study_store import SCHEMA, StudyStore
 from coordinator.study_workflow import SiteEvent, SiteProgress
@@ -85,6 +86,19 @@ def test_an_older_database_is_refused_until_it_is_brought_forward(home, tmp_path
         assert store.apply("hospital-b", PACKAGE, SiteEvent.STATUS_HOLDS) is SiteProgress.DELIVERED
         assert [site.bytes_to_site for site in store.sites()] == [3, 5]
     assert upgrade_home(home, now=NOW) == (SCHEMA, None)
+
+
+def test_the_oldest_studies_get_every_table_that_came_later(home, tmp_path) -> None:
+    """Before enrolments, plans, parts, bundles and averaging there were fewer tables."""
+    later = ("bundles", "model_updates", "plan_answers", "plans", "site_keys", "transfers")
+    run(home, *(f"DROP TABLE {table}" for table in later))
+    with pytest.raises(DataError, match="database upgrade"):
+        StudyStore(home.database_url, home.config)
+    assert upgrade_home(home, now=NOW)[0] == 0
+    assert layout(database(home)) == layout(database(make_coordinator(tmp_path / "new")))
+    with StudyStore(home.database_url, home.config) as store:
+        assert store.site_keys() == PlanRecords(store).all() == []
+        assert store.current_package() == PACKAGE
 
 
 def test_going_back_gives_the_older_version_what_it_had(home) -> None:
