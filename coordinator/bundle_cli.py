@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from algorithms.contracts.bundle import VALID_DAYS
+from algorithms.contracts.bundle import VALID_DAYS, BundleRefused
 from coordinator.config import open_home
 
 Home = Annotated[Path, typer.Option("--home", help="The coordinator's home directory.")]
@@ -64,7 +64,10 @@ def read(
 
     coordinator, now = open_home(home), datetime.now(UTC)
     with StudyStore(coordinator.database_url, coordinator.config) as store:
-        done = read_bundle(coordinator, store, file, now=now)
+        try:
+            done = read_bundle(coordinator, store, file, now=now)
+        except BundleRefused as refused:
+            raise refused.of(str(file)) from None
         (record,) = [one for one in store.sites() if one.site == done.site]
     progress = f", package {record.progress.value}" if record.progress is not None else ""
     console.print(f"{done.site}: answer {done.sequence} taken in{progress}")

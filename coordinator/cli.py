@@ -25,6 +25,7 @@ from coordinator.config import (
 from coordinator.enrolment_cli import add_enrolment_commands, certificate_cell, server_warning
 from coordinator.operations_cli import doctor, serve
 from coordinator.plan_cli import plan_app
+from coordinator.storage_cli import add_storage_commands
 from coordinator.study_workflow import Goal, SiteEvent, SiteProgress, goal_reached
 from coordinator.update_cli import average
 
@@ -213,6 +214,7 @@ def report(
 
 add_enrolment_commands(app)
 app.add_typer(bundle_app, name="bundle")
+add_storage_commands(app)
 app.command()(doctor)
 app.command()(serve)
 app.command()(average)
@@ -288,6 +290,9 @@ def _print_sites(summary: "TickSummary") -> None:
             delivery += f" ({site.refused_by_rule})"
         if site.progress is SiteProgress.PENDING and site.bytes_held:
             delivery += f" ({site.bytes_held / 1e6:.1f} MB there)"
+        if site.stalled and site.no_progress_since is not None:
+            since = site.no_progress_since.isoformat(" ", "seconds")
+            delivery += f" (STALLED: no progress since {since})"
         seen = site.last_seen_at.isoformat(" ", "seconds") if site.last_seen_at else "never"
         if site.last_failure is not None:
             seen += f" ({site.last_failure})"

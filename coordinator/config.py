@@ -38,6 +38,8 @@ class CoordinatorConfig(BaseModel):
             by the next tick.
         largest_part_bytes: a package travels to a site in parts of at most so many bytes; a slow
             link is given smaller ones.
+        delivery_stalled_after_s: a package that came no further on its way to a site for so long is
+            logged as "delivery_stalled", and goes on as soon as the site does.
         record_received: keep every byte that sites send, below `received`; for privacy tests.
     """
 
@@ -55,6 +57,7 @@ class CoordinatorConfig(BaseModel):
     database_url: str = ""
     message_ttl_s: float = Field(default=120.0, ge=10, le=300)
     largest_part_bytes: int = Field(default=16 * 2**20, ge=1024, le=32 * 2**20)
+    delivery_stalled_after_s: float = Field(default=3600.0, ge=1)
     record_received: bool = False
 
     @field_validator("database_url")
@@ -95,6 +98,11 @@ class CoordinatorHome:
             return make_url(self.config.database_url)
         # Built, not written: a path may hold "?" and "#".
         return URL.create("sqlite", database=str(self.folder / "study.db"))
+
+    @property
+    def database_copies(self) -> Path:
+        """The study database as it was before each upgrade and rollback."""
+        return self.folder / "database-copies"
 
     @property
     def signing_key(self) -> Path:

@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from algorithms.contracts.canonical_json import sha256_hex
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.health import Check, CheckState, Concern, run_check
-from algorithms.contracts.model_package import MANIFEST_FILE, Manifest
+from algorithms.contracts.model_package import MANIFEST_FILE, SIGNATURE_FILE, Manifest, Signature
 from coordinator.config import CoordinatorHome, open_home
 from coordinator.package_publisher import public_key_hex
-from coordinator.study_store import StudyStore
+from coordinator.record_check import check_records, is_signed
+from coordinator.study_store import SCHEMA, StudyStore
 
 LOW_SPACE_BYTES = 5 << 30
 
@@ -28,6 +31,7 @@ def examine_coordinator(folder: Path) -> Iterator[Check]:
         return
     home = open_home(folder)
     yield from examine_readiness(home)
+    yield run_check("records", partial(_records, home))
     yield run_check("packages", partial(_packages, home))
 
 
@@ -61,23 +65,42 @@ def _disk(home: CoordinatorHome) -> str:
 
 def _database(home: CoordinatorHome) -> str:
     with StudyStore(home.database_url, home.config) as store:
-        return f"{len(store.sites())} sites"
+        return f"{len(store.sites())} sites, schema {SCHEMA}"
+
+
+def _records(home: CoordinatorHome) -> str:
+    with StudyStore(home.database_url, home.config) as store:
+        return f"{check_records(home, store)} are as they were"
 
 
 def _packages(home: CoordinatorHome) -> str:
-    """Read what will be delivered: a site would refuse a file that was changed."""
+    """Read what is or was delivered: a site would refuse a file that was changed."""
     with StudyStore(home.database_url, home.config) as store:
-        package_id = store.current_package()
-    if package_id is None:
+        packages = [row.package_id for row in store.packages()]
+    if not packages:
         return "none published yet"
-    folder = home.packages / package_id
-    advice = "restore the folder from a backup"
+    for package_id in packages:
+        _check_package(home, package_id)
+    return f"{packages[-1][:12]} is the study's; all {len(packages)} are as they were signed"
+
+
+def _check_package(home: CoordinatorHome, package_id: str) -> None:
+    folder, advice = home.packages / package_id, "restore the folder from a backup"
+
+    def changed(file: Path) -> DataError:
+        return DataError(f"{file}: missing or changed since it was signed: {advice}")
+
     file = folder / MANIFEST_FILE
     if not file.is_file() or sha256_hex(file.read_bytes()) != package_id:
-        raise DataError(f"{file}: missing or changed since it was signed: {advice}")
-    manifest = Manifest.model_validate_json(file.read_bytes())
-    for name, entry in manifest.files.items():
+        raise changed(file)
+    signature = folder / SIGNATURE_FILE
+    try:
+        signed = Signature.model_validate_json(signature.read_bytes())
+    except (OSError, ValidationError):
+        raise changed(signature) from None
+    if not is_signed(home, file.read_bytes(), signed):
+        raise changed(signature)
+    for name, entry in Manifest.model_validate_json(file.read_bytes()).files.items():
         part = folder / Path(name).name
         if not part.is_file() or sha256_hex(part.read_bytes()) != entry.sha256:
-            raise DataError(f"{part}: missing or changed since it was signed: {advice}")
-    return f"{package_id[:12]} is as it was signed"
+            raise changed(part)

@@ -24,9 +24,14 @@ LATE_TICKS = 5  # as long as so many may take, one is late
 FIGURES = {
     "last_seen_seconds": "Seconds since the site last said where it stands.",
     "failing": "1 while the site's last answer was none, or not usable.",
+    "no_progress_seconds": "Seconds since the package on its way to the site came further.",
+    "stalled": "1 while that is longer ago than delivery_stalled_after_s.",
     "bytes_to_site": "Bytes that were sent to the site.",
     "bytes_from_site": "Bytes that the site sent.",
 }
+
+
+_AGES = {"last_seen_seconds": "last_seen_at", "no_progress_seconds": "no_progress_since"}
 
 
 class StudyCollector(Collector):
@@ -61,8 +66,9 @@ class StudyCollector(Collector):
 
 
 def _figure(name: str, site: SiteRecord, now: datetime) -> float | None:
-    if name == "last_seen_seconds":
-        return None if site.last_seen_at is None else (now - site.last_seen_at).total_seconds()
+    if name in _AGES:
+        since: datetime | None = getattr(site, _AGES[name])
+        return None if since is None else (now - since).total_seconds()
     if name == "failing":
         return float(site.last_failure is not None)
     return float(getattr(site, name))

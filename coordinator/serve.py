@@ -7,6 +7,7 @@ from pathlib import Path
 from algorithms.contracts.errors import DataError
 from coordinator.config import CONFIG_FILE, CoordinatorHome
 from coordinator.reverse_proxy import write_configuration
+from coordinator.superlink_state import forget_runs
 from coordinator.ticker import superlink_client
 from supervision.programs import Program
 from supervision.serving import check_ports
@@ -34,6 +35,7 @@ def coordinator_programs(home: CoordinatorHome) -> list[Program]:
             "operations_port": ("127.0.0.1", config.operations_port),
         },
     )
+    forget_runs(home.flower / "state.db")  # its port is free: it does not run
     client = superlink_client(home)
     client.write_connection()
     client.write_app()

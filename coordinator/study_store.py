@@ -13,6 +13,7 @@ from typing import Any, Self
 from sqlalchemy import (
     URL,
     BigInteger,
+    Connection,
     Engine,
     create_engine,
     delete,
@@ -40,6 +41,18 @@ class Base(DeclarativeBase):
     """Declarative base of the coordinator's tables."""
 
     type_annotation_map = {dict[str, Any]: JSON}  # noqa: RUF012
+
+
+DELIVERY_STALLED = "delivery_stalled"  # the rule of the watchdog
+SCHEMA = 1  # of the tables below: who changes one raises it, and looks at `coordinator.schema`
+
+
+class SchemaRow(Base):
+    """Which schema the tables are of: one row."""
+
+    __tablename__ = "study_schema"
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
 
 
 class SiteRow(Base):
@@ -72,7 +85,12 @@ class PublishedRow(Base):
 
 
 class DeliveryRow(Base):
-    """How far one site is with one package."""
+    """How far one site is with one package.
+
+    Attributes:
+        changed_at: when it was brought further last: its progress, or the bytes at the site.
+        stalled_at: when it was noticed that it is not; None while it is.
+    """
 
     __tablename__ = "deliveries"
 
@@ -81,6 +99,7 @@ class DeliveryRow(Base):
     progress: Mapped[str]
     refused_by_rule: Mapped[str | None]
     changed_at: Mapped[datetime]
+    stalled_at: Mapped[datetime | None] = mapped_column(default=None)
 
 
 class TransferRow(Base):
@@ -214,7 +233,14 @@ _RUNS_NEWEST_FIRST = (
 
 @dataclass(frozen=True)
 class SiteRecord:
-    """What a person is shown about one site."""
+    """What a person is shown about one site; times are UTC.
+
+    Attributes:
+        no_progress_since: when the package on its way to it came further last; None without one.
+        stalled: whether that is longer ago than the study allows; not for who is revoked or waits
+            for a person with a disk.
+        certificate_not_after: with its zone; None when not enrolled.
+    """
 
     site: str
     role: str
@@ -225,9 +251,11 @@ class SiteRecord:
     refused_by_rule: str | None
     bytes_to_site: int
     bytes_from_site: int
-    certificate_not_after: datetime | None  # UTC with its zone; None when not enrolled
+    certificate_not_after: datetime | None
     revoked: bool
     bytes_held: int
+    no_progress_since: datetime | None
+    stalled: bool
 
 
 class StudyStore:
@@ -347,14 +375,47 @@ class StudyStore:
         bytes_held: int,
         part_bytes: int,
     ) -> bool:
-        """Keep how far a site is, and the lease for longer; False when somebody else has it now."""
+        """Keep how far a site is, and the lease for longer; False when somebody else has it now.
+
+        More bytes than before are progress, and end what `note_stalled` noticed.
+        """
         values = {
             "expires_at": _now() + timedelta(seconds=lease_s),
             "bytes_held": bytes_held,
             "part_bytes": part_bytes,
         }
         with self._transaction() as session:
-            return self._change(session, site, package_id, holder, values)
+            before = session.get_one(TransferRow, (site, package_id)).bytes_held
+            if not self._change(session, site, package_id, holder, values):
+                return False
+            if bytes_held > before:
+                _note_progress(session, session.get_one(DeliveryRow, (site, package_id)))
+        return True
+
+    def note_stalled(self) -> list[SiteRecord]:
+        """Keep which deliveries do not come further, and return those that were not noticed yet."""
+        package_id, noticed = self.current_package(), []
+        for record in self.sites():
+            if not record.stalled:
+                continue
+            with self._transaction() as session:
+                row = session.get_one(DeliveryRow, (record.site, package_id))
+                if row.stalled_at is not None:
+                    continue
+                row.stalled_at = _now()
+                detail = {
+                    "package_id": package_id,
+                    "since": row.changed_at.isoformat(),
+                    "bytes_held": record.bytes_held,
+                    "failure": record.last_failure,
+                }
+                session.add(
+                    EventRow(
+                        at=row.stalled_at, event=DELIVERY_STALLED, site=row.site, detail=detail
+                    )
+                )
+            noticed.append(record)
+        return noticed
 
     def end_lease(self, site: str, package_id: str, holder: str) -> None:
         """Give a lease back; one that somebody else has by now stays theirs."""
@@ -480,6 +541,8 @@ class StudyStore:
     def sites(self) -> list[SiteRecord]:
         """Return what is known about every site, the source first."""
         package_id, revoked = self.current_package(), self.revoked_sites()
+        late = _now() - timedelta(seconds=self._config.delivery_stalled_after_s)
+        watched = set(self._config.connected_sites) - revoked
         with Session(self._engine) as session:
             return [
                 _record(
@@ -488,6 +551,7 @@ class StudyStore:
                     session.get(TransferRow, (site, package_id)) if package_id else None,
                     self.site_key(site),
                     revoked=site in revoked,
+                    stalled_before=late if site in watched else None,
                 )
                 for site in self._config.sites
             ]
@@ -545,10 +609,20 @@ def _apply(
     before = SiteProgress(row.progress)
     after = next_progress(before, event)
     if after is not before:
-        row.progress, row.refused_by_rule, row.changed_at = after.value, rule, _now()
+        row.progress, row.refused_by_rule = after.value, rule
+        _note_progress(session, row)
         detail = {"package_id": package_id, "progress": after.value, "rule": rule}
         session.add(EventRow(at=row.changed_at, event=event.value, site=site, detail=detail))
     return after
+
+
+def _note_progress(session: Session, row: DeliveryRow) -> None:
+    row.changed_at = _now()
+    if row.stalled_at is not None:
+        row.stalled_at, detail = None, {"package_id": row.package_id}
+        session.add(
+            EventRow(at=row.changed_at, event="delivery_goes_on", site=row.site, detail=detail)
+        )
 
 
 def _record(
@@ -558,7 +632,10 @@ def _record(
     key: SiteKeyRow | None,
     *,
     revoked: bool,
+    stalled_before: datetime | None,
 ) -> SiteRecord:
+    under_way = delivery is not None and delivery.progress == SiteProgress.PENDING.value
+    since = delivery.changed_at if delivery is not None and under_way else None
     return SiteRecord(
         site=row.site,
         role=row.role,
@@ -572,6 +649,8 @@ def _record(
         certificate_not_after=key.not_after.replace(tzinfo=UTC) if key is not None else None,
         revoked=revoked,
         bytes_held=transfer.bytes_held if transfer is not None else 0,
+        no_progress_since=since,
+        stalled=bool(since and stalled_before and since < stalled_before),
     )
 
 
@@ -580,28 +659,85 @@ def _now() -> datetime:
 
 
 def create_database(url: str | URL) -> None:
-    """Make the tables that are not there yet, when a home is made and at no other time.
+    """Make the tables, when a home is made and at no other time.
 
     An empty database in place of a lost one would pass for a study in which nothing happened yet.
+    Tables that are there already stay as they are.
     """
-    engine = _connect(make_url(url))
-    Base.metadata.create_all(engine)
-    engine.dispose()
+    from coordinator.schema import create
+
+    create(make_url(url))
 
 
 def _open_database(url: str | URL) -> Engine:
     location = make_url(url)
+    refuse_missing(location)
+    engine = connect(location)
+    try:
+        with engine.connect() as connection:
+            found = schema_of(connection)
+        refuse_unknown_schema(location, found)
+        if found != SCHEMA:
+            raise DataError(
+                f"{place(location)}: the study's database needs an upgrade (schema {found}, this "
+                f"version has {SCHEMA}): make a backup, then run 'fedgtv-coordinator database "
+                "upgrade'"
+            )
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def schema_of(connection: Connection) -> int | None:
+    """Return the schema of the tables: 0 before it was kept, None without tables of a study."""
+    tables = inspect(connection).get_table_names()
+    if SchemaRow.__tablename__ in tables:
+        found = connection.execute(select(SchemaRow.number)).scalar()
+        if found is not None:
+            return found
+    return 0 if SiteRow.__tablename__ in tables else None
+
+
+def refuse_missing(location: URL) -> None:
+    """Refuse a database whose file is not there.
+
+    Raises:
+        DataError: it is not.
+    """
     if location.get_backend_name() == "sqlite" and not Path(location.database or "").is_file():
         raise DataError(
             f"{location.database}: the study's database is missing: restore it from a backup"
         )
-    engine = _connect(location)
-    if inspect(engine).has_table(SiteRow.__tablename__):  # else it is no study's, or a lost one
-        Base.metadata.create_all(engine)  # tables that came after it was made
-    return engine
 
 
-def _connect(location: URL) -> Engine:
+def refuse_unknown_schema(location: URL, found: int | None) -> None:
+    """Refuse tables of which this version does not know what they hold; older ones it knows.
+
+    Raises:
+        DataError: there are none, or they are of a newer version.
+    """
+    if found is None:
+        raise DataError(
+            f"{place(location)}: the database holds no tables of a study: restore it from a backup"
+        )
+    if found > SCHEMA:
+        raise DataError(
+            f"{place(location)}: the study's database is of a newer version (schema {found}, this "
+            f"one has {SCHEMA}): install the newer fedgtv again; with it 'fedgtv-coordinator "
+            "database rollback' goes back"
+        )
+
+
+def place(location: URL) -> str:
+    """Name a database to a person; without its password."""
+    if location.get_backend_name() == "sqlite":
+        return str(location.database)
+    return location.render_as_string(hide_password=True)
+
+
+def connect(location: URL) -> Engine:
+    """Make an engine without looking at the tables."""
     engine = create_engine(location)
     if engine.dialect.name == "sqlite":
 

@@ -18,7 +18,7 @@ from algorithms.contracts.errors import ProtocolError, expected_errors_are_one_l
 from algorithms.contracts.structured_log import log_as_json
 from coordinator.config import CoordinatorHome, open_home
 from coordinator.reverse_proxy import access_log, process_id
-from coordinator.study_store import StudyStore
+from coordinator.study_store import DELIVERY_STALLED, StudyStore
 from coordinator.study_workflow import Goal
 from coordinator.superlink_client import SuperLinkClient
 from coordinator.superlink_nodes import register_sites
@@ -53,6 +53,17 @@ class Ticker:
             for site, what in register_sites(self._link, store, self._home.config.connected_sites):
                 _log.info("site %s: %s", site, what)
         self._link.run_study(self._home, Goal.ONE_TICK, patience_s=0)
+        self.watch_deliveries()
+
+    def watch_deliveries(self) -> None:
+        """Log each delivery that has come to a stop, once; after a tick, which may bring it on."""
+        with StudyStore(self._home.database_url, self._home.config) as store:
+            for site in store.note_stalled():
+                _log.warning(
+                    "site %s: %s: no progress since %s UTC; %d bytes there; last failure: %s",
+                    *(site.site, DELIVERY_STALLED, site.no_progress_since),
+                    *(site.bytes_held, site.last_failure or "none"),
+                )
 
     def update_proxy(self) -> None:
         """Have nginx read certificates and revocation list again after a change; rotate its log."""

@@ -85,7 +85,7 @@ def collect_updates(
     if signed.read().model_updates is None:
         return
     records = UpdateRecords(store)
-    known = {row.site for row in records.all(package_id)}
+    known = {row.site for row in records.all(package_id) if _is_here(home, row)}
     patients = {r.site: r.annotation.training_patients for r in store.reports(package_id)}
     ready = [
         s for s in patients if s in statuses and _has_one(statuses[s], package_id, plan.plan_sha256)
@@ -166,6 +166,11 @@ def forget_averaged(home: CoordinatorHome, store: StudyStore) -> None:
 def update_file(home: CoordinatorHome, site: str, package_id: str) -> Path:
     """Return where the bytes of an update are kept."""
     return home.updates / package_id / f"{site}.safetensors"
+
+
+def _is_here(home: CoordinatorHome, row: ModelUpdateRow) -> bool:
+    """Say whether nobody has to be asked again: no backup holds the bytes of an update."""
+    return bool(row.averaged_into) or update_file(home, row.site, row.package_id).is_file()
 
 
 def _has_one(status: SiteStatus, package_id: str, plan_sha256: str) -> bool:

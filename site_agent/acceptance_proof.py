@@ -23,7 +23,7 @@ from algorithms.contracts.errors import DataError
 from algorithms.contracts.health import CHECK_MARKS, Check, CheckState
 from site_agent.config import SiteHome
 from site_agent.site_keys import SiteKeys
-from site_agent.working_folder import write_whole
+from supervision.working_folder import write_whole
 
 JSON_FILE, HTML_FILE = "acceptance.json", "acceptance.html"
 SEAL_FILE = "acceptance.signature.json"

@@ -10,11 +10,12 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from algorithms.contracts.canonical_json import canonical_json, sha256_hex
 from algorithms.contracts.errors import ProtocolError
-from site_agent.database import AuditRow, LedgerRow
+from site_agent.database import AuditRow, LedgerRow, unreadable_row
 
 GENESIS = "0" * 64
 ChainedRow = type[AuditRow] | type[LedgerRow]
@@ -79,8 +80,18 @@ def verify_chain(session: Session, table: ChainedRow) -> int:
     """Follow the chain of `table` and return the number of entries.
 
     Raises:
-        ProtocolError: at the first broken link.
+        ProtocolError: at the first broken link, or an entry that cannot even be read.
     """
+    try:
+        return _follow(session, table)
+    except (ValueError, DBAPIError):
+        entry = unreadable_row(session, table)
+        if entry is None:
+            raise
+        raise _broken(table, entry) from None
+
+
+def _follow(session: Session, table: ChainedRow) -> int:
     previous, count = GENESIS, 0
     rows: Iterable[AuditRow | LedgerRow] = session.scalars(select(table).order_by(table.sequence))
     for row in rows:
@@ -88,9 +99,13 @@ def verify_chain(session: Session, table: ChainedRow) -> int:
         fields = {c.key: getattr(row, c.key) for c in table.__table__.columns if c.key != "sha256"}
         linked = row.sequence == count and row.previous_sha256 == previous
         if not linked or row.sha256 != entry_sha256(fields):
-            raise ProtocolError(
-                f"{table.__tablename__}: the chain is broken at entry {row.sequence}: "
-                "it was changed after it was written; compare with a backup"
-            )
+            raise _broken(table, row.sequence)
         previous = row.sha256
     return count
+
+
+def _broken(table: ChainedRow, entry: int | str) -> ProtocolError:
+    return ProtocolError(
+        f"{table.__tablename__}: the chain is broken at entry {entry}: "
+        "it was changed after it was written; compare with a backup"
+    )

@@ -46,7 +46,7 @@ from site_agent.message_check import (
     put_together,
 )
 from site_agent.site_keys import SiteKeys, read_enrolment, trusted_keys
-from site_agent.working_folder import put_in_place
+from supervision.working_folder import put_in_place
 
 TAKEN, ANSWERED, REFUSED = "bundle_taken", "bundle_answered", "bundle_refused"
 KNOWN_TYPES = frozenset(installed_app._registered_funcs)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from algorithms.contracts.bundle import BundleRefused
 from site_agent.config import open_home
 
 ACTOR = "fedgtv-site bundle answer"
@@ -39,7 +40,10 @@ def answer(
 
     site, now = open_home(home), datetime.now(UTC)
     engine = CaseStore(site).engine
-    done = answer_bundle(site, engine, file, output, actor=ACTOR, now=now)
+    try:
+        done = answer_bundle(site, engine, file, output, actor=ACTOR, now=now)
+    except BundleRefused as refused:
+        raise refused.of(str(file)) from None
     console.print(
         f"{output}: answer to bundle {done.sequence}. There: fedgtv-coordinator bundle read FILE"
     )

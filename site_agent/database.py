@@ -28,8 +28,9 @@ from sqlalchemy import (
     event,
     inspect,
     make_url,
+    select,
 )
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.types import JSON
 
@@ -590,6 +591,21 @@ def transaction(engine: Engine) -> Iterator[Session]:
     with Session(writing(engine), expire_on_commit=False) as session, session.begin():
         session.connection()  # begins now, not with the first statement
         yield session
+
+
+def unreadable_row(session: Session, table: type[Base]) -> str | None:
+    """Name the first row whose bytes cannot even be read, None where all can."""
+    (key,) = inspect(table).primary_key
+    try:
+        values = list(session.scalars(select(key).order_by(key)))
+    except (ValueError, DBAPIError):
+        return "whose number cannot be read"
+    for value in values:
+        try:
+            session.get(table, value)
+        except (ValueError, DBAPIError):
+            return str(value)
+    return None
 
 
 def utc_now() -> datetime:

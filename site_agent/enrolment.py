@@ -49,7 +49,7 @@ from site_agent.site_keys import (
     read_enrolment,
     trusted_keys,
 )
-from site_agent.working_folder import write_whole
+from supervision.working_folder import write_whole
 
 REQUEST = "request.json"
 

@@ -95,12 +95,16 @@ def verify_export(folder: Path, public_key_hex: str) -> int:
         ProtocolError: naming the first file or entry that is not as it was exported.
     """
     try:
-        signed = SignedHead.model_validate_json((folder / SIGNATURE_FILE).read_bytes())
+        signature = (folder / SIGNATURE_FILE).read_bytes()
         lines = (folder / LEDGER_FILE).read_bytes().splitlines()
-    except (OSError, ValidationError):
+    except OSError:
         raise DataError(
             f"{folder}: no exported ledger: name the folder that was exported"
         ) from None
+    try:
+        signed = SignedHead.model_validate_json(signature)
+    except ValidationError:
+        raise ProtocolError(f"{SIGNATURE_FILE}: no signature of a ledger any more") from None
     if signed.public_key_hex != public_key_hex.replace(" ", "").lower():
         raise ProtocolError(f"{SIGNATURE_FILE}: signed with another key than the hospital's")
     try:

@@ -20,6 +20,7 @@ def add_operations_commands(app: typer.Typer) -> None:
     for command in (doctor, serve, acceptance):
         app.command()(command)
     app.command("acceptance-verify")(acceptance_verify)
+    app.command("audit-verify")(audit_verify)
 
 
 def doctor(
@@ -80,6 +81,21 @@ def acceptance_verify(
 
     verify_proof(folder, key)
     console.print(f"{folder}: as it was signed")
+
+
+def audit_verify(home: Home) -> None:
+    """Check that no entry of the audit log was changed, removed or put in.
+
+    Example: fedgtv-site audit-verify --home hospital-b
+    """
+    from sqlalchemy.orm import Session
+
+    from site_agent import audit_log
+    from site_agent.config import open_home
+    from site_agent.database import open_database
+
+    with Session(open_database(open_home(home).database_url)) as session:
+        console.print(f"{audit_log.verify(session)} entries, unbroken")
 
 
 def serve(home: Home) -> None:

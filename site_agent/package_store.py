@@ -345,7 +345,11 @@ def _parse_signature(content: bytes) -> Signature:
 
 
 def verify_key_and_signature(
-    content: bytes, signature: Signature, trusted_keys: Iterable[str], *, name: str = MANIFEST_FILE
+    content: bytes,
+    signature: Signature,
+    trusted_keys: Iterable[str],
+    *,
+    name: str = f"{MANIFEST_FILE} and {SIGNATURE_FILE}",
 ) -> None:
     """Check who signed `content`, which a person knows as `name`.
 
@@ -367,7 +371,7 @@ def verify_key_and_signature(
     except InvalidSignature:
         raise PackageRefused(
             "bad_signature",
-            f"{name}: its signature does not fit: it was changed on the way; {SEND_AGAIN}",
+            f"{name}: the signature does not fit: one was changed on the way; {SEND_AGAIN}",
         ) from None
 
 

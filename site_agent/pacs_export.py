@@ -29,7 +29,7 @@ from site_agent.export_store import (
     used_uids,
 )
 from site_agent.rtstruct import ReviewSignature, exported_name, write_rtstruct
-from site_agent.working_folder import put_in_place
+from supervision.working_folder import put_in_place
 
 LABEL = "fedgtv"
 

@@ -17,7 +17,7 @@ from algorithms.contracts.messages import PlanApproval
 from algorithms.contracts.model_package import MANIFEST_FILE, Signature
 from site_agent import audit_log
 from site_agent.config import SiteHome
-from site_agent.database import AuditRow, PlanRow, transaction
+from site_agent.database import AuditRow, PlanRow, transaction, unreadable_row
 from site_agent.package_store import PackageRefused, read_manifest, verify_key_and_signature
 from site_agent.plan_approval import is_signed_here, sign_approval
 from site_agent.site_keys import trusted_keys
@@ -211,6 +211,12 @@ def verify_plans(home: SiteHome, engine: Engine) -> int:
     Raises:
         PlanRefused: naming the first plan that was changed, put in or taken away.
     """
+    with Session(engine) as session:
+        if (damaged := unreadable_row(session, PlanRow)) is not None:
+            raise PlanRefused(
+                "plan_changed",
+                f"plan {damaged[:12]}: cannot be read any more: restore the database from a backup",
+            )
     rows = {row.plan_sha256: row for row in plans_held(engine)}
     states = _audited_states(engine)
     for row in rows.values():

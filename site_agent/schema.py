@@ -5,8 +5,6 @@ database of another version (`database.open_database`). An upgrade is one transa
 SQLite is copied first, beside what it becomes.
 """
 
-import sqlite3
-from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from site_agent.database import (
     writing,
 )
 from site_agent.site_lock import only_worker
+from supervision.sqlite_copy import copy_sqlite
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 
@@ -133,28 +132,3 @@ def _check_references(location: URL, connection: Connection) -> None:
             f"{place(location)}: rows name others that are not there: restore the database from a "
             "backup, then upgrade"
         )
-
-
-def copy_sqlite(source: Path, target: Path) -> None:
-    """Copy a database that may be in use, as it is at one moment; the copy is whole or not there.
-
-    Raises:
-        DataError: the source is damaged.
-    """
-    part = target.with_name(target.name + ".part")
-    part.unlink(missing_ok=True)
-    part.touch(0o600)
-    try:
-        with closing(sqlite3.connect(source)) as opened, closing(sqlite3.connect(part)) as copy:
-            opened.backup(copy)
-            # One file for the archive: no log beside it.
-            copy.execute("PRAGMA journal_mode=DELETE")
-            if copy.execute("PRAGMA quick_check").fetchone() != ("ok",):
-                raise sqlite3.DatabaseError
-    except sqlite3.OperationalError:  # of the disk, or of who uses it; damage is the next
-        part.unlink(missing_ok=True)
-        raise
-    except sqlite3.DatabaseError:
-        part.unlink(missing_ok=True)
-        raise DataError(f"{source}: the database is damaged: restore it from a backup") from None
-    part.replace(target)

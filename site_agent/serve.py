@@ -7,9 +7,9 @@ from pathlib import Path
 
 from site_agent.config import CONFIG_FILE, SiteHome
 from site_agent.site_keys import read_enrolment
-from site_agent.working_folder import write_whole
 from supervision.programs import Program
 from supervision.serving import check_ports
+from supervision.working_folder import write_whole
 
 PYTHON = (sys.executable, "-P", "-m")  # never from the working directory
 

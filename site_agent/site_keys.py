@@ -32,7 +32,7 @@ from pydantic import ValidationError
 from algorithms.contracts.enrolment import Enrolment
 from algorithms.contracts.errors import DataError
 from site_agent.config import SiteHome
-from site_agent.working_folder import write_whole
+from supervision.working_folder import write_whole
 
 SIGNING_KEY, ENCRYPTION_KEY = "signing.key", "encryption.key"
 NODE_KEY, NODE_PUBLIC_KEY = "node.key", "node.pub"

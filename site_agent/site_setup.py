@@ -14,7 +14,7 @@ from algorithms.contracts.errors import DataError
 from site_agent.config import CONFIG_FILE, ENVIRONMENT_PREFIX, KEY_BYTES, SiteConfig, SiteHome
 from site_agent.database import CaseRow, answering, connect, create_database, schema_of
 from site_agent.residue import text_residue
-from site_agent.working_folder import write_whole
+from supervision.working_folder import write_whole
 
 _TEMPLATE = """\
 # fedgtv site. Research use only, not a medical device.

@@ -1,1 +1,1 @@
-"""Keeps the processes of a party running: one supervisor for each, the same for both parties."""
+"""Keeps a party running and what it holds safe: supervisor, monitoring, copies and archives."""

@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +28,18 @@ LOOK_S = 0.5
 PATIENCE_S = 10.0  # before an orphan that does not end is killed
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+@contextlib.contextmanager
+def alone(home: Path) -> Iterator[None]:
+    """Hold the lock of who serves a home; the system releases it when we are killed.
+
+    Raises:
+        BlockingIOError: somebody else has it.
+    """
+    with (home / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 def guard(command: Sequence[str]) -> int:
@@ -95,13 +107,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m supervision.guard")
     parser.add_argument("home", type=Path)
     home = parser.parse_args().home
-    with (home / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            sys.exit(f"error: {home}: is served already: end that first")
-        supervisor = (sys.executable, "-P", "-m", "supervisor.supervisord", "-n", "-c")
-        code = guard([*supervisor, str(home / CONFIGURATION)])
+    supervisor = (sys.executable, "-P", "-m", "supervision.supervisor", "-n", "-c")
+    try:
+        with alone(home):
+            code = guard([*supervisor, str(home / CONFIGURATION)])
+    except BlockingIOError:
+        sys.exit(f"error: {home}: is served already: end that first")
     if code:
         sys.stderr.write("error: the supervisor ended: see logs/supervisord.log in the home\n")
     sys.exit(code)

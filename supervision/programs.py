@@ -1,7 +1,8 @@
 """Which programs a party runs, and what supervisord reads of them.
 
 Supervisor (https://supervisord.org) starts each again when it ends, after a pause that grows by a
-second with every start that failed, and stops all of them at once, with whatever they started.
+second with every start that failed, up to a minute (`supervision.supervisor`), and stops all of
+them at once, with whatever they started.
 """
 
 import re

@@ -6,13 +6,14 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.health import CHECK_MARKS, Check, CheckState
-from supervision.guard import CONFIGURATION
+from supervision.guard import CONFIGURATION, LOCK, alone
 from supervision.programs import Program, supervisor_configuration
 
 
@@ -75,6 +76,21 @@ def check_ports(file: str, ports: Mapping[str, tuple[str, int]]) -> None:
                     f"{file}: key '{key}': port {port} of {host} cannot be opened ({reason}): end "
                     "what uses it, or choose another"
                 ) from None
+
+
+@contextmanager
+def not_served(home: Path) -> Iterator[None]:
+    """Keep a home from being served while something needs it at rest.
+
+    Raises:
+        DataError: it is served.
+    """
+    (home / LOCK).parent.mkdir(mode=0o700, exist_ok=True)
+    try:
+        with alone(home):
+            yield
+    except BlockingIOError:
+        raise DataError(f"{home}: is served: stop the service first") from None
 
 
 def serve(home: Path, programs: Sequence[Program], environment: Mapping[str, str]) -> NoReturn:

@@ -28,7 +28,11 @@ class BundleRefused(ProtocolError):  # noqa: N818  # a decision more than an err
 
     def __init__(self, rule: str, message: str) -> None:
         super().__init__(f"{rule}: {message}")
-        self.rule = rule
+        self.rule, self._message = rule, message
+
+    def of(self, file: str) -> "BundleRefused":
+        """Return the same refusal with the name of the file, for who has several."""
+        return BundleRefused(self.rule, f"{file}: {self._message}")
 
 
 class Direction(StrEnum):

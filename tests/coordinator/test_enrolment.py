@@ -1,5 +1,5 @@
 from collections.abc import Callable, Iterator
-from datetime import UTC, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -8,7 +8,6 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from sqlalchemy import text
 
 from algorithms.contracts.enrolment import Enrolment, EnrolmentRequest, fingerprint
 from algorithms.contracts.errors import DataError, ProtocolError
@@ -198,13 +197,6 @@ def test_who_is_no_site_or_was_never_enrolled_cannot_be_revoked(home, store) -> 
         revoke(home, store, "hospital-z", NOW)
     with pytest.raises(DataError, match="never enrolled"):
         revoke(home, store, "hospital-b", NOW)
-
-
-def test_a_study_from_before_enrolments_gets_the_table(home: CoordinatorHome) -> None:
-    with StudyStore(home.database_url, home.config) as store, store._engine.begin() as connection:
-        connection.execute(text("DROP TABLE site_keys"))
-    with StudyStore(home.database_url, home.config) as store:
-        assert answered(home, store, Hospital().ask()).issued_at.tzinfo == UTC
 
 
 def test_a_file_that_is_no_request_is_said(tmp_path: Path) -> None:

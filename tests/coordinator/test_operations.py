@@ -5,19 +5,24 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy.orm import Session
+from typer.testing import CliRunner
 
 from algorithms.contracts.health import Check, CheckState
 from coordinator import doctor
+from coordinator.cli import app
 from coordinator.config import CONFIG_FILE, CoordinatorHome
 from coordinator.doctor import examine_coordinator
 from coordinator.operations import operations_server
 from coordinator.package_publisher import publish
-from coordinator.study_store import StudyStore
+from coordinator.study_store import DeliveryRow, StudyStore
 from coordinator.study_workflow import Goal, SiteEvent
+from coordinator.ticker import Ticker
 from tests.simulated_site import make_coordinator, tiny_package
 
 MANIFEST, FILES = tiny_package()
@@ -77,8 +82,31 @@ def test_where_every_site_stands(url) -> None:
     assert figures["failing", "hospital-c"] == 1
     assert figures["failing", "hospital-b"] == 0
     assert ("last_seen_seconds", "hospital-b") not in figures  # it never said anything
+    assert 0 <= figures["no_progress_seconds", "hospital-c"] < 3600
+    assert figures["stalled", "hospital-c"] == 0
+    assert ("no_progress_seconds", "hospital-b") not in figures  # it has the package
     assert figures["sites", "delivered"] == figures["sites", "pending"] == 1
     assert figures["free_bytes",] > 0
+
+
+def test_a_delivery_that_stalled_is_told_and_logged_once(home, url, caplog) -> None:
+    with (
+        StudyStore(home.database_url, home.config) as store,
+        Session(store.engine) as session,
+        session.begin(),
+    ):
+        row = session.get_one(DeliveryRow, ("hospital-c", MANIFEST.package_id))
+        row.changed_at -= timedelta(hours=2)
+        since = row.changed_at.isoformat(" ", "seconds")
+    _, text = read(f"{url}/metrics")
+    assert 'fedgtv_coordinator_stalled{site="hospital-c"} 1.0' in text
+    for _ in range(2):
+        Ticker(home).watch_deliveries()
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("site hospital-c: delivery_stalled: no progress since ")
+    assert line.endswith("last failure: offline")
+    shown = CliRunner().invoke(app, ["status", "--home", str(home.folder)], env={"COLUMNS": "400"})
+    assert f"STALLED: no progress since {since}" in shown.output
 
 
 def test_without_its_key_it_is_not_ready_but_answers(home, url) -> None:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from algorithms.contracts.messages import PackageReceipt, RoundState, SiteStatus
@@ -17,7 +18,7 @@ from coordinator.config import CoordinatorHome, open_home
 from coordinator.package_delivery import deliver, next_part_bytes
 from coordinator.package_publisher import publish
 from coordinator.sites import Answer, Conversation, Question, Request, Silence, Sites
-from coordinator.study_store import StudyStore, TransferRow
+from coordinator.study_store import DELIVERY_STALLED, DeliveryRow, StudyStore, TransferRow
 from coordinator.study_workflow import SiteEvent, SiteProgress
 from tests.simulated_site import make_coordinator, tiny_package
 
@@ -237,3 +238,71 @@ def test_on_a_steady_link_parts_settle_at_ten_seconds_of_travel(bytes_per_s: flo
     for _ in range(30):
         size = min(max(next_part_bytes(size, size / bytes_per_s), 2**16), 2**24)
     assert size == pytest.approx(min(max(10.0 * bytes_per_s, 2**16), 2**24), rel=0.01)
+
+
+# -- the watchdog ---------------------------------------------------------------------------------
+
+
+def _made_older(store: StudyStore, seconds: float) -> None:
+    """Let the time pass in which nothing came further."""
+    with Session(store.engine) as session, session.begin():
+        for row in session.scalars(select(DeliveryRow)):
+            row.changed_at -= timedelta(seconds=seconds)
+
+
+def _named(store: StudyStore, event: str) -> list[str]:
+    return [row.site for row in store.events() if row.event == event]
+
+
+def test_a_delivery_that_stalls_is_noticed_once_and_goes_on_with_the_site(
+    home: CoordinatorHome, store: StudyStore
+) -> None:
+    sites = StreamSites()
+    sites.spoil = lambda site, request: (
+        Silence("message_expired")
+        if site == "hospital-b" and request.part and request.part.offset >= 4096
+        else None
+    )
+    _deliver(home, store, sites)
+    assert store.note_stalled() == []
+    limit_s = home.config.delivery_stalled_after_s
+    _made_older(store, limit_s - 60)
+    assert store.note_stalled() == []
+    _made_older(store, 120)
+    _deliver(home, store, sites)  # tries, and comes no further
+    (record,) = store.note_stalled()  # hospital-c has it and is waited for by nobody
+    assert (record.site, record.bytes_held) == ("hospital-b", 4096)
+    assert record.last_failure == "message_expired"
+    assert record.no_progress_since is not None
+    assert store.note_stalled() == []
+    assert store.sites()[1].stalled
+    (noticed,) = [row for row in store.events() if row.event == DELIVERY_STALLED]
+    assert noticed.detail["since"] == record.no_progress_since.isoformat()
+
+    sites.spoil = lambda site, request: (  # one part more, and silent again
+        Silence("message_expired")
+        if site == "hospital-b" and request.part and request.part.offset > 4096
+        else None
+    )
+    _deliver(home, store, sites)
+    record = store.sites()[1]
+    assert (record.stalled, record.bytes_held) == (False, 8192)
+    assert _named(store, "delivery_goes_on") == ["hospital-b"]
+    _made_older(store, limit_s + 60)  # a second time is told a second time
+    assert [one.site for one in store.note_stalled()] == ["hospital-b"]
+    sites.spoil = lambda _site, _request: None
+    assert _deliver(home, store, sites)["hospital-b"] is SiteProgress.DELIVERED
+    record = store.sites()[1]
+    assert (record.stalled, record.no_progress_since) == (False, None)
+
+
+def test_who_was_never_reached_is_noticed_and_a_disk_is_waited_for(
+    home: CoordinatorHome, store: StudyStore
+) -> None:
+    _made_older(store, home.config.delivery_stalled_after_s + 1)
+    config = home.config.model_copy(update={"air_gapped_sites": ("hospital-c",)})
+    with StudyStore(home.database_url, config) as other:
+        assert [one.site for one in other.note_stalled()] == ["hospital-b"]
+        assert other.sites()[2].no_progress_since is not None
+    store.apply("hospital-c", PACKAGE, SiteEvent.RECEIPT_REFUSED, rule="unknown_key")
+    assert store.note_stalled() == []  # a rule names it, and a person has to act

@@ -112,11 +112,3 @@ def test_a_draft_that_cannot_be_read_is_one_line(
     with pytest.raises(DataError, match=says) as wrong:
         read_draft(file)
     assert "\n" not in str(wrong.value)
-
-
-def test_tables_that_came_later_are_added_to_a_study_that_is_there(home: CoordinatorHome) -> None:
-    with StudyStore(home.database_url, home.config) as store, store.engine.begin() as connection:
-        for table in ("plans", "plan_answers"):
-            connection.exec_driver_sql(f"DROP TABLE {table}")
-    with StudyStore(home.database_url, home.config) as store:
-        assert PlanRecords(store).all() == []

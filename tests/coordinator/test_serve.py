@@ -1,6 +1,8 @@
 import shlex
 import shutil
 import socket
+import sqlite3
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
@@ -50,12 +52,31 @@ def test_the_superlink_is_on_loopback_and_nginx_alone_opens_a_port_outside(home)
     assert home.config.listen in (home.folder / "nginx" / "nginx.conf").read_text()
 
 
-def test_the_superlinks_database_stays(home) -> None:
+def test_who_is_registered_stays_and_runs_are_forgotten(home) -> None:
     certify(home)
     home.flower.mkdir()
-    (home.flower / "state.db").write_bytes(b"registrations")
+    file = home.flower / "state.db"
+    with closing(sqlite3.connect(file)) as state:
+        state.execute("PRAGMA journal_mode=WAL")
+        state.execute("CREATE TABLE node (id INTEGER PRIMARY KEY AUTOINCREMENT)")
+        state.execute("CREATE TABLE run (id INTEGER, log BLOB)")
+        state.execute("INSERT INTO node VALUES (7)")
+        state.executemany("INSERT INTO run VALUES (?, zeroblob(1000))", [(n,) for n in range(500)])
+        state.commit()
     coordinator_programs(home)
-    assert (home.flower / "state.db").read_bytes() == b"registrations"
+    with closing(sqlite3.connect(file)) as state:
+        assert state.execute("SELECT id FROM node").fetchall() == [(7,)]
+        assert state.execute("SELECT count(*) FROM run").fetchone() == (0,)
+        assert state.execute("SELECT seq FROM sqlite_sequence").fetchall() == [(7,)]
+    assert file.stat().st_size < 50_000
+
+
+def test_a_damaged_database_of_the_superlink_is_left_as_it_is(home) -> None:
+    certify(home)
+    home.flower.mkdir()
+    (home.flower / "state.db").write_bytes(b"no database")
+    coordinator_programs(home)
+    assert (home.flower / "state.db").read_bytes() == b"no database"
 
 
 def test_without_a_certificate_it_says_which_command_helps(home) -> None:

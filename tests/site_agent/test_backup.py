@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 
 from algorithms.contracts.errors import DataError
 from site_agent import audit_log, egress
-from site_agent.backup import DATABASE, MANIFEST, BackupManifest, backup, unpack
+from site_agent.backup import BackupManifest, backup, unpack
 from site_agent.case_store import CaseStore
 from site_agent.config import SiteHome, open_home
 from site_agent.database import create_database
@@ -32,7 +32,8 @@ from site_agent.pacs_export import export_rtstruct
 from site_agent.restoring import restore
 from site_agent.site_keys import SiteKeys
 from site_agent.site_lock import nothing_erased, only_eraser, only_worker
-from site_agent.working_folder import working_folder
+from supervision.archive import DATABASE, MANIFEST
+from supervision.working_folder import working_folder
 from tests.phantoms import filled_store, make_home, tiny_case
 from tests.site_agent.stored_site import files, fill, killed_at, release, rows, told_on_a_full_disk
 

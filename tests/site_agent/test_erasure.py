@@ -25,8 +25,8 @@ from site_agent.database import Base, CaseRow, RoundRow, open_database, transact
 from site_agent.deidentification import find_residue, mapped_uid, pseudonym
 from site_agent.erasure import count_rows, erase, find_patient, outdated_patients, sweep
 from site_agent.ingest import ingest
-from site_agent.schema import copy_sqlite
 from site_agent.site_lock import SiteBusyError, only_fetch, only_worker
+from supervision.sqlite_copy import copy_sqlite
 from tests.phantoms import make_home, tiny_volume
 from tests.site_agent.stored_site import (
     PACKAGE_ID,
