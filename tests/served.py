@@ -17,6 +17,7 @@ from coordinator.study_store import StudyStore
 from site_agent.config import SiteHome, open_home
 from site_agent.database import CaseRow, open_database, transaction
 from site_agent.site_setup import initialise
+from tests.empty_database import lay_database
 from tests.enrolled import NOW, enrol_site
 from tests.ports import free_ports
 from tests.simulated_site import (
@@ -112,6 +113,7 @@ def make_served_study(
 
 def make_served_site(folder: Path, name: str, *, pages: bool) -> SiteHome:
     """Make a site as hospital IT does, with one case whose identifiers may never leave."""
+    lay_database(folder)
     initialise(folder, name=name, study=STUDY, role="target", trusted_keys=())
     supernode, ui, operations = free_ports(3)
     with (folder / "site.toml").open("a") as config:

@@ -17,6 +17,7 @@ from site_agent.case_workflow import RoundEvent
 from site_agent.config import open_home
 from site_agent.database import PackageRow, ReviewRow, transaction, utc_now
 from site_agent.site_setup import initialise
+from tests.empty_database import lay_database
 
 PACKAGE_ID = "5e" * 32
 MODEL_VERSION = "2.1.0"
@@ -45,6 +46,7 @@ def make_site(folder: Path, *, reviewed: bool = True, simulated: bool = True) ->
     `reviewed` False stops while doctors contour: two tasks are open, nothing is segmented. True
     stops while they review: one of two test cases is done.
     """
+    lay_database(folder)
     initialise(folder, name="hospital-b", study="npc-demo", role="target", trusted_keys=[])
     home = open_home(folder)
     store = CaseStore(home)
