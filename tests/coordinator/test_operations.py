@@ -11,13 +11,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from algorithms.contracts.health import Check, CheckState
-from coordinator import doctor
+from coordinator import cli, doctor
 from coordinator.config import CONFIG_FILE, CoordinatorHome
 from coordinator.doctor import examine_coordinator
 from coordinator.operations import operations_server
 from coordinator.package_publisher import publish
 from coordinator.study_store import StudyStore
 from coordinator.study_workflow import Goal, SiteEvent
+from tests.command_here import command_here
 from tests.simulated_site import make_coordinator, tiny_package
 
 MANIFEST, FILES = tiny_package()
@@ -114,13 +115,12 @@ def test_without_a_configuration_nothing_else_is_looked_at(home) -> None:
 
 
 def test_the_command(home) -> None:
-    command = [Path(sys.executable).with_name("fedgtv-coordinator"), "doctor", "--home"]
-    done = subprocess.run(
-        [*command, home.folder, "--json"], capture_output=True, text=True, check=False
-    )
+    run = Path(sys.executable).with_name("fedgtv-coordinator")
+    command = ["doctor", "--home", home.folder]
+    done = subprocess.run([run, *command, "--json"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert {one["name"] for one in json.loads(done.stdout)} >= {"signing-key", "packages"}
     (home.folder / "study.db").unlink()
-    done = subprocess.run([*command, home.folder], capture_output=True, text=True, check=False)
+    done = command_here(cli.main, *command)
     assert done.returncode == 1
     assert "✕ database" in done.stdout
