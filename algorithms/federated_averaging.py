@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.stats import chi2, norm
+from scipy.special import chdtri, log_ndtr, ndtr  # scipy.stats takes half a second to import
 
 Tensors = Mapping[str, NDArray[np.float32]]
 StandardNormal = Callable[[tuple[int, ...]], NDArray[np.float64]]
@@ -71,7 +70,7 @@ def longest_update(numbers: int, clip_norm: float, noise_multiplier: float) -> f
 
     The noise alone is longer than that once in 10^12 updates. Rounding to float32 is allowed for.
     """
-    noise = noise_multiplier * clip_norm * math.sqrt(float(chi2.isf(_NEVER, numbers)))
+    noise = noise_multiplier * clip_norm * math.sqrt(float(chdtri(numbers, _NEVER)))
     return (clip_norm + noise) * (1 + 1e-6)
 
 
@@ -112,7 +111,7 @@ def gaussian_delta(epsilon: float, noise_multiplier: float, releases: int = 1) -
     """
     mu = 2 * math.sqrt(releases) / noise_multiplier
     left, right = mu / 2 - epsilon / mu, -mu / 2 - epsilon / mu
-    return float(norm.cdf(left) - math.exp(epsilon + norm.logcdf(right)))
+    return float(ndtr(left) - math.exp(epsilon + log_ndtr(right)))
 
 
 def gaussian_epsilon(noise_multiplier: float, delta: float, releases: int = 1) -> float:
@@ -125,6 +124,8 @@ def gaussian_epsilon(noise_multiplier: float, delta: float, releases: int = 1) -
         raise ValueError("delta must be in (0, 1), and releases at least 1")
     if noise_multiplier <= 0:
         return math.inf
+
+    from scipy.optimize import brentq  # which most commands do without
 
     def excess(epsilon: float) -> float:
         return gaussian_delta(epsilon, noise_multiplier, releases) - delta

@@ -166,12 +166,13 @@ def train_source(
 
     Example: fedgtv-site train-source --home hospital-a --plan plan.json
     """
+    site, store = _open(home)
+    study_plan = _read_plan(plan)  # before what takes seconds to import
+
     from site_agent.segmentation import use_threads
     from site_agent.site_lock import only_worker
     from site_agent.source_package import train_source as run
 
-    site, store = _open(home)
-    study_plan = _read_plan(plan)
     use_threads(site.config.threads)
     with only_worker(site):
         manifest = run(site, store, study_plan)

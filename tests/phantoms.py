@@ -29,6 +29,7 @@ from algorithms.contracts.volume import Geometry, Mask, MaskArray, Volume
 from site_agent.case_store import CaseStore, NewCase
 from site_agent.config import SiteHome, open_home
 from site_agent.site_setup import initialise
+from tests.empty_database import lay_database
 
 STUDY = "tiny"
 SHAPE_ZYX = (8, 32, 32)
@@ -126,6 +127,7 @@ def make_home(
     folder: Path, name: str = "hospital-b", role: str = "target", trusted_key: str = "", **settings
 ) -> SiteHome:
     """Make a site's home as `fedgtv-site init` does, with more settings."""
+    lay_database(folder)
     initialise(
         folder, name=name, study=STUDY, role=role, trusted_keys=[trusted_key] if trusted_key else []
     )

@@ -18,6 +18,7 @@ from coordinator.study_store import StudyStore
 from site_agent.config import SiteHome, open_home
 from site_agent.database import CaseRow, open_database, transaction
 from site_agent.site_setup import initialise
+from tests.empty_database import lay_database
 from tests.enrolled import NOW, enrol_site
 from tests.ports import free_ports
 from tests.simulated_site import (
@@ -122,6 +123,7 @@ def make_served_site(
     folder: Path, name: str, *, role: str = "target", pages: bool = False, **settings: object
 ) -> SiteHome:
     """Make a site as hospital IT does, on ports of its own; it releases without a person."""
+    lay_database(folder)
     initialise(folder, name=name, study=STUDY, role=role, trusted_keys=())
     supernode, ui, operations = free_ports(3)
     settings = {

@@ -50,9 +50,9 @@ from site_agent.database import (
     open_database,
     transaction,
 )
-from site_agent.database import create_database as create_site_database
 from site_agent.plan_approval import sign_approval
 from site_agent.plan_store import plans_held
+from tests.empty_database import lay_database
 
 STUDY = "npc-gtv"
 AT = datetime(2031, 5, 6, 7, 8, 9)
@@ -131,7 +131,7 @@ def make_site(folder: Path, name: str, *trusted_keys: str, auto_approve: bool = 
         encoding="utf-8",
     )
     home = open_home(folder)
-    create_site_database(home.database_url)
+    lay_database(folder)
     engine = open_database(home.database_url)
     with transaction(engine) as session:
         session.add(

@@ -3,7 +3,10 @@
 Nothing is mocked: the real case store writes it, as the agent does.
 """
 
+import shutil
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -40,11 +43,19 @@ DIRECT = ball((24, 38, 42), 10)
 
 
 def make_site(folder: Path, *, reviewed: bool = True, simulated: bool = True) -> CaseStore:
-    """Fill a site's home: five patients in a round with four tasks, contours and a ledger.
+    """Make a site's home: five patients in a round with four tasks, contours and a ledger.
 
     `reviewed` False stops while doctors contour: two tasks are open, nothing is segmented. True
-    stops while they review: one of two test cases is done.
+    stops while they review: one of two test cases is done. Homes of a kind are copies of one.
     """
+    shutil.copytree(_home_to_copy(reviewed, simulated).name, folder)
+    return CaseStore(open_home(folder))
+
+
+@cache
+def _home_to_copy(reviewed: bool, simulated: bool) -> TemporaryDirectory[str]:
+    kept = TemporaryDirectory()  # until the process ends
+    folder = Path(kept.name)
     initialise(folder, name="hospital-b", study="npc-demo", role="target", trusted_keys=[])
     home = open_home(folder)
     store = CaseStore(home)
@@ -66,7 +77,8 @@ def make_site(folder: Path, *, reviewed: bool = True, simulated: bool = True) ->
     if reviewed:
         _predictions_and_review(store, round_id, simulated=simulated)
     _ledger(store)
-    return store
+    store.engine.dispose()  # the database is one file then
+    return kept
 
 
 def _case(number: int) -> NewCase:

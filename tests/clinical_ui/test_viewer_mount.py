@@ -41,16 +41,22 @@ def work(epoch: str = EPOCH, **changes: object) -> dict[str, object]:
     return replace(data, **changes).as_json()
 
 
-@pytest.fixture
-def page():
-    volume, _ = tiny_volume(1)
+@pytest.fixture(scope="module")
+def browser():
     with chromium() as browser:
-        page = browser.new_page()
-        page.route("**/*", lambda route: route.fulfill(content_type="text/html", body="<p>"))
-        page.goto("http://127.0.0.1/")
-        packed = base64.b64encode(pack_volume(volume, TOKEN)).decode()
-        page.evaluate(SETUP, {"script": assets.script(), "packed": packed})
-        yield page
+        yield browser
+
+
+@pytest.fixture
+def page(browser):
+    volume, _ = tiny_volume(1)
+    page = browser.new_page()  # with storage and clock of its own
+    page.route("**/*", lambda route: route.fulfill(content_type="text/html", body="<p>"))
+    page.goto("http://127.0.0.1/")
+    packed = base64.b64encode(pack_volume(volume, TOKEN)).decode()
+    page.evaluate(SETUP, {"script": assets.script(), "packed": packed})
+    yield page
+    page.close()
 
 
 def mount(page, name: str, data: dict[str, object]) -> None:

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from coordinator import cli
 from coordinator.config import open_home
 from coordinator.study_store import StudyStore
 from coordinator.study_workflow import SiteEvent
 from evaluation.report_seal import SIGNED_FILES, verify_report
 from site_agent.config import open_home as open_site_home
 from site_agent.database import open_database
+from tests.command_here import command_here
 from tests.simulated_site import (
     finish_round,
     make_site,
@@ -24,6 +26,11 @@ INIT = ("--study", "npc-gtv", "--source-site", "hospital-a", "--target-site", "h
 
 
 def _run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return command_here(cli.main, *arguments)
+
+
+def _run_apart(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own."""
     command = [sys.executable, "-c", "from coordinator.cli import main; main()"]
     return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True)
 
@@ -31,9 +38,9 @@ def _run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.journey
 def test_a_study_by_command(tmp_path: Path) -> None:
     home = tmp_path / "study"
-    made = _run("init", "--home", home, *INIT)
+    made = _run_apart("init", "--home", home, *INIT)
     assert made.returncode == 0, made.stderr
-    key = _run("public-key", "--home", home).stdout.strip()
+    key = _run_apart("public-key", "--home", home).stdout.strip()
     assert re.fullmatch(r"[0-9a-f]{64}", key)
     assert key in made.stdout
 
@@ -42,28 +49,28 @@ def test_a_study_by_command(tmp_path: Path) -> None:
     make_site(target, "hospital-b", key)
     offered = prepare_source_package(source)
     sites = ("--site", f"hospital-a={source}", "--site", f"hospital-b={target}")
-    ticked = _run("tick", "--home", home, *sites, "--until", "delivered")
+    ticked = _run_apart("tick", "--home", home, *sites, "--until", "delivered")
     assert ticked.returncode == 0, ticked.stderr
-    early = _run("tick", "--home", home, *sites, "--until", "reported", "--patience-s", "0")
+    early = _run_apart("tick", "--home", home, *sites, "--until", "reported", "--patience-s", "0")
     assert early.returncode == 1
     assert "tick again" in early.stderr
 
     draft = tmp_path / "plan.json"
-    assert _run("plan", "draft", "--home", home, "--output", draft).returncode == 0
+    assert _run_apart("plan", "draft", "--home", home, "--output", draft).returncode == 0
     text = draft.read_text("utf-8")
-    signed = _run("plan", "sign", draft, "--home", home, "--yes")
+    signed = _run_apart("plan", "sign", draft, "--home", home, "--yes")
     assert signed.returncode == 0, signed.stderr
     assert text in signed.stdout  # shown whole
-    agreed = _run("tick", "--home", home, *sites, "--until", "approved")
+    agreed = _run_apart("tick", "--home", home, *sites, "--until", "approved")
     assert agreed.returncode == 0, agreed.stderr
-    assert "approved" in _run("plan", "list", "--home", home).stdout
-    assert _run("plan", "show", "--home", home).stdout == text
+    assert "approved" in _run_apart("plan", "list", "--home", home).stdout
+    assert _run_apart("plan", "show", "--home", home).stdout == text
 
     engine = open_database(open_site_home(target).database_url)
     finish_round(engine, "hospital-b", offered.package_id)
-    assert _run("tick", "--home", home, *sites, "--until", "reported").returncode == 0
-    assert "reported" in _run("status", "--home", home).stdout
-    written = _run("report", "--home", home, "--output", tmp_path / "out")
+    assert _run_apart("tick", "--home", home, *sites, "--until", "reported").returncode == 0
+    assert "reported" in _run_apart("status", "--home", home).stdout
+    written = _run_apart("report", "--home", home, "--output", tmp_path / "out")
     assert written.returncode == 0, written.stderr
     assert {f.name for f in (tmp_path / "out").iterdir()} == {
         "study.html",
@@ -86,7 +93,7 @@ def test_a_study_by_command(tmp_path: Path) -> None:
 def test_an_expected_error_is_one_line(
     tmp_path: Path, arguments: tuple[str, ...], expected: str
 ) -> None:
-    done = _run(*arguments, "--home", tmp_path / "x")
+    done = _run_apart(*arguments, "--home", tmp_path / "x")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert expected in done.stderr

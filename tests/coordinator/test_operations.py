@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from typer.testing import CliRunner
 
 from algorithms.contracts.health import Check, CheckState
-from coordinator import doctor
+from coordinator import cli, doctor
 from coordinator.cli import app
 from coordinator.config import CONFIG_FILE, CoordinatorHome
 from coordinator.doctor import examine_coordinator
@@ -23,6 +23,7 @@ from coordinator.package_publisher import publish
 from coordinator.study_store import DeliveryRow, StudyStore
 from coordinator.study_workflow import Goal, SiteEvent
 from coordinator.ticker import Ticker
+from tests.command_here import command_here
 from tests.simulated_site import make_coordinator, tiny_package
 
 MANIFEST, FILES = tiny_package()
@@ -142,13 +143,12 @@ def test_without_a_configuration_nothing_else_is_looked_at(home) -> None:
 
 
 def test_the_command(home) -> None:
-    command = [Path(sys.executable).with_name("fedgtv-coordinator"), "doctor", "--home"]
-    done = subprocess.run(
-        [*command, home.folder, "--json"], capture_output=True, text=True, check=False
-    )
+    run = Path(sys.executable).with_name("fedgtv-coordinator")
+    command = ["doctor", "--home", home.folder]
+    done = subprocess.run([run, *command, "--json"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert {one["name"] for one in json.loads(done.stdout)} >= {"signing-key", "packages"}
     (home.folder / "study.db").unlink()
-    done = subprocess.run([*command, home.folder], capture_output=True, text=True, check=False)
+    done = command_here(cli.main, *command)
     assert done.returncode == 1
     assert "✕ database" in done.stdout

@@ -13,10 +13,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.messages import SiteReportMessage
+from evaluation import cli
 from evaluation.benchmarks.simulated_reports import SITES, simulate_study
 from evaluation.report_files import read_site_reports, write_study_report
 from evaluation.report_pdf import render_pdf
 from evaluation.report_seal import SEAL_FILE, SIGNED_FILES, ReportSigner, verify_report
+from tests.command_here import command_here
 from tests.evaluation.report_builders import report
 from tests.simulated_site import STUDY, tiny_package
 
@@ -43,7 +45,7 @@ def key(tmp_path):
     return file
 
 
-def run(*arguments, seed="random"):
+def run_apart(*arguments, seed):
     command = [
         sys.executable,
         "-c",
@@ -60,10 +62,12 @@ def digests(folder):
 
 def test_the_same_summaries_give_the_same_bytes_in_any_process_and_order(summaries, key, tmp_path):
     expected = [option for site in SITES for option in ("--expect", site)]
-    first = run("report", summaries, "--output", tmp_path / "a", "--key", key, *expected, seed="1")
+    first = run_apart(
+        "report", summaries, "--output", tmp_path / "a", "--key", key, *expected, seed="1"
+    )
     assert first.returncode == 0, first.stderr
     backwards = sorted(summaries.glob("*.json"), reverse=True)
-    second = run(
+    second = run_apart(
         "report", *backwards, "--output", tmp_path / "b", "--key", key, *expected, seed="2"
     )
     assert second.returncode == 0, second.stderr
@@ -76,7 +80,7 @@ def test_the_same_summaries_give_the_same_bytes_in_any_process_and_order(summari
 
 def test_a_signed_report_is_verified_by_the_public_key(summaries, key, tmp_path):
     write_study_report([summaries], tmp_path / "out", key=key)
-    done = run("verify-report", tmp_path / "out", "--key", PUBLIC)
+    done = command_here(cli.main, "verify-report", tmp_path / "out", "--key", PUBLIC)
     assert done.returncode == 0, done.stderr
     assert "study.csv, study.html, study.json are as they were signed" in " ".join(
         done.stdout.split()
@@ -190,7 +194,7 @@ def test_another_file_is_refused_in_one_line_without_its_content(tmp_path, body,
     file = tmp_path / "x.json"
     if body is not None:
         file.write_text(body)
-    done = run("report", file, "--output", tmp_path / "out")
+    done = command_here(cli.main, "report", file, "--output", tmp_path / "out")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert told in done.stderr

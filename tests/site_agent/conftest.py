@@ -1,14 +1,14 @@
 """Every database a site may have: a module that says so runs its tests on each."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
 
-from site_agent.database import create_database, open_database
+from site_agent.database import open_database
 from tests.debian_packages import absent
+from tests.empty_database import empty_database
 from tests.postgresql import Cluster, binaries, running_cluster
 
 
@@ -36,19 +36,11 @@ def each_database(request, monkeypatch) -> Iterator[str]:
     cluster.give_back(url)
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make the file of a site's database without rows; to be copied, which is quicker."""
-    file = tmp_path_factory.mktemp("empty") / "site.db"
-    create_database(f"sqlite:///{file}")
-    return file
-
-
 @pytest.fixture
-def empty_engine(empty_database: Path, tmp_path: Path) -> Iterator[Engine]:
+def empty_engine(tmp_path: Path) -> Iterator[Engine]:
     """Open a database of a site without rows."""
     file = tmp_path / "site.db"
-    shutil.copy(empty_database, file)
+    file.write_bytes(empty_database())
     engine = open_database(f"sqlite:///{file}")
     yield engine
     engine.dispose()

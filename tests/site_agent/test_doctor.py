@@ -12,11 +12,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import update
 
 from algorithms.contracts.health import Check, CheckState
-from site_agent import audit_log, doctor
+from site_agent import audit_log, cli, doctor
 from site_agent.database import AuditRow, open_database, transaction, utc_now
 from site_agent.doctor import examine_site
 from site_agent.package_store import store_package, verify_folder
 from site_agent.site_lock import only_listener
+from tests.command_here import command_here
 from tests.phantoms import make_home, public_hex, sign_folder
 from tests.simulated_site import STUDY, make_site, prepare_source_package
 
@@ -179,12 +180,12 @@ def test_a_home_that_can_only_be_read(home) -> None:
 
 def test_the_command_says_it_for_people_and_for_programs(home) -> None:
     run = Path(sys.executable).with_name("fedgtv-site")
-    command = [str(run), "doctor", "--home", str(home.folder)]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+    command = ["doctor", "--home", home.folder]
+    done = subprocess.run([run, *command, "--json"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert {one["name"] for one in json.loads(done.stdout)} >= {"disk", "database"}
     (home.folder / "secrets" / "pseudonym.key").unlink()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = command_here(cli.main, *command)
     assert done.returncode == 1
     assert "✕ secrets" in done.stdout
     assert STUDY not in done.stderr
