@@ -16,6 +16,7 @@ from algorithms.contracts.messages import SITE_NAME_PATTERN
 
 CONFIG_FILE = "coordinator.toml"
 ENVIRONMENT_PREFIX = "FEDGTV_COORDINATOR_"
+LARGEST_REPLY_BYTES = 2**31 + 2**26  # the largest package that sites take, and what is around it
 
 
 class CoordinatorConfig(BaseModel):
@@ -37,6 +38,9 @@ class CoordinatorConfig(BaseModel):
             by the next tick.
         largest_part_bytes: a package travels to a site in parts of at most so many bytes; a slow
             link is given smaller ones.
+        largest_reply_bytes: what a site sends at once, a source package or a model update, may not
+            be larger; of a site that sends more nothing is kept. As much disk and twice as much
+            memory is taken for it. Replies without files have 4 MiB.
         record_received: keep every byte that sites send, below `received`; for privacy tests.
     """
 
@@ -54,6 +58,7 @@ class CoordinatorConfig(BaseModel):
     database_url: str = ""
     message_ttl_s: float = Field(default=120.0, ge=10, le=300)
     largest_part_bytes: int = Field(default=16 * 2**20, ge=1024, le=32 * 2**20)
+    largest_reply_bytes: int = Field(default=LARGEST_REPLY_BYTES, ge=2**20, le=2**32)
     record_received: bool = False
 
     @field_validator("database_url")

@@ -44,7 +44,11 @@ class FlowerTransport:
         self._home = home
         self._sites = {name: folder.resolve() for name, folder in sites.items()}
         self._site_executor = site_executor
-        self._deployment = LoopbackDeployment(home.flower / "loopback", start_limit_s=start_limit_s)
+        self._deployment = LoopbackDeployment(
+            home.flower / "loopback",
+            start_limit_s=start_limit_s,
+            largest_reply_bytes=home.config.largest_reply_bytes,
+        )
 
     def __enter__(self) -> Self:
         """Start the SuperLink and the SuperNodes, and wait until every site is connected."""

@@ -1,7 +1,7 @@
 """Conversations over a grid that is slow, refuses, forgets or lies; the sites are functions."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +30,7 @@ class ScriptedGrid:
         self._under_way: dict[str, tuple[int, Message]] = {}
         self.most_at_once = 0
         self.refuse: set[str] = set()
+        self.begun: Container[str] = ()
 
     def get_nodes(self) -> list[Any]:
         return [
@@ -58,6 +59,9 @@ class ScriptedGrid:
         self._polls += 1
         ready = [k for k in ids if k in self._under_way and self._under_way[k][0] <= self._polls]
         return [self._reply(self._under_way.pop(key)[1]) for key in ready]
+
+    def is_arriving(self, message_id: str) -> bool:
+        return message_id in self.begun
 
     def _reply(self, message: Message) -> Message:
         if message.metadata.message_type == Question.SITE_REPORT.value:
