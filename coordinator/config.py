@@ -58,7 +58,7 @@ class CoordinatorConfig(BaseModel):
     database_url: str = ""
     message_ttl_s: float = Field(default=120.0, ge=10, le=300)
     largest_part_bytes: int = Field(default=16 * 2**20, ge=1024, le=32 * 2**20)
-    largest_reply_bytes: int = Field(default=LARGEST_REPLY_BYTES, ge=2**20, le=2**32)
+    largest_reply_bytes: int = Field(default=LARGEST_REPLY_BYTES, ge=2**22, le=2**32)
     record_received: bool = False
 
     @field_validator("database_url")
