@@ -19,6 +19,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from google.protobuf.message import DecodeError
 
 from algorithms.contracts.bundle import CarriedMessage
+from algorithms.contracts.unfolded_size import unfolded_bytes
 from algorithms.sealed_bundle import SealedWriter, read_message, read_messages
 from coordinator.config import LARGEST_REPLY_BYTES
 from coordinator.sites import IN_BUNDLE
@@ -50,6 +51,7 @@ class BundleMailbox:
         largest_answer_bytes: int = LARGEST_REPLY_BYTES,
     ) -> None:
         self._site, self._outgoing, self._content = site, outgoing, answers
+        self._largest_answer_bytes = largest_answer_bytes
         self._answers: dict[tuple[str, str], int] = {}
         if answers is not None:
             # Where something was asked twice, the last answer counts.
@@ -97,6 +99,8 @@ class BundleMailbox:
         if answer.error is not None:
             return _error(message, answer.error)
         try:
+            if unfolded_bytes(objects) > self._largest_answer_bytes:
+                return _error(message, "oversized_answer")
             content = inflate_object_from_contents(answer.objects[-1][0], objects)
         except (DecodeError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return _error(message, "malformed_answer")

@@ -9,9 +9,8 @@ It stands on the inner functions of the pinned Flower; `tests/journeys/test_flow
 says so when a new version changes them.
 """
 
-import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -22,10 +21,7 @@ from flwr.app.message.message import make_message
 from flwr.common.serde import message_from_proto
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
-from flwr.supercore.inflatable.inflatable_object import (
-    get_object_head_values_from_object_content,
-    iterate_object_tree,
-)
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_confirm_message_received_fn_protobuf,
     make_pull_object_fn_protobuf,
@@ -37,6 +33,7 @@ from flwr.supercore.inflatable.inflatable_utils import (
 )
 from flwr.superlink.grid import HttpGrid
 
+from algorithms.contracts.unfolded_size import unfolded_bytes
 from coordinator.sites import TOO_LARGE, most_reply_bytes
 
 ERROR_CODE = 100  # Flower's own lie below
@@ -140,7 +137,7 @@ class _Arriving:
 
 
 def _content(message_id: str, parts: dict[str, bytes], limit_bytes: int) -> RecordDict | Error:
-    if _unfolded_bytes(parts) > limit_bytes:
+    if unfolded_bytes(parts) > limit_bytes:
         return Error(ERROR_CODE, TOO_LARGE)
     whole = inflate_object_from_contents(message_id, parts)
     if not isinstance(whole, Message):
@@ -150,14 +147,3 @@ def _content(message_id: str, parts: dict[str, bytes], limit_bytes: int) -> Reco
     if not isinstance(whole.content, RecordDict):
         raise TypeError("not a record")
     return whole.content
-
-
-def _unfolded_bytes(parts: Mapping[str, bytes]) -> int:
-    """Return how large the arrays become: an array may name one chunk a thousand times."""
-    total = 0
-    for content in parts.values():
-        kind, children, body_bytes = get_object_head_values_from_object_content(content)
-        if kind == "Array":
-            body = json.loads(content[len(content) - body_bytes :])
-            total += sum(len(parts[children[index]]) for index in body["arraychunk_ids"])
-    return total
