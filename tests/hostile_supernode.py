@@ -32,7 +32,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from coordinator.loopback_deployment import LoopbackDeployment
 
 SUPERLINK_ID = 1
-ONLINE_S = 600.0
+ONLINE_S = 1800.0
 
 
 class HostileSuperNode:
@@ -59,7 +59,7 @@ class HostileSuperNode:
         self.node = Node()
 
     def activate(self) -> int:
-        """Become online for ten minutes, and return the node's id."""
+        """Become online for half an hour, and return the node's id."""
         request = ActivateNodeRequest(public_key=self._public_key, heartbeat_interval=ONLINE_S)
         self.node = Node(node_id=self.client.ActivateNode(request).node_id)
         return self.node.node_id

@@ -1,7 +1,7 @@
 """Conversations over a grid that is slow, refuses, forgets or lies; the sites are functions."""
 
 import time
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +30,7 @@ class ScriptedGrid:
         self._under_way: dict[str, tuple[int, Message]] = {}
         self.most_at_once = 0
         self.refuse: set[str] = set()
-        self.begun: Container[str] = ()
+        self.begun = False
 
     def get_nodes(self) -> list[Any]:
         return [
@@ -61,7 +61,7 @@ class ScriptedGrid:
         return [self._reply(self._under_way.pop(key)[1]) for key in ready]
 
     def is_arriving(self, message_id: str) -> bool:
-        return message_id in self.begun
+        return self.begun
 
     def _reply(self, message: Message) -> Message:
         if message.metadata.message_type == Question.SITE_REPORT.value:
@@ -108,6 +108,17 @@ def test_a_push_that_is_refused_is_a_silence(tmp_path: Path) -> None:
     answers = _sites(tmp_path, grid).ask(Question.STATUS, ["hospital-b", "hospital-c"])
     assert answers["hospital-b"] == Silence("push_refused")
     assert isinstance(answers["hospital-c"], Answer)
+
+
+def test_files_that_have_begun_to_come_are_waited_for_and_words_are_not(tmp_path: Path) -> None:
+    grid = ScriptedGrid(lambda _name: 5)
+    sites = _sites(tmp_path, grid, ttl_s=0.0)
+    package = Question.SOURCE_PACKAGE
+    assert sites.ask(package, ["hospital-b"])["hospital-b"] == Silence("message_expired")
+    grid.begun = True
+    assert isinstance(sites.ask(package, ["hospital-b"])["hospital-b"], Answer)
+    status = sites.ask(Question.STATUS, ["hospital-b"])
+    assert status["hospital-b"] == Silence("message_expired")
 
 
 def test_a_conversation_does_not_wait_for_another(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 One deployment, three sites: "careful" and "lenient" run the executor, "lenient" with the hostile
 bundle on its list and reports that may not leave; "stock" runs Flower's own SuperNode, which shows
-what the others are spared.
+what the others are spared. What is relied on where a hospital is hostile (the functions that
+`coordinator.superlink` replaces, and those that `coordinator.superlink_mailbox` calls) is in
+`test_hostile_site.py`.
 """
 
 import json
