@@ -19,11 +19,12 @@ from flwr.supercore.task_identity import TaskIdentity
 from google.protobuf.message import DecodeError
 
 from algorithms.contracts.bundle import CarriedMessage
+from algorithms.contracts.unfolded_size import unfolded_bytes
 from algorithms.sealed_bundle import SealedWriter, read_message, read_messages
+from coordinator.config import LARGEST_REPLY_BYTES
 from coordinator.sites import IN_BUNDLE
 
 NOT_ASKED = "not_asked_yet"  # the next bundle will
-MOST_ANSWER_BYTES = 2**31 + 2**26  # the largest package and what is around it
 TOO_LARGE = -1  # in place of a position
 NODE_ID, ERROR_CODE = 1, 100
 
@@ -35,20 +36,27 @@ class BundleMailbox:
         site: its name.
         outgoing: takes what is asked and not answered; None when nothing is being written.
         answers: content of the bundle that came from the site; each answer is given once.
+        largest_answer_bytes: a larger one is not read.
 
     Raises:
         BundleRefused: the content is not messages, here or when one of them is asked for.
     """
 
     def __init__(
-        self, site: str, *, outgoing: SealedWriter | None = None, answers: BinaryIO | None = None
+        self,
+        site: str,
+        *,
+        outgoing: SealedWriter | None = None,
+        answers: BinaryIO | None = None,
+        largest_answer_bytes: int = LARGEST_REPLY_BYTES,
     ) -> None:
         self._site, self._outgoing, self._content = site, outgoing, answers
+        self._largest_answer_bytes = largest_answer_bytes
         self._answers: dict[tuple[str, str], int] = {}
         if answers is not None:
             # Where something was asked twice, the last answer counts.
             for position, answer in read_messages(answers):
-                too_large = answer.size_bytes > MOST_ANSWER_BYTES
+                too_large = answer.size_bytes > largest_answer_bytes
                 self._answers[answer.type, answer.asked] = TOO_LARGE if too_large else position
         self._replies: dict[str, Message] = {}
         self.unanswered = 0
@@ -72,6 +80,10 @@ class BundleMailbox:
         """Return the replies."""
         return [self._replies.pop(i) for i in message_ids if i in self._replies]
 
+    def is_arriving(self, message_id: str) -> bool:
+        """Say that no reply is under way: it is on the disk, or not."""
+        return False
+
     def _reply(self, message: Message) -> Message:
         kind, asked = message.metadata.message_type, message.content.object_id
         position = self._answers.pop((kind, asked), None)
@@ -87,6 +99,8 @@ class BundleMailbox:
         if answer.error is not None:
             return _error(message, answer.error)
         try:
+            if unfolded_bytes(objects) > self._largest_answer_bytes:
+                return _error(message, "oversized_answer")
             content = inflate_object_from_contents(answer.objects[-1][0], objects)
         except (DecodeError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return _error(message, "malformed_answer")

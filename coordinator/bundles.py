@@ -139,7 +139,11 @@ def read_bundle(
             site = header.site if header.site in home.config.sites else ""
             _check_origin(home, store, bundle)
             check_expiry(header, now)
-            mailbox = BundleMailbox(site, answers=bundle.unseal(encryption_key(home)))
+            mailbox = BundleMailbox(
+                site,
+                answers=bundle.unseal(encryption_key(home)),
+                largest_answer_bytes=home.config.largest_reply_bytes,
+            )
             answers = header.answers_sha256 or ""
             records.begin_answer(site, header.sequence, answers, bundle.sha256, now=now)
             with _spoken_to(home, store, mailbox) as sites:

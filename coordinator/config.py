@@ -16,6 +16,7 @@ from algorithms.contracts.messages import SITE_NAME_PATTERN
 
 CONFIG_FILE = "coordinator.toml"
 ENVIRONMENT_PREFIX = "FEDGTV_COORDINATOR_"
+LARGEST_REPLY_BYTES = 2**31 + 2**26  # the largest package that sites take, and what is around it
 
 
 class CoordinatorConfig(BaseModel):
@@ -40,6 +41,9 @@ class CoordinatorConfig(BaseModel):
             link is given smaller ones.
         delivery_stalled_after_s: a package that came no further on its way to a site for so long is
             logged as "delivery_stalled", and goes on as soon as the site does.
+        largest_reply_bytes: what a site sends at once, a source package or a model update, may not
+            be larger; of a site that sends more nothing is kept. As much disk and twice as much
+            memory is taken for it. Replies without files have 4 MiB.
         record_received: keep every byte that sites send, below `received`; for privacy tests.
     """
 
@@ -58,6 +62,7 @@ class CoordinatorConfig(BaseModel):
     message_ttl_s: float = Field(default=120.0, ge=10, le=300)
     largest_part_bytes: int = Field(default=16 * 2**20, ge=1024, le=32 * 2**20)
     delivery_stalled_after_s: float = Field(default=3600.0, ge=1)
+    largest_reply_bytes: int = Field(default=LARGEST_REPLY_BYTES, ge=2**22, le=2**32)
     record_received: bool = False
 
     @field_validator("database_url")

@@ -105,6 +105,10 @@ class InProcessGrid(Grid):
         here = [i for i in message_ids if i in self._replies and self._replies[i].done()]
         return [self._replies.pop(i).result() for i in here]
 
+    def is_arriving(self, message_id: str) -> bool:
+        """Say that no reply is under way: it is there, or not."""
+        return False
+
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:

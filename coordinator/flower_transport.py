@@ -46,7 +46,11 @@ class FlowerTransport:
         self._sites = {name: folder.resolve() for name, folder in sites.items()}
         self._site_executor = site_executor
         limit_s = 60.0 + 10.0 * len(sites) if start_limit_s is None else start_limit_s
-        self._deployment = LoopbackDeployment(home.flower / "loopback", start_limit_s=limit_s)
+        self._deployment = LoopbackDeployment(
+            home.flower / "loopback",
+            start_limit_s=limit_s,
+            largest_reply_bytes=home.config.largest_reply_bytes,
+        )
 
     def __enter__(self) -> Self:
         """Start the SuperLink and the SuperNodes, and wait until every site is connected."""

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from algorithms.contracts.errors import ProtocolError
+from coordinator.config import LARGEST_REPLY_BYTES
 from coordinator.loopback_keys import write_server_certificate
 from coordinator.superlink_client import CONNECTION, SuperLinkClient
 
@@ -32,10 +33,18 @@ class LoopbackDeployment:
     Args:
         folder: where the SuperLink's files and logs lie.
         start_limit_s: how long anything may take to come up.
+        largest_reply_bytes: as in `coordinator.toml`.
     """
 
-    def __init__(self, folder: Path, *, start_limit_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        start_limit_s: float = 60.0,
+        largest_reply_bytes: int = LARGEST_REPLY_BYTES,
+    ) -> None:
         self.folder = folder
+        self._largest_reply_bytes = largest_reply_bytes
         self.port = free_port()
         self.client = SuperLinkClient(folder, self.port, self.ca_certificate)
         self._start_limit_s = start_limit_s
@@ -85,8 +94,10 @@ class LoopbackDeployment:
         self.superlink = self.spawn(
             self.folder,
             "superlink",
-            "flower-superlink --ssl-certfile server.pem --ssl-keyfile server.key --ssl-ca-certfile "
-            f"ca.crt --host 127.0.0.1 --port {self.port} --enable-supernode-auth "
+            f"{Path(sys.executable).name} -P -m coordinator.superlink "
+            f"--largest-reply-bytes {self._largest_reply_bytes} "
+            "--ssl-certfile server.pem --ssl-keyfile server.key --ssl-ca-certfile ca.crt "
+            f"--host 127.0.0.1 --port {self.port} --enable-supernode-auth "
             "--database state.db --disable-runtime-dependency-installation",
         )
         self.wait_for("the SuperLink did not open its port", lambda: _port_is_open(self.port))

@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-from pathlib import Path
 
 from algorithms.contracts.errors import DataError
 from coordinator.config import CONFIG_FILE, CoordinatorHome
@@ -40,8 +39,9 @@ def coordinator_programs(home: CoordinatorHome) -> list[Program]:
     client.write_connection()
     client.write_app()
     superlink = (
-        *(str(Path(sys.executable).with_name("flower-superlink")), "--host", "127.0.0.1"),
-        *("--port", str(config.superlink_port), "--enable-supernode-auth"),
+        *(*PYTHON, "coordinator.superlink"),
+        *("--largest-reply-bytes", str(config.largest_reply_bytes)),
+        *("--host", "127.0.0.1", "--port", str(config.superlink_port), "--enable-supernode-auth"),
         *("--ssl-certfile", str(tls / "server.crt"), "--ssl-keyfile", str(tls / "server.key")),
         *("--ssl-ca-certfile", str(tls / "ca.crt"), "--database", str(home.flower / "state.db")),
         "--disable-runtime-dependency-installation",

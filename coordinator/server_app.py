@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
@@ -22,6 +22,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.superlink.grid import HttpGrid
 
 from algorithms.contracts.errors import ProtocolError
 from algorithms.contracts.messages import SiteStatus
@@ -31,6 +32,8 @@ from coordinator.plan_delivery import deliver_plan
 from coordinator.plan_records import PlanRecords
 from coordinator.report_collection import collect
 from coordinator.sites import (
+    BRING_FILES,
+    LONGEST_ARRIVAL_S,
     Answer,
     Conversation,
     PackagePart,
@@ -42,6 +45,7 @@ from coordinator.sites import (
 )
 from coordinator.study_store import StudyStore
 from coordinator.study_workflow import Goal, goal_reached
+from coordinator.superlink_mailbox import SuperLinkMailbox
 from coordinator.update_collection import collect_updates
 
 # Names in the records on the wire; `site_agent/message_check.py` has the same ones.
@@ -63,7 +67,7 @@ def main(grid: Grid, context: Context) -> None:
     patience_s = float(str(context.run_config.get("patience-s", 60)))
     tick_id = str(context.run_config.get("tick-id", ""))
     with StudyStore(home.database_url, home.config) as store:
-        sites = FlowerSites(grid, home)
+        sites = FlowerSites(_mailbox(grid, home), home)
         end = time.monotonic() + patience_s
         while True:
             tick(home, store, sites)
@@ -78,6 +82,12 @@ def main(grid: Grid, context: Context) -> None:
                 store.record_run(tick_id, goal, reached=done)
                 return
             time.sleep(PAUSE_BETWEEN_TICKS_S)
+
+
+def _mailbox(grid: Grid, home: CoordinatorHome) -> "Mailbox":
+    if not isinstance(grid, HttpGrid):
+        return cast("Mailbox", grid)  # of the embedded transport
+    return SuperLinkMailbox(grid, largest_reply_bytes=home.config.largest_reply_bytes)
 
 
 def tick(
@@ -137,6 +147,9 @@ class Mailbox(Protocol):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies that are there."""
 
+    def is_arriving(self, message_id: str) -> bool:
+        """Say whether a reply to this message has begun and is not whole."""
+
 
 class FlowerSites(Sites):
     """The sites behind a Flower grid, by the name they were registered with."""
@@ -157,7 +170,8 @@ class FlowerSites(Sites):
         """Hold one conversation with each site until all have ended; none waits for another.
 
         Only connected sites are asked: polling for a disconnected one would consume the message.
-        An answer that does not come while its message lives is the silence "message_expired".
+        An answer that does not come while its message lives is the silence "message_expired"; files
+        that have begun by then have some minutes more.
         """
         nodes = self._nodes()
         queue: deque[tuple[str, Request]] = deque()
@@ -183,7 +197,7 @@ class FlowerSites(Sites):
                     took_s = time.monotonic() - sent.at
                     go_on(sent.site, self._receive(sent.site, sent.request.question, reply, took_s))
             for key, sent in list(waiting.items()):
-                if time.monotonic() > sent.at + self._ttl_s:
+                if time.monotonic() > sent.at + self._patience_s(key, sent):
                     del waiting[key]
                     go_on(sent.site, Silence("message_expired"))
             if waiting:
@@ -227,6 +241,11 @@ class FlowerSites(Sites):
             else:
                 unreachable.append((sent.site, Silence("push_refused")))
         return unreachable
+
+    def _patience_s(self, message_id: str, sent: "_Sent") -> float:
+        bring_files = sent.request.question in BRING_FILES
+        longer = bring_files and self._grid.is_arriving(message_id)
+        return self._ttl_s + (LONGEST_ARRIVAL_S if longer else 0)
 
     def _nodes(self) -> dict[str, int]:
         return {n.name: n.node_id for n in self._grid.get_nodes() if n.status == "online"}

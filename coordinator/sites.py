@@ -12,6 +12,10 @@ from coordinator.package_publisher import PublishedPackage
 
 Leaving = TypeVar("Leaving", bound=BaseModel)
 
+MOST_WORDS_BYTES = 4 * 2**20  # of a reply that brings no file; a report is some 10 kB
+TOO_LARGE = "reply_too_large"
+LONGEST_ARRIVAL_S = 600.0  # of files that have begun to come while their question lived
+
 
 class Question(StrEnum):
     """What can be asked of a site; the values are the message types on the wire."""
@@ -23,6 +27,18 @@ class Question(StrEnum):
     MODEL_UPDATE = "query.model_update"
     RECEIVE_PLAN = "train.receive_plan"
     PLAN_APPROVAL = "query.plan_approval"
+
+
+BRING_FILES = (Question.SOURCE_PACKAGE, Question.MODEL_UPDATE)
+
+
+def most_reply_bytes(question: str, largest_reply_bytes: int) -> int:
+    """Return how large a reply to a type of message may be.
+
+    >>> [most_reply_bytes(f"query.{what}", 2**30) >> 20 for what in ("status", "source_package")]
+    [4, 1024]
+    """
+    return largest_reply_bytes if question in BRING_FILES else MOST_WORDS_BYTES
 
 
 @dataclass(frozen=True)
@@ -105,6 +121,8 @@ def parse_answer(answer: Answer | Silence, model: type[Leaving]) -> Leaving:
     """
     if isinstance(answer, Silence):
         raise ProtocolError(answer.reason)
+    if len(answer.message) > MOST_WORDS_BYTES:  # also where files may come with it
+        raise ProtocolError(TOO_LARGE)
     try:
         return model.model_validate_json(answer.message)
     except ValidationError:

@@ -15,6 +15,7 @@ from algorithms.contracts.errors import ProtocolError
 from algorithms.contracts.study_bundle import STUDY_BUNDLE
 from coordinator.config import CoordinatorHome
 from coordinator.package_delivery import TURN_S
+from coordinator.sites import LONGEST_ARRIVAL_S
 from coordinator.study_store import StudyStore
 from coordinator.study_workflow import Goal
 
@@ -78,8 +79,9 @@ class SuperLinkClient:
         }
         settings = " ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
         settings += f" patience-s={float(patience_s)}"
-        # The last tick may begin when patience ends, and wait for four messages and a turn.
-        limit_s = patience_s + RUN_OVERHEAD_S + TURN_S + 4 * home.config.message_ttl_s
+        # The last tick may begin when patience ends, and wait for four messages, a turn and files.
+        waiting_s = TURN_S + 4 * home.config.message_ttl_s + LONGEST_ARRIVAL_S
+        limit_s = patience_s + RUN_OVERHEAD_S + waiting_s
         output = self.run(self.folder / "app", settings, limit_s=limit_s)
         with StudyStore(home.database_url, home.config) as store:
             if not store.run_finished(tick_id):

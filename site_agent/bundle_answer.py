@@ -241,7 +241,9 @@ def _message(home: SiteHome, question: CarriedMessage, content: BinaryIO) -> Mes
     if not question.objects:
         raise MessageRefused("malformed_message")
     root = question.objects[-1][0]
-    asked = put_together(root, read_objects(content, question), RecordDict)
+    objects = read_objects(content, question)
+    limit_bytes = home.config.max_message_bytes
+    asked = put_together(root, objects, RecordDict, limit_bytes=limit_bytes)
     return Message(asked, NODE_ID, question.type)
 
 

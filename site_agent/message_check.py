@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from algorithms.contracts.canonical_json import sha256_hex
 from algorithms.contracts.errors import ProtocolError
+from algorithms.contracts.unfolded_size import unfolded_bytes
 from site_agent import audit_log
 from site_agent.config import SiteHome
 from site_agent.database import LedgerRow, transaction
@@ -93,12 +94,20 @@ def sent_files(message: Message, record: str) -> dict[str, bytes]:
     return {name: bytes(array.data) for name, array in arrays.items()}
 
 
-def put_together(object_id: str, parts: dict[str, bytes], kind: type[Part]) -> Part:
+def put_together(
+    object_id: str, parts: dict[str, bytes], kind: type[Part], *, limit_bytes: int
+) -> Part:
     """Make an object of Flower from its parts, by their names, as the network carries them.
 
     Raises:
-        MessageRefused: they do not make one, or one of another kind.
+        MessageRefused: they do not make one, one of another kind, or one larger than `limit_bytes`.
     """
+    try:
+        size_bytes = unfolded_bytes(parts)
+    except ValueError:
+        raise MessageRefused("malformed_message") from None
+    if size_bytes > limit_bytes:
+        raise MessageRefused("oversized_message")
     try:
         whole = inflate_object_from_contents(object_id, parts)
     except (DecodeError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

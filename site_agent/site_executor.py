@@ -189,7 +189,8 @@ class SiteExecutor:
             self._check_envelope(task, envelope)
             if parts is None:
                 raise MessageRefused("oversized_message")
-            message = _put_message_together(tree.object_id, parts)
+            limit_bytes = self._home.config.max_message_bytes
+            message = _put_message_together(tree.object_id, parts, limit_bytes)
             return checked_reply(self._client_app(message, context), envelope, self._engine)
         except MessageRefused as refusal:
             _log.warning("refused: %s %s", refusal.rule, refusal.detail or "")
@@ -252,8 +253,8 @@ class SiteExecutor:
         )
 
 
-def _put_message_together(message_id: str, parts: dict[str, bytes]) -> Message:
-    message = put_together(message_id, parts, Message)
+def _put_message_together(message_id: str, parts: dict[str, bytes], limit_bytes: int) -> Message:
+    message = put_together(message_id, parts, Message, limit_bytes=limit_bytes)
     if not message.has_content():
         raise MessageRefused("malformed_message")
     message.metadata.__dict__["_message_id"] = message_id  # as Flower does

@@ -13,7 +13,9 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 PROOF, PATIENT = "hostile-code-ran", "patient Zelinda Quarz"
-TTL_S = 60.0
+TTL_S = 90.0
+# A package for each report that is asked for.
+REPORTS = {"report": "a" * 64, "unplanned": "b" * 64, "one": "c" * 64, "differing": "d" * 64}
 
 if __name__ == "hostile_study":  # in the bundle; the tests import it for its names
     Path(PROOF).touch()
@@ -35,7 +37,7 @@ def main(grid: Grid, context: Context) -> None:
     assert "absent" not in nodes  # only those that are connected
     nodes["absent"] = int(str(context.run_config["absent"]))
     for site, node_id in nodes.items():
-        for case, (message_type, content) in _attacks(site).items():
+        for case, (message_type, content) in attacks(site).items():
             if case == "honest" or site not in ("stock", "absent"):
                 message = Message(content, node_id, message_type, ttl=TTL_S)
                 [message_id] = grid.push_messages([message])
@@ -54,11 +56,24 @@ def main(grid: Grid, context: Context) -> None:
     Path(str(context.run_config["output"])).write_text(json.dumps(answers), encoding="utf-8")
 
 
-def _attacks(site: str) -> dict[str, tuple[str, RecordDict]]:
+def attacks(site: str) -> dict[str, tuple[str, RecordDict]]:
+    """Return by a name what a site is sent: the type of the message and its content."""
     large = ArrayRecord({"large": Array("uint8", (2 * 2**20,), "raw", bytes(2 * 2**20))})
     address = {"study": "npc-gtv", "site": site}
     elsewhere = {"study": "another", "site": site}
-    return {
+    reports = {
+        case: (
+            "query.site_report",
+            RecordDict(
+                {
+                    "address": ConfigRecord(address),
+                    "question": ConfigRecord({"package_id": package}),
+                }
+            ),
+        )
+        for case, package in REPORTS.items()
+    }
+    return reports | {
         "honest": ("query.status", RecordDict({"address": ConfigRecord(address)})),
         "unknown": ("query.images", RecordDict({"address": ConfigRecord(address)})),
         "large": ("query.status", RecordDict({"address": ConfigRecord(address), "files": large})),

@@ -154,6 +154,8 @@ def test_flowers_words_stay_in_the_transport() -> None:
         "coordinator/embedded_transport.py",
         "coordinator/transport.py",
         "coordinator/loopback_keys.py",
+        "coordinator/superlink.py",
+        "coordinator/superlink_mailbox.py",
         "coordinator/superlink_nodes.py",
     }
     users = {

@@ -30,6 +30,7 @@ class ScriptedGrid:
         self._under_way: dict[str, tuple[int, Message]] = {}
         self.most_at_once = 0
         self.refuse: set[str] = set()
+        self.begun = False
 
     def get_nodes(self) -> list[Any]:
         return [
@@ -58,6 +59,9 @@ class ScriptedGrid:
         self._polls += 1
         ready = [k for k in ids if k in self._under_way and self._under_way[k][0] <= self._polls]
         return [self._reply(self._under_way.pop(key)[1]) for key in ready]
+
+    def is_arriving(self, message_id: str) -> bool:
+        return self.begun
 
     def _reply(self, message: Message) -> Message:
         if message.metadata.message_type == Question.SITE_REPORT.value:
@@ -104,6 +108,17 @@ def test_a_push_that_is_refused_is_a_silence(tmp_path: Path) -> None:
     answers = _sites(tmp_path, grid).ask(Question.STATUS, ["hospital-b", "hospital-c"])
     assert answers["hospital-b"] == Silence("push_refused")
     assert isinstance(answers["hospital-c"], Answer)
+
+
+def test_files_that_have_begun_to_come_are_waited_for_and_words_are_not(tmp_path: Path) -> None:
+    grid = ScriptedGrid(lambda _name: 5)
+    sites = _sites(tmp_path, grid, ttl_s=0.0)
+    package = Question.SOURCE_PACKAGE
+    assert sites.ask(package, ["hospital-b"])["hospital-b"] == Silence("message_expired")
+    grid.begun = True
+    assert isinstance(sites.ask(package, ["hospital-b"])["hospital-b"], Answer)
+    status = sites.ask(Question.STATUS, ["hospital-b"])
+    assert status["hospital-b"] == Silence("message_expired")
 
 
 def test_a_conversation_does_not_wait_for_another(tmp_path: Path) -> None:

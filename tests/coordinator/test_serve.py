@@ -46,6 +46,7 @@ def test_the_superlink_is_on_loopback_and_nginx_alone_opens_a_port_outside(home)
     programs = {p.name: shlex.join(p.command) for p in coordinator_programs(home)}
     assert list(programs) == ["superlink", "nginx", "ticker", "operations"]
     assert f"--host 127.0.0.1 --port {home.config.superlink_port}" in programs["superlink"]
+    assert "-m coordinator.superlink --largest-reply-bytes 2214592512 " in programs["superlink"]
     assert "--enable-supernode-auth" in programs["superlink"]
     assert "--disable-runtime-dependency-installation" in programs["superlink"]
     assert str(home.flower / "state.db") in programs["superlink"]

@@ -18,7 +18,7 @@ from algorithms.contracts.messages import (
 from coordinator.config import CoordinatorHome
 from coordinator.enrolment import enrol, revoke
 from coordinator.server_app import tick
-from coordinator.sites import Answer, Conversation, Question, Silence, Sites
+from coordinator.sites import MOST_WORDS_BYTES, Answer, Conversation, Question, Silence, Sites
 from coordinator.study_store import StudyStore
 from coordinator.study_workflow import SiteProgress
 from evaluation.aggregate_report import aggregate
@@ -109,6 +109,7 @@ def test_honest_sites_get_there(home: CoordinatorHome, store: StudyStore) -> Non
     [
         Silence("message_expired"),
         Answer(b"not json"),
+        Answer(b" " * MOST_WORDS_BYTES + _status("hospital-b").model_dump_json().encode()),
         Answer(b'{"kind":"site_status","note":"patient"}'),
         _answer(_status("hospital-c")),  # speaks for another site
     ],

@@ -26,7 +26,7 @@ from coordinator.authority import Authority
 from coordinator.config import CoordinatorHome
 from coordinator.config import open_home as open_coordinator
 from coordinator.enrolment import revoke
-from coordinator.reverse_proxy import write_configuration
+from coordinator.reverse_proxy import MOST_AT_ONCE, write_configuration
 from coordinator.study_keys import write_server_certificate
 from coordinator.study_store import StudyStore
 from site_agent.config import SiteHome, open_home
@@ -176,7 +176,9 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         start(
             home.flower,
             "superlink.log",
-            *(BIN / "flower-superlink", "--host", "127.0.0.1", "--port", superlink_port),
+            *(sys.executable, "-P", "-m", "coordinator.superlink"),
+            *("--largest-reply-bytes", home.config.largest_reply_bytes),
+            *("--host", "127.0.0.1", "--port", superlink_port),
             *("--ssl-certfile", home.tls / "server.crt", "--ssl-keyfile", home.tls / "server.key"),
             *("--ssl-ca-certfile", home.tls / "ca.crt", "--enable-supernode-auth"),
             *("--database", "state.db", "--disable-runtime-dependency-installation"),
@@ -281,6 +283,23 @@ def test_a_body_that_no_message_needs_is_refused_and_health_needs_no_certificate
     with suppress(BrokenPipeError, ConnectionResetError, ssl.SSLError):  # before all is sent
         assert deployment.status(PULL, context, body=b"x" * ((16 << 20) + 1)) == 413
     assert deployment.status("/healthz", deployment.anonymous) == 200
+
+
+def test_a_hospital_has_so_many_requests_at_once_and_keeps_nobody_else_out(deployment) -> None:
+    """Whose bodies never end: they would wait in the SuperLink's memory."""
+    greedy, other = (tls_context(deployment.sites[name]) for name in ("hospital-b", "hospital-c"))
+    with ExitStack() as stack:
+        for _ in range(MOST_AT_ONCE):
+            begun = http.client.HTTPSConnection(
+                "127.0.0.1", deployment.door_port, context=greedy, timeout=30
+            )
+            stack.callback(begun.close)
+            begun.putrequest("POST", PULL)
+            begun.putheader("content-length", "1000")
+            begun.endheaders()
+        _wait(lambda: deployment.status(PULL, greedy) == 503)
+        assert deployment.status(PULL, other) == 401
+    _wait(lambda: deployment.status(PULL, greedy) == 401)
 
 
 def test_a_supernode_comes_through_the_hospitals_proxy_with_its_certificate(deployment) -> None:

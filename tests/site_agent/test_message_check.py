@@ -1,3 +1,4 @@
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from site_agent.database import open_database
 from site_agent.message_check import (
     MessageRefused,
     checked_reply,
+    put_together,
     sent_files,
     wrap_released,
 )
+from tests.hostile_supernode import object_id, wire_object
 from tests.simulated_site import AT, make_site, tiny_package
 
 RECEIPT = PackageReceipt(site="hospital-b", package_id="ab" * 32, accepted=True)
@@ -127,3 +130,25 @@ def test_files_are_raw_bytes_and_nothing_to_unpack(question: Message) -> None:
         message = Message(RecordDict({"files": record}), reply_to=question)
         with pytest.raises(MessageRefused, match="malformed_message"):
             sent_files(message, "files")
+
+
+@pytest.mark.parametrize(("times", "rule"), [(2, None), (9, "oversized_message")])
+def test_an_array_that_names_one_chunk_many_times_is_as_large_as_it_becomes(
+    times: int, rule: str | None
+) -> None:
+    chunk = wire_object("ArrayChunk", bytes(1000))
+    shape = {"dtype": "uint8", "shape": [1], "stype": "raw", "arraychunk_ids": [0] * times}
+    array = wire_object("Array", json.dumps(shape).encode(), [object_id(chunk)])
+    parts = {object_id(part): part for part in (chunk, array)}
+    if rule is None:
+        assert put_together(object_id(array), parts, Array, limit_bytes=5000).data == bytes(2000)
+        return
+    with pytest.raises(MessageRefused, match=rule):
+        put_together(object_id(array), parts, Array, limit_bytes=5000)
+
+
+@pytest.mark.parametrize("content", [b"", b"Array", b"Array x 2\0{}", b"\xff a 1\0b"])
+def test_parts_that_are_none_are_malformed(content: bytes) -> None:
+    parts = {object_id(content): content}
+    with pytest.raises(MessageRefused, match="malformed_message"):
+        put_together(object_id(content), parts, Array, limit_bytes=5000)

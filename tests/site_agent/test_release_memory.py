@@ -38,13 +38,15 @@ def engine(home: SiteHome) -> Engine:
     return engine
 
 
-def report_on(engine: Engine, package: str, dice: dict[int, float]) -> SiteReportMessage:
+def report_on(
+    engine: Engine, package: str, dice: dict[int, float], site: str = "hospital-b"
+) -> SiteReportMessage:
     """Leave in the database what measuring these patients leaves, and return the report."""
     patients = len(dice)
     figure = Distribution(n=patients, **FIGURE)
-    arm = tiny_report("hospital-b", package).arms[0]
+    arm = tiny_report(site, package).arms[0]
     arm = arm.model_copy(update={"patients": patients} | dict.fromkeys(FIGURES, figure))
-    report = tiny_report("hospital-b", package, arms=(arm,), revision=None)
+    report = tiny_report(site, package, arms=(arm,), revision=None)
     with transaction(engine) as session:
         session.add(
             PackageRow(

@@ -1,0 +1,233 @@
+"""Starts Flower's SuperLink so that no hospital can fill its disk or speak for another.
+
+    python -m coordinator.superlink --largest-reply-bytes BYTES OPTIONS OF flower-superlink
+
+Flower 1.41 takes a reply of any size: first its envelope with the ids of its objects, then each
+object by itself; it lets a node send messages under the coordinator's id, and reply under another
+node's. Here three of its functions are replaced: what takes an envelope, what takes an object, and
+what gives replies to the ServerApp. The rest is `flower-superlink`.
+
+Of a reply that becomes too large nothing is kept, and an error with the name of the rule stands in
+its place. The SuperNode is told that an object was not stored; it gives the reply up and goes on.
+"""
+
+import argparse
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from logging import WARNING
+from typing import Any
+
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+
+from fastapi import HTTPException
+from flwr.app import Error
+from flwr.app.message.message import make_message
+from flwr.app.metadata import Metadata
+from flwr.common.serde import message_to_proto
+from flwr.proto.fleet_pb2 import PushMessagesRequest, PushMessagesResponse
+from flwr.proto.message_pb2 import PushObjectRequest, PushObjectResponse
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse
+from flwr.supercore import log
+from flwr.supercore.inflatable.inflatable_object import get_object_tree
+from flwr.supercore.utils import int64_to_uint64
+from flwr.superlink.cli import flower_superlink
+from flwr.superlink.servicer.fleet import fleet_handlers
+from flwr.superlink.servicer.runtime import runtime_handlers
+
+from coordinator.sites import TOO_LARGE, most_reply_bytes
+
+ERROR_CODE = 100  # Flower's own lie below
+SUPERLINK_ID = 1
+MOST_ENVELOPE_BYTES = 64 * 2**10  # names nine hundred objects, each of up to 5 MiB
+REMEMBERED_S = 3600.0  # of a reply that was begun, and of a refusal; a question lives some minutes
+
+
+@dataclass
+class _Reply:
+    """A reply that was begun."""
+
+    node_id: int
+    run_id: int
+    question: str  # id of the message that it answers
+    root: str  # id of the reply
+    limit_bytes: int
+    missing: int  # objects to come
+    bytes_kept: int = 0
+    at: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    run_id: int
+    rule: str
+    at: float = field(default_factory=time.monotonic)
+
+
+class ReplyGate:
+    """What takes replies from the SuperNodes, within limits, and gives them to the ServerApp.
+
+    Args:
+        largest_reply_bytes: as in `coordinator.toml`.
+    """
+
+    def __init__(self, largest_reply_bytes: int) -> None:
+        self._largest_reply_bytes = largest_reply_bytes
+        self._lock = threading.Lock()
+        self._replies: dict[str, _Reply] = {}  # by the session in which their objects come
+        self._refusals: dict[str, _Refusal] = {}  # by the id of the message that was answered
+
+    def install(self) -> None:
+        """Put this in place of Flower's own functions, in this process."""
+        self._push_messages = fleet_handlers.push_messages
+        self._push_object = fleet_handlers.push_object
+        self._pull_messages = runtime_handlers.pull_messages
+        fleet_handlers.push_messages = self.push_messages
+        fleet_handlers.push_object = self.push_object
+        runtime_handlers.pull_messages = self.pull_messages
+
+    def push_messages(self, request: PushMessagesRequest, state: Any) -> PushMessagesResponse:
+        """Take the envelope of a reply.
+
+        Raises:
+            HTTPException: it is no reply of this node's own to what it was asked.
+        """
+        node_id = request.node.node_id
+        if len(request.messages_list) != 1 or len(request.message_object_trees) != 1:
+            raise self._rejected(state, node_id, "malformed_reply")
+        [message], [tree] = request.messages_list, request.message_object_trees
+        question = message.metadata.reply_to_message_id
+        if message.metadata.src_node_id != node_id or not question:
+            raise self._rejected(state, node_id, "another_sender")
+        if tree.object_id != message.metadata.message_id:
+            raise self._rejected(state, node_id, "malformed_reply")
+        asked = state.get_valid_message_ins(question)
+        if asked is None:  # too late, or sent again after the ServerApp took it: nothing is stored
+            return self._push_messages(request=request, state=state)
+        if int64_to_uint64(asked["dst_node_id"]) != node_id:
+            raise self._rejected(state, node_id, "another_sender")
+        reply = _Reply(
+            node_id=node_id,
+            run_id=message.metadata.run_id,
+            question=question,
+            root=tree.object_id,
+            limit_bytes=most_reply_bytes(asked["message_type"], self._largest_reply_bytes),
+            missing=0,
+        )
+        if request.ByteSize() > MOST_ENVELOPE_BYTES:
+            self._refuse(state, reply)
+            return PushMessagesResponse(results={reply.root: 0})
+        response = self._push_messages(request=request, state=state)
+        with self._lock:
+            self._forget_old()
+            for session_id, before in list(self._replies.items()):
+                if before.root == reply.root:  # sent again: Flower has ended the first session
+                    reply.bytes_kept = before.bytes_kept
+                    del self._replies[session_id]
+            if response.objects_to_push:
+                reply.missing = len(response.objects_to_push)
+                self._replies[response.session_id] = reply
+        return response
+
+    def push_object(self, request: PushObjectRequest, state: Any) -> PushObjectResponse:
+        """Take an object of a reply that has begun, or say that it was not stored."""
+        size_bytes = len(request.object_content)
+        with self._lock:
+            reply = self._replies.get(request.session_id)
+            if reply is None or reply.node_id != request.node.node_id:
+                return PushObjectResponse(stored=False)
+            reply.bytes_kept += size_bytes  # before it is stored: others may come meanwhile
+            too_large = reply.bytes_kept > reply.limit_bytes
+            if too_large:
+                del self._replies[request.session_id]
+        if too_large:
+            state._cleanup_push_session(request.session_id, cleanup_messages=True)
+            self._refuse(state, reply)
+            return PushObjectResponse(stored=False)
+        response = self._push_object(request=request, state=state)
+        with self._lock:
+            if response.stored:
+                reply.missing -= 1
+            else:
+                reply.bytes_kept -= size_bytes
+            if reply.missing == 0:
+                self._replies.pop(request.session_id, None)
+        return response
+
+    def pull_messages(
+        self, request: PullAppMessagesRequest, state: Any, task: Any
+    ) -> PullAppMessagesResponse:
+        """Give the ServerApp the replies that are there, and an error for each that was refused."""
+        with self._lock:
+            refused = {
+                question: self._refusals.pop(question)
+                for question in request.message_ids
+                if question in self._refusals and self._refusals[question].run_id == task.run_id
+            }
+        others = [question for question in request.message_ids if question not in refused]
+        rest = PullAppMessagesRequest()
+        rest.CopyFrom(request)
+        del rest.message_ids[:]
+        rest.message_ids.extend(others)
+        response = self._pull_messages(rest, state, task)
+        state.delete_messages(set(refused))
+        for question, refusal in refused.items():
+            error = _error(question, refusal)
+            state._store_generated_message(error)
+            response.messages_list.append(message_to_proto(error))
+            response.message_object_trees.append(get_object_tree(error))
+        return response
+
+    def _refuse(self, state: Any, reply: _Reply) -> None:
+        with self._lock:
+            self._refusals[reply.question] = _Refusal(reply.run_id, TOO_LARGE)
+        self._say(state, reply.node_id, TOO_LARGE)
+
+    def _rejected(self, state: Any, node_id: int, rule: str) -> HTTPException:
+        self._say(state, node_id, rule)
+        return HTTPException(status_code=400, detail=rule)
+
+    def _say(self, state: Any, node_id: int, rule: str) -> None:
+        [node] = state.get_node_info(node_ids=[node_id])
+        log(WARNING, "Refused a reply of site %s, node %s: %s", node.name, node_id, rule)
+
+    def _forget_old(self) -> None:
+        oldest = time.monotonic() - REMEMBERED_S
+        self._replies = {key: r for key, r in self._replies.items() if r.at > oldest}
+        self._refusals = {key: r for key, r in self._refusals.items() if r.at > oldest}
+
+
+def _error(question: str, refusal: _Refusal) -> Any:
+    metadata = Metadata(
+        run_id=refusal.run_id,
+        message_id="",
+        src_node_id=SUPERLINK_ID,
+        dst_node_id=SUPERLINK_ID,
+        reply_to_message_id=question,
+        group_id="",
+        message_type="system",
+        created_at=time.time(),
+        ttl=0,
+    )
+    message = make_message(metadata=metadata, error=Error(ERROR_CODE, refusal.rule))
+    message.metadata.__dict__["_message_id"] = message.object_id
+    return message
+
+
+def main() -> None:
+    """Run the SuperLink until it is ended."""
+    parser = argparse.ArgumentParser(
+        prog="python -m coordinator.superlink", add_help=False, allow_abbrev=False
+    )
+    parser.add_argument("--largest-reply-bytes", type=int, required=True)
+    ours, flowers = parser.parse_known_args()
+    ReplyGate(ours.largest_reply_bytes).install()
+    sys.argv = ["flower-superlink", *flowers]
+    flower_superlink()
+
+
+if __name__ == "__main__":
+    main()
