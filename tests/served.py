@@ -103,7 +103,9 @@ def make_served_study(
     return coordinator, sites
 
 
-def make_served_coordinator(folder: Path, *targets: str) -> CoordinatorHome:
+def make_served_coordinator(
+    folder: Path, *targets: str, tick_every_s: float = 1
+) -> CoordinatorHome:
     """Make a coordinator on ports of its own, with a server certificate."""
     door, superlink, operations = free_ports(3)
     coordinator = make_coordinator(folder, targets=targets)
@@ -111,7 +113,7 @@ def make_served_coordinator(folder: Path, *targets: str) -> CoordinatorHome:
     settings = file.read_text().replace("localhost:8443", f"127.0.0.1:{door}")
     file.write_text(
         f'{settings}listen = "127.0.0.1:{door}"\nsuperlink_port = {superlink}\n'
-        f"operations_port = {operations}\ntick_every_s = 1\nmessage_ttl_s = 20\n"
+        f"operations_port = {operations}\ntick_every_s = {tick_every_s}\nmessage_ttl_s = 20\n"
     )
     coordinator = open_coordinator(coordinator.folder)
     with StudyStore(coordinator.database_url, coordinator.config) as store:

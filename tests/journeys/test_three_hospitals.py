@@ -201,7 +201,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
     if shutil.which("nginx") is None and shutil.which("nginx", path="/usr/sbin") is None:
         absent("nginx", "nginx")
     folder = tmp_path_factory.mktemp("study")
-    home = make_served_coordinator(folder / "coordinator", *TARGETS)
+    home = make_served_coordinator(folder / "coordinator", *TARGETS, tick_every_s=4)
     with ExitStack() as stack:
         proxies, sites, archives = {}, {}, {}
         for site in (SOURCE, *TARGETS):
