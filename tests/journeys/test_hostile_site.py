@@ -348,7 +348,7 @@ def test_a_hospital_that_keeps_to_no_rule_is_refused_by_name_and_the_study_goes_
         assert study.failures("hospital-c") == ["offline"]  # until now
         before, site.reports = study.memory_bytes(), True
         site.attacks += [(question, attack) for question, attack, _ in ATTACKS]
-        study.run(Goal.REPORTED, patience_s=300)
+        study.run(Goal.REPORTED, patience_s=480)
         assert not answering.failures
         assert not site.attacks
         refused = study.failures("hospital-c")[1:]
