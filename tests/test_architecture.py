@@ -29,13 +29,13 @@ def modules(package: str) -> list[str]:
 
 
 def loaded_by(*imported: str) -> set[str]:
-    """Import modules in a fresh interpreter and return the top-level packages it then holds."""
+    """Import modules in a fresh interpreter and return what it then holds, packages among them."""
     code = f"import sys, json, {', '.join(imported)}\nprint(json.dumps(sorted(sys.modules)))"
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, ended.stderr
-    return {name.partition(".")[0] for name in json.loads(ended.stdout.splitlines()[-1])}
+    return set(json.loads(ended.stdout.splitlines()[-1]))
 
 
 # -- what may import what -----------------------------------------------------------------------
@@ -58,7 +58,12 @@ def test_importing_any_room_of_the_coordinator_loads_nothing_that_reads_images()
 
 def test_the_answer_to_the_coordinator_is_given_without_torch_or_pydicom() -> None:
     """Flower starts a fresh process per message: it must be quick."""
-    assert loaded_by("site_agent.client_app") & set(HEAVY) == set()
+    assert loaded_by("site_agent.client_app") & {*HEAVY, "scipy.stats"} == set()
+
+
+def test_a_tick_waits_for_no_statistics() -> None:
+    """Flower starts a fresh process per tick, and few collect a report."""
+    assert "scipy.stats" not in loaded_by("coordinator.server_app")
 
 
 def test_receiving_images_loads_no_torch() -> None:

@@ -30,10 +30,11 @@ from algorithms.contracts.model_package import (
 )
 from evaluation.benchmarks.phantom_hospitals import HOSPITALS, write_patient
 from evaluation.benchmarks.studies import Hospital, Study
-from evaluation.benchmarks.study_road import Road, TransportName, run_study
+from evaluation.benchmarks.study_road import Road, run_study
 from evaluation.benchmarks.study_table import site_rows
 
-pytestmark = pytest.mark.journey
+# In one worker, so that the tests share the finished studies.
+pytestmark = [pytest.mark.journey, pytest.mark.xdist_group("study road")]
 
 PROFILES = [
     replace(profile, patients=8, matrix=64, pixel_mm=3.0, slices=12, slice_mm=9.0)
@@ -136,8 +137,7 @@ def _assert_nothing_private(road: Road) -> None:
         assert not re.search(rb"(case|patient)-[0-9a-f]{12}", data), file.name
 
 
-def _finished_road(folder: Path, transport: TransportName) -> Road:
-    road = Road(tiny_study(), folder, seed=0, transport=transport)
+def _finished_road(road: Road) -> Road:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEDGTV_COORDINATOR_RECORD_RECEIVED", "true")
         run_study(road)
@@ -146,26 +146,28 @@ def _finished_road(folder: Path, transport: TransportName) -> Road:
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Road:
-    return _finished_road(tmp_path_factory.mktemp("embedded") / "study", "embedded")
+    """Finish a study that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("embedded") / "study"
+    return _finished_road(Road(tiny_study(), folder, seed=0, transport="embedded"))
 
 
 @pytest.fixture(scope="module")
 def flower(tmp_path_factory: pytest.TempPathFactory) -> Road:
-    return _finished_road(tmp_path_factory.mktemp("flower") / "study", "flower")
+    """Finish a study that was killed, with everything of it, while a site was in stage 1."""
+    folder = tmp_path_factory.mktemp("flower") / "study"
+    road = Road(tiny_study(), folder, seed=0, transport="flower")
+    driver = _start_driver(road)
+    try:
+        rounds = road.folder / "sites" / "hospital-b" / "rounds"
+        checkpoint = _wait_for_checkpoint(rounds, driver)
+    finally:
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+    assert checkpoint.is_file()
+    return _finished_road(road)
 
 
-# Tests of one group run in one worker, so that they share its finished study.
-in_embedded_group = pytest.mark.xdist_group("embedded study")
-in_flower_group = pytest.mark.xdist_group("flower study")
-
-
-@pytest.mark.parametrize(
-    "transport",
-    [
-        pytest.param("embedded", marks=in_embedded_group),
-        pytest.param("flower", marks=in_flower_group),
-    ],
-)
+@pytest.mark.parametrize("transport", ["embedded", "flower"])
 def test_whole_study_ends_in_a_report_and_nothing_private_leaves(
     transport: str, request: pytest.FixtureRequest
 ) -> None:
@@ -188,29 +190,17 @@ def test_whole_study_ends_in_a_report_and_nothing_private_leaves(
     _assert_nothing_private(road)
 
 
-@in_embedded_group
 def test_a_site_killed_in_stage_1_resumes_and_ends_in_the_same_weights(
-    embedded: Road, tmp_path: Path
+    embedded: Road, flower: Road
 ) -> None:
-    killed = Road(tiny_study(), tmp_path / "killed", seed=0, transport="embedded")
-    driver = _start_driver(killed)
-    try:
-        rounds = killed.folder / "sites" / "hospital-b" / "rounds"
-        checkpoint = _wait_for_checkpoint(rounds, driver)
-    finally:
-        os.killpg(driver.pid, signal.SIGKILL)
-        driver.wait()
-    assert checkpoint.is_file()
-    run_study(killed)
-
     for site in ("hospital-b", "hospital-c"):
         for name in ("stage3.safetensors", "adapted.safetensors"):
             first, second = (
                 next((road.folder / "sites" / site / "rounds").rglob(name))
-                for road in (embedded, killed)
+                for road in (embedded, flower)
             )
             assert first.read_bytes() == second.read_bytes(), (site, name)
-    assert _figures(embedded) == _figures(killed)
+    assert _figures(embedded) == _figures(flower)
 
 
 def _start_driver(road: Road) -> "subprocess.Popen[bytes]":
@@ -219,11 +209,14 @@ def _start_driver(road: Road) -> "subprocess.Popen[bytes]":
         "import sys; from pathlib import Path;"
         "from tests.journeys.test_study_road import tiny_study;"
         "from evaluation.benchmarks.study_road import Road, run_study;"
-        "run_study(Road(tiny_study(), Path(sys.argv[1]), 0, 'embedded'))"
+        "run_study(Road(tiny_study(), Path(sys.argv[1]), 0, sys.argv[2]))"
     )
     root = Path(__file__).resolve().parents[2]
     return subprocess.Popen(
-        [sys.executable, "-c", code, str(road.folder)], cwd=root, start_new_session=True
+        [sys.executable, "-c", code, str(road.folder), road.transport],
+        cwd=root,
+        env=os.environ | {"FEDGTV_COORDINATOR_RECORD_RECEIVED": "true"},
+        start_new_session=True,
     )
 
 
