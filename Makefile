@@ -15,6 +15,7 @@ PORT   ?= 8501
 
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
+unexport PYTHONDONTWRITEBYTECODE  # without bytecode pytest rewrites every test anew, in each worker
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check unit journey bench bench-ui screenshots ui clean

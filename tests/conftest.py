@@ -1,5 +1,6 @@
 """Shared fixtures."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -14,6 +15,14 @@ settings.load_profile("untimed")
 # A person who sets CUDA_VISIBLE_DEVICES gets the accelerator.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+gc.disable()  # what is imported and collected stays
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage only among what the tests make: the rest is a million objects."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
