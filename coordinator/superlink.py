@@ -12,6 +12,7 @@ its place. The SuperNode is told that an object was not stored; it gives the rep
 """
 
 import argparse
+import math
 import os
 import sys
 import threading
@@ -29,10 +30,15 @@ from flwr.app.message.message import make_message
 from flwr.app.metadata import Metadata
 from flwr.common.serde import message_to_proto
 from flwr.proto.fleet_pb2 import PushMessagesRequest, PushMessagesResponse
-from flwr.proto.message_pb2 import PushObjectRequest, PushObjectResponse
+from flwr.proto.message_pb2 import Metadata as ProtoMetadata
+from flwr.proto.message_pb2 import ObjectTree, PushObjectRequest, PushObjectResponse
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse
 from flwr.supercore import log
-from flwr.supercore.inflatable.inflatable_object import get_object_tree
+from flwr.supercore.inflatable.inflatable_object import (
+    get_object_tree,
+    is_valid_sha256_hash,
+    iterate_object_tree,
+)
 from flwr.supercore.utils import int64_to_uint64
 from flwr.superlink.cli import flower_superlink
 from flwr.superlink.servicer.fleet import fleet_handlers
@@ -102,13 +108,16 @@ class ReplyGate:
         question = message.metadata.reply_to_message_id
         if message.metadata.src_node_id != node_id or not question:
             raise self._rejected(state, node_id, "another_sender")
-        if tree.object_id != message.metadata.message_id:
+        if not _is_well_formed(message.metadata, tree):
             raise self._rejected(state, node_id, "malformed_reply")
         asked = state.get_valid_message_ins(question)
-        if asked is None:  # too late, or sent again after the ServerApp took it: nothing is stored
-            return self._push_messages(request=request, state=state)
+        if asked is None or question in self._refusals:
+            # Too late, or sent again. Flower would write what stands for the question into its log.
+            return PushMessagesResponse(results={tree.object_id: 0})
         if int64_to_uint64(asked["dst_node_id"]) != node_id:
             raise self._rejected(state, node_id, "another_sender")
+        if int64_to_uint64(asked["run_id"]) != message.metadata.run_id:
+            raise self._rejected(state, node_id, "malformed_reply")
         reply = _Reply(
             node_id=node_id,
             run_id=message.metadata.run_id,
@@ -198,6 +207,20 @@ class ReplyGate:
         oldest = time.monotonic() - REMEMBERED_S
         self._replies = {key: r for key, r in self._replies.items() if r.at > oldest}
         self._refusals = {key: r for key, r in self._refusals.items() if r.at > oldest}
+
+
+def _is_well_formed(metadata: ProtoMetadata, tree: ObjectTree) -> bool:
+    """Say whether Flower can store this, and give it to the ServerApp.
+
+    SQLite keeps no NaN: what comes back in its place ends the run, for every site.
+    """
+    ids = (part.object_id for part in iterate_object_tree(tree))
+    return (
+        metadata.message_id == tree.object_id
+        and math.isfinite(metadata.created_at)
+        and math.isfinite(metadata.ttl)
+        and all(is_valid_sha256_hash(object_id) for object_id in ids)
+    )
 
 
 def _error(question: str, refusal: _Refusal) -> Any:
