@@ -39,7 +39,7 @@ class Run:
     """A run, two hospitals, and Flower's functions behind the gate."""
 
     def __init__(self, database: Path) -> None:
-        self._database = database
+        self._database, self.study = database, ""
         objects = ObjectStoreFactory(str(database))
         self.state = LinkStateFactory(str(database), NoOpFederationManager(), objects).state()
         self.honest, self.hostile = self._register("hospital-b"), self._register("hospital-c")
@@ -59,7 +59,7 @@ class Run:
 
     def ask(self, node: int) -> Message:
         """Have the ServerApp ask a node; what it says to one node is the same each time."""
-        address = ConfigRecord({"study": "study", "site": str(node)})
+        address = ConfigRecord({"study": self.study, "site": str(node)})
         return self._sent(
             make_message(
                 metadata=Metadata(
@@ -105,7 +105,7 @@ class Run:
             "ttl": asked.created_at + asked.ttl - now,
             "message_type": asked.message_type,
         }
-        content = RecordDict({"message": ConfigRecord({"json": words})})
+        content = RecordDict({"message": ConfigRecord({"json": words + self.study.encode()})})
         message = make_message(metadata=Metadata(**(truth | lies)), content=content)
         message.metadata.__dict__["_message_id"] = message.object_id
         return message
@@ -173,6 +173,7 @@ def run(open_run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     for module, name in replaced:
         monkeypatch.setattr(module, name, getattr(module, name))  # put back in the end
     ReplyGate(MOST_BYTES).install()
+    open_run.study = secrets.token_hex()  # no test meets objects of another
     return open_run
 
 
@@ -214,3 +215,44 @@ def test_a_reply_in_the_name_of_another_run_is_refused(run: Run) -> None:
     asked = run.ask(run.hostile)
     with pytest.raises(HTTPException, match="malformed_reply"):
         run.begin(run.hostile, run.reply(run.hostile, asked, run_id=asked.metadata.run_id + 1))
+
+
+def other_children(name: str) -> ObjectTree:
+    """Say of an object that it has a child, which it has not."""
+    child = ObjectTree(object_id=secrets.token_hex(32))
+    contested = ObjectTree(object_id=name, children=[child])
+    return ObjectTree(object_id=secrets.token_hex(32), children=[contested])
+
+
+def test_who_guesses_what_the_coordinator_will_ask_does_not_keep_it_from_asking(run: Run) -> None:
+    theirs, ours = run.ask(run.hostile), run.ask(run.honest)
+    run.take(run.honest, ours)
+    address = ours.content["address"].object_id
+    run.begin(run.hostile, run.reply(run.hostile, theirs), other_children(address))
+    again = run.ask(run.honest)
+    assert all(run.send(run.honest, run.reply(run.honest, again)))
+    assert run.heard(theirs, again) == {
+        theirs.object_id: "contested_reply",
+        again.object_id: str(run.honest),
+    }
+
+
+def test_who_guesses_what_another_hospital_will_say_does_not_silence_it(run: Run) -> None:
+    theirs, ours = run.ask(run.hostile), run.ask(run.honest)
+    honest = run.reply(run.honest, ours)
+    words = honest.content["message"].object_id
+    run.begin(run.hostile, run.reply(run.hostile, theirs), other_children(words))
+    assert run.send(run.honest, honest) == [True] * 3
+    assert run.heard(theirs, ours) == {
+        theirs.object_id: "contested_reply",
+        ours.object_id: str(run.honest),
+    }
+
+
+def test_an_object_with_other_children_than_announced_is_not_kept(run: Run) -> None:
+    asked = run.ask(run.hostile)
+    message = run.reply(run.hostile, asked, b"words")
+    words = message.content["message"]
+    begun = run.begin(run.hostile, message, other_children(words.object_id))
+    assert not run.push(run.hostile, begun.session_id, words.deflate(), words.object_id)
+    assert run.heard(asked) == {asked.object_id: "malformed_reply"}
