@@ -4,18 +4,21 @@
 
 Flower 1.41 takes a reply of any size: first its envelope with the ids of its objects, then each
 object by itself; it lets a node send messages under the coordinator's id, and reply under another
-node's. Here three of its functions are replaced: what takes an envelope, what takes an object, and
-what gives replies to the ServerApp. The rest is `flower-superlink`.
+node's; and it refuses an object of which somebody said before that it has other children. Here four
+of its functions are replaced: what takes an envelope, what takes an object, what takes questions of
+the ServerApp and what gives it the replies. The rest is `flower-superlink`.
 
 Of a reply that becomes too large nothing is kept, and an error with the name of the rule stands in
 its place. The SuperNode is told that an object was not stored; it gives the reply up and goes on.
 """
 
 import argparse
+import math
 import os
 import sys
 import threading
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from logging import WARNING
 from typing import Any
@@ -29,10 +32,21 @@ from flwr.app.message.message import make_message
 from flwr.app.metadata import Metadata
 from flwr.common.serde import message_to_proto
 from flwr.proto.fleet_pb2 import PushMessagesRequest, PushMessagesResponse
-from flwr.proto.message_pb2 import PushObjectRequest, PushObjectResponse
-from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse
+from flwr.proto.message_pb2 import Metadata as ProtoMetadata
+from flwr.proto.message_pb2 import ObjectTree, PushObjectRequest, PushObjectResponse
+from flwr.proto.runtime_pb2 import (
+    PullAppMessagesRequest,
+    PullAppMessagesResponse,
+    PushAppMessagesRequest,
+    PushAppMessagesResponse,
+)
 from flwr.supercore import log
-from flwr.supercore.inflatable.inflatable_object import get_object_tree
+from flwr.supercore.inflatable.inflatable_object import (
+    get_object_children_ids_from_object_content,
+    get_object_tree,
+    is_valid_sha256_hash,
+    iterate_object_tree,
+)
 from flwr.supercore.utils import int64_to_uint64
 from flwr.superlink.cli import flower_superlink
 from flwr.superlink.servicer.fleet import fleet_handlers
@@ -55,7 +69,8 @@ class _Reply:
     question: str  # id of the message that it answers
     root: str  # id of the reply
     limit_bytes: int
-    missing: int  # objects to come
+    children: dict[str, set[str]]  # of each object, as the envelope says
+    missing: int = 0  # objects to come
     bytes_kept: int = 0
     at: float = field(default_factory=time.monotonic)
 
@@ -76,7 +91,8 @@ class ReplyGate:
 
     def __init__(self, largest_reply_bytes: int) -> None:
         self._largest_reply_bytes = largest_reply_bytes
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of what follows
+        self._envelopes = threading.Lock()  # of who begins a message; taken before the other
         self._replies: dict[str, _Reply] = {}  # by the session in which their objects come
         self._refusals: dict[str, _Refusal] = {}  # by the id of the message that was answered
 
@@ -84,9 +100,11 @@ class ReplyGate:
         """Put this in place of Flower's own functions, in this process."""
         self._push_messages = fleet_handlers.push_messages
         self._push_object = fleet_handlers.push_object
+        self._push_questions = runtime_handlers.push_messages
         self._pull_messages = runtime_handlers.pull_messages
         fleet_handlers.push_messages = self.push_messages
         fleet_handlers.push_object = self.push_object
+        runtime_handlers.push_messages = self.push_questions
         runtime_handlers.pull_messages = self.pull_messages
 
     def push_messages(self, request: PushMessagesRequest, state: Any) -> PushMessagesResponse:
@@ -102,25 +120,34 @@ class ReplyGate:
         question = message.metadata.reply_to_message_id
         if message.metadata.src_node_id != node_id or not question:
             raise self._rejected(state, node_id, "another_sender")
-        if tree.object_id != message.metadata.message_id:
+        if not _is_well_formed(message.metadata, tree):
             raise self._rejected(state, node_id, "malformed_reply")
         asked = state.get_valid_message_ins(question)
-        if asked is None:  # too late, or sent again after the ServerApp took it: nothing is stored
-            return self._push_messages(request=request, state=state)
+        if asked is None or question in self._refusals:
+            # Too late, or sent again. Flower would write what stands for the question into its log.
+            return PushMessagesResponse(results={tree.object_id: 0})
         if int64_to_uint64(asked["dst_node_id"]) != node_id:
             raise self._rejected(state, node_id, "another_sender")
+        if int64_to_uint64(asked["run_id"]) != message.metadata.run_id:
+            raise self._rejected(state, node_id, "malformed_reply")
         reply = _Reply(
             node_id=node_id,
             run_id=message.metadata.run_id,
             question=question,
             root=tree.object_id,
             limit_bytes=most_reply_bytes(asked["message_type"], self._largest_reply_bytes),
-            missing=0,
+            children=_children([tree]),
         )
         if request.ByteSize() > MOST_ENVELOPE_BYTES:
-            self._refuse(state, reply)
+            self._refuse(state, reply, TOO_LARGE)
             return PushMessagesResponse(results={reply.root: 0})
-        response = self._push_messages(request=request, state=state)
+        with self._envelopes:
+            self._make_way(state, reply.children)
+            response = self._push_messages(request=request, state=state)
+            self._begin(reply, response)
+        return response
+
+    def _begin(self, reply: _Reply, response: PushMessagesResponse) -> None:
         with self._lock:
             self._forget_old()
             for session_id, before in list(self._replies.items()):
@@ -130,7 +157,6 @@ class ReplyGate:
             if response.objects_to_push:
                 reply.missing = len(response.objects_to_push)
                 self._replies[response.session_id] = reply
-        return response
 
     def push_object(self, request: PushObjectRequest, state: Any) -> PushObjectResponse:
         """Take an object of a reply that has begun, or say that it was not stored."""
@@ -140,12 +166,11 @@ class ReplyGate:
             if reply is None or reply.node_id != request.node.node_id:
                 return PushObjectResponse(stored=False)
             reply.bytes_kept += size_bytes  # before it is stored: others may come meanwhile
-            too_large = reply.bytes_kept > reply.limit_bytes
-            if too_large:
-                del self._replies[request.session_id]
-        if too_large:
-            state._cleanup_push_session(request.session_id, cleanup_messages=True)
-            self._refuse(state, reply)
+        if reply.bytes_kept > reply.limit_bytes:
+            self._give_up(state, request.session_id, TOO_LARGE)
+            return PushObjectResponse(stored=False)
+        if not _is_as_announced(reply, request):
+            self._give_up(state, request.session_id, "malformed_reply")
             return PushObjectResponse(stored=False)
         response = self._push_object(request=request, state=state)
         with self._lock:
@@ -181,10 +206,41 @@ class ReplyGate:
             response.message_object_trees.append(get_object_tree(error))
         return response
 
-    def _refuse(self, state: Any, reply: _Reply) -> None:
+    def push_questions(
+        self, request: PushAppMessagesRequest, state: Any, task: Any
+    ) -> PushAppMessagesResponse:
+        """Take what the ServerApp asks; no reply that is under way stands in its way."""
+        with self._envelopes:
+            self._make_way(state, _children(request.message_object_trees))
+            return self._push_questions(request, state, task)
+
+    def _make_way(self, state: Any, children: Mapping[str, set[str]]) -> None:
+        """Give up every reply that says of one of these objects that it has other children.
+
+        Flower would refuse who comes second, and it may be a question. What an object holds is easy
+        to guess, such as whom the coordinator speaks to; the children that it has are in it, but
+        who announces others need not send it.
+        """
         with self._lock:
-            self._refusals[reply.question] = _Refusal(reply.run_id, TOO_LARGE)
-        self._say(state, reply.node_id, TOO_LARGE)
+            in_the_way = [
+                session_id
+                for session_id, reply in self._replies.items()
+                if any(reply.children.get(name, said) != said for name, said in children.items())
+            ]
+        for session_id in in_the_way:
+            self._give_up(state, session_id, "contested_reply")
+
+    def _give_up(self, state: Any, session_id: str, rule: str) -> None:
+        with self._lock:
+            reply = self._replies.pop(session_id, None)
+        if reply is not None:
+            state._cleanup_push_session(session_id, cleanup_messages=True)
+            self._refuse(state, reply, rule)
+
+    def _refuse(self, state: Any, reply: _Reply, rule: str) -> None:
+        with self._lock:
+            self._refusals[reply.question] = _Refusal(reply.run_id, rule)
+        self._say(state, reply.node_id, rule)
 
     def _rejected(self, state: Any, node_id: int, rule: str) -> HTTPException:
         self._say(state, node_id, rule)
@@ -198,6 +254,33 @@ class ReplyGate:
         oldest = time.monotonic() - REMEMBERED_S
         self._replies = {key: r for key, r in self._replies.items() if r.at > oldest}
         self._refusals = {key: r for key, r in self._refusals.items() if r.at > oldest}
+
+
+def _is_well_formed(metadata: ProtoMetadata, tree: ObjectTree) -> bool:
+    """Say whether Flower can store this, and give it to the ServerApp.
+
+    SQLite keeps no NaN: what comes back in its place ends the run, for every site.
+    """
+    ids = (part.object_id for part in iterate_object_tree(tree))
+    return (
+        metadata.message_id == tree.object_id
+        and math.isfinite(metadata.created_at)
+        and math.isfinite(metadata.ttl)
+        and all(is_valid_sha256_hash(object_id) for object_id in ids)
+    )
+
+
+def _children(trees: Iterable[ObjectTree]) -> dict[str, set[str]]:
+    parts = (part for tree in trees for part in iterate_object_tree(tree))
+    return {part.object_id: {child.object_id for child in part.children} for part in parts}
+
+
+def _is_as_announced(reply: _Reply, request: PushObjectRequest) -> bool:
+    try:
+        children = get_object_children_ids_from_object_content(request.object_content)
+    except ValueError:
+        return False
+    return reply.children.get(request.object_id) == set(children)
 
 
 def _error(question: str, refusal: _Refusal) -> Any:
