@@ -4,7 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from algorithms.contracts.canonical_json import canonical_json, sha256_hex
-from algorithms.contracts.site_report import Distribution, RaterAgreement, SiteReport
+from algorithms.contracts.site_report import (
+    Distribution,
+    RaterAgreement,
+    SiteReport,
+    distributions,
+)
 from evaluation.aggregate_report import (
     PackageResult,
     PooledAgreement,
@@ -235,14 +240,3 @@ def _release(name: str, reports: Sequence[SiteReport], traffic: SiteTraffic | No
         digests=tuple(sha256_hex(body)[:_SHORT_DIGEST] for body in bodies),
         traffic=traffic,
     )
-
-
-def distributions(report: SiteReport) -> list[Distribution]:
-    """Return every distribution that a hospital's report holds."""
-    held = [
-        *report.arms,
-        *report.paired,
-        *report.agreement,
-        *([report.revision] if report.revision else []),
-    ]
-    return [value for noun in held for _, value in noun if isinstance(value, Distribution)]

@@ -35,7 +35,7 @@ from sqlalchemy.types import JSON
 
 from algorithms.contracts.errors import DataError
 
-SCHEMA = "0003"  # the newest revision of `migrations`
+SCHEMA = "0004"  # the newest revision of `migrations`
 VERSION_TABLE = "alembic_version"
 BUSY_TIMEOUT_S = 30
 _WRITES = "fedgtv_writes"  # marks the connections of `transaction`
@@ -74,6 +74,7 @@ class CaseRow(Base):
     series: Mapped[dict[str, Any]]  # geometry, mapped UIDs, technical tags
     identity_sealed: Mapped[bytes | None] = mapped_column(LargeBinary)
     ingested_at: Mapped[datetime]
+    t_stage: Mapped[str | None]  # T1 | T2 | T3 | T4 | Tx; None: nobody said
 
 
 class ContourRow(Base):
@@ -228,6 +229,7 @@ class MeasurementRow(Base):
     case_id: Mapped[str] = mapped_column(ForeignKey("cases.case_id"))
     arm: Mapped[str]
     metrics: Mapped[dict[str, Any]]
+    subgroups: Mapped[dict[str, Any]] = mapped_column(default=dict)  # attribute -> group, then
 
 
 class SiteModelRow(Base):

@@ -12,7 +12,8 @@ from itertools import combinations
 import numpy as np
 from numpy.random import Generator
 
-from algorithms.contracts.site_report import AnnotationSummary, SiteReport, Vendor
+from algorithms.contracts.site_report import AnnotationSummary, SiteReport
+from algorithms.contracts.subgroups import Vendor
 from evaluation.case_metrics import CaseMetrics
 from evaluation.site_summary import (
     ARMS,
