@@ -33,6 +33,7 @@ from algorithms.contracts.subgroups import ORDERED, SUBGROUPS, Attribute
 from evaluation.cross_site_tests import (
     BoundedTest,
     MeanDifference,
+    difference_within_sites,
     paired_t_test,
     pairs_test,
     pooled_moments,
@@ -234,12 +235,15 @@ class PooledAttribute(_Noun):
     Attributes:
         groups: in their order; of scanners, those that anybody tells.
         tests: figure -> the adapted model between the subgroups; none without two that are told.
+        difference: Dice of the adapted model in the last group less that in the first, inside each
+            hospital that tells both; None where the groups have no order, or nobody tells both.
         untold: hospital by hospital, where there are any.
     """
 
     attribute: Attribute
     groups: tuple[PooledSubgroup, ...]
     tests: dict[str, BoundedTest]
+    difference: MeanDifference | None
     untold: tuple[UntoldPatients, ...]
 
 
@@ -499,6 +503,7 @@ def _pool_attribute(attribute: Attribute, reports: Sequence[SiteReport]) -> Pool
         attribute=attribute,
         groups=tuple(_pool_subgroup(group, found) for group, found in told.items()),
         tests=tests,
+        difference=_difference_inside(attribute, reports) if attribute in ORDERED else None,
         untold=tuple(
             UntoldPatients(site=report.site, patients=tested - inside, tested=tested)
             for report in reports
@@ -506,6 +511,27 @@ def _pool_attribute(attribute: Attribute, reports: Sequence[SiteReport]) -> Pool
             and (inside := _patients_inside(report, attribute)) < tested
         ),
     )
+
+
+def _difference_inside(
+    attribute: Attribute, reports: Sequence[SiteReport]
+) -> MeanDifference | None:
+    """Compare the outermost groups, in their order, inside each hospital that tells both."""
+    first, last = SUBGROUPS[attribute][0], SUBGROUPS[attribute][-1]
+    pairs = []
+    for report in reports:
+        dsc = {
+            one.group: (arm.dsc.n, arm.dsc.mean, arm.dsc.sd)
+            for one in report.subgroups
+            for arm in one.arms
+            if one.attribute == attribute
+            and arm.arm == "adapted"
+            and arm.dsc.mean is not None
+            and arm.dsc.sd is not None
+        }
+        if first in dsc and last in dsc:
+            pairs.append((dsc[first], dsc[last]))
+    return difference_within_sites(pairs)
 
 
 def _patients_inside(report: SiteReport, attribute: Attribute) -> int:

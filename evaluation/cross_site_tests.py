@@ -122,20 +122,52 @@ def random_effects(sites: Sequence[Moments]) -> MeanDifference | None:
     varying = [(n, mean, sd) for n, mean, sd in sites if n > 1 and sd > 0]
     if len(varying) < 2:
         return None
-    means = np.array([mean for _, mean, _ in varying])
-    variances = np.array([sd**2 / n for n, _, sd in varying])
+    return _combined(
+        np.array([mean for _, mean, _ in varying]),
+        np.array([sd**2 / n for n, _, sd in varying]),
+        n=sum(n for n, _, _ in varying),
+    )
+
+
+def difference_within_sites(sites: Sequence[tuple[Moments, Moments]]) -> MeanDifference | None:
+    """Compare two groups of other patients inside each hospital: mean of the second less the first.
+
+    The variance of a hospital's difference is s_1^2 / n_1 + s_2^2 / n_2 (Welch); hospitals are put
+    together as by `random_effects`, so that what differs between hospitals does not enter. None
+    without a hospital where both groups have two patients and vary.
+    """
+    comparable = [
+        (first, second)
+        for first, second in sites
+        if min(first[0], second[0]) > 1 and first[2] + second[2] > 0
+    ]
+    if not comparable:
+        return None
+    return _combined(
+        np.array([second[1] - first[1] for first, second in comparable]),
+        np.array([a[2] ** 2 / a[0] + b[2] ** 2 / b[0] for a, b in comparable]),
+        n=sum(first[0] + second[0] for first, second in comparable),
+    )
+
+
+def _combined(
+    means: NDArray[np.float64], variances: NDArray[np.float64], *, n: int
+) -> MeanDifference:
     weights = 1 / variances
     fixed = float(np.average(means, weights=weights))
     q = float((weights * (means - fixed) ** 2).sum())
-    freedom = len(varying) - 1
-    tau2 = max(0.0, (q - freedom) / float(weights.sum() - (weights**2).sum() / weights.sum()))
+    freedom = len(means) - 1
+    tau2 = 0.0
+    if freedom:
+        scale = float(weights.sum() - (weights**2).sum() / weights.sum())
+        tau2 = max(0.0, (q - freedom) / scale)
     weights = 1 / (variances + tau2)
     mean, error = float(np.average(means, weights=weights)), float(weights.sum() ** -0.5)
     reach = float(stats.norm.ppf(0.975)) * error
     return MeanDifference(
         model="sites_differ",
-        sites=len(varying),
-        n=sum(n for n, _, _ in varying),
+        sites=len(means),
+        n=n,
         mean=mean,
         low=mean - reach,
         high=mean + reach,
@@ -260,7 +292,11 @@ def _dominance(first: NDArray[np.float64], second: NDArray[np.float64]) -> float
 
 
 def _normal_test(
-    test: Literal["wilcoxon", "mann_whitney", "jonckheere_terpstra"], n: int, low: float, high: float, variance: float
+    test: Literal["wilcoxon", "mann_whitney", "jonckheere_terpstra"],
+    n: int,
+    low: float,
+    high: float,
+    variance: float,
 ) -> BoundedTest:
     nearest = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
     farthest = max(abs(low), abs(high))

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import product
 
+import numpy as np
+
 Told = Mapping[str, Mapping[str, str]]
 """What one release is about: group of figures -> patient -> digest of that patient's figures.
 
@@ -29,10 +31,11 @@ def differencing_rule(
     go together that are parts of one whole (`subgroup_of`), and the whole. Among these:
 
     - "few_patients_differ": all releases together cut the patients into cells: those who are in the
-      same groups. Whatever sums and means of all releases are added to or taken from one another,
+      same wholes. Whatever sums and means of all releases are added to or taken from one another,
       the members of a cell enter alike. So when every cell is a group, or nobody, nothing about
       fewer patients follows, however many releases are combined. Any other release is refused,
-      though what follows from it may be harmless.
+      though what follows from it may be harmless. Subgroups cut finer; of them nothing about few
+      may follow (`follows_about_few`), whatever they are combined with.
     - "few_figures_changed": of the patients that a group shares with one released before, those
       whose figures changed must be a group, or nobody: of one corrected contour, the change of the
       mean tells.
@@ -67,11 +70,17 @@ def differencing_rule(
         if not now:
             continue
         released = [members for told in before for members in told]
-        cells = Counter(
-            tuple(patient in members for members in (*now, *released))
-            for patient in set().union(*now, *released)
-        )
-        if min(cells.values()) < minimum_group_size:
+        everybody = sorted(set().union(*now, *released))
+        wholes = [
+            told[whole]
+            for told in (asked, *earlier)
+            if len(told.get(whole, {})) >= minimum_group_size
+        ]
+        cells = Counter(tuple(one in members for members in wholes) for one in everybody)
+        parts = Counter(tuple(one in members for members in (*now, *released)) for one in everybody)
+        if min(cells.values()) < minimum_group_size or follows_about_few(
+            parts, minimum_group_size=minimum_group_size
+        ):
             return "few_patients_differ"
         for members, known in product(now, released):
             shared = members.keys() & known.keys()
@@ -79,6 +88,46 @@ def differencing_rule(
             if 0 < changed < minimum_group_size:
                 return "few_figures_changed"
     return None
+
+
+def follows_about_few(cells: Mapping[tuple[bool, ...], int], *, minimum_group_size: int) -> bool:
+    """Say whether figures about few patients may follow from figures about sets of patients.
+
+    Sought are as many bases as a group has members, without a patient in common: sets of patients,
+    one for each independent figure, whose values alone would make these figures whatever they are.
+    Any sum of figures, however weighted, that is not about nobody is about somebody in each base,
+    so about a group; and k independent sums are about at least k groups together.
+
+    Bases are taken from the largest cells first. Where that finds too few, there may be enough all
+    the same: this errs on the side of silence.
+
+    >>> follows_about_few({(True, True): 9, (True, False): 1}, minimum_group_size=5)
+    True
+    >>> follows_about_few({(True, True): 9, (True, False): 5}, minimum_group_size=5)
+    False
+
+    Args:
+        cells: which sets the patients of a cell are in -> how many they are.
+        minimum_group_size: at least 1.
+    """
+    left = {cell: size for cell, size in cells.items() if any(cell)}
+    if not left:
+        return False
+    rank = _rank(list(left))
+    for _ in range(minimum_group_size):
+        basis: list[tuple[bool, ...]] = []
+        for cell in sorted(left, key=lambda cell: (-left[cell], cell)):
+            if left[cell] and _rank([*basis, cell]) > len(basis):
+                basis.append(cell)
+        if len(basis) < rank:
+            return True
+        for cell in basis:
+            left[cell] -= 1
+    return False
+
+
+def _rank(rows: Sequence[tuple[bool, ...]]) -> int:
+    return int(np.linalg.matrix_rank(np.asarray(rows, dtype=np.float64)))
 
 
 def unknown_members(patients: int, figures: str, *, first: int = 0) -> dict[str, str]:

@@ -1,10 +1,9 @@
 """Which subgroups a hospital may tell of, and their figures: rule 9 of `disclosure_control`.
 
-All figures of an arm are sums over sets of its patients: everybody, and every told subgroup. Such
+All figures of an arm are about sets of its patients: everybody, and every told subgroup. Figures of
 sets can be added to and taken from one another, within an attribute ("T1+2" is all less "T3+4") and
-across attributes. They cut the patients into cells: those who are in the same sets. The members of
-a cell enter every combination alike. So a subgroup is told only where all cells stay groups or
-nobody, counted over all patients and over those who have a value that is not known anyway.
+across attributes. `differencing.follows_about_few` says whether anything about few follows, counted
+over all patients and over those who have a value that is not known anyway.
 """
 
 import math
@@ -16,11 +15,18 @@ from algorithms.contracts.scale import FRACTION, MILLIMETRE, Scale
 from algorithms.contracts.site_report import (
     ArmSummary,
     Distribution,
+    Sketch,
     SubgroupArm,
     SubgroupSummary,
 )
 from algorithms.contracts.subgroups import SUBGROUPS, Attribute
-from evaluation.disclosure_control import check_group_size, common_bins, count_in_bins, distribution
+from evaluation.differencing import follows_about_few
+from evaluation.disclosure_control import (
+    check_group_size,
+    common_bins,
+    count_in_bins,
+    distribution,
+)
 
 if TYPE_CHECKING:
     from evaluation.site_summary import PatientRow
@@ -63,8 +69,8 @@ def told_subgroups(
 ) -> dict[Attribute, frozenset[str]]:
     """Choose the subgroups that may be told, attribute by attribute in the order of `SUBGROUPS`.
 
-    Of an attribute the smallest group is hidden, and again, until all cells are groups or nobody;
-    what comes first is not given up for what comes later.
+    Of an attribute the smallest group is hidden, and again, until nothing follows about few; what
+    comes first is not given up for what comes later.
     """
     check_group_size(minimum_group_size)
     told: dict[Attribute, frozenset[str]] = {}
@@ -73,30 +79,26 @@ def told_subgroups(
         groups = sorted(sizes, key=lambda group: (sizes[group], group))
         while groups:
             wider: Told = {**told, attribute: frozenset(groups)}
-            if not _cuts_few(rows, wider, minimum_group_size):
+            if not _follows_about_few(rows, wider, minimum_group_size):
                 told = dict(wider)
                 break
             groups.pop(0)
     return told
 
 
-def cell_of(row: "PatientRow", told: Told) -> tuple[str, ...]:
-    """Name the cell of a patient: the told group of each attribute, or "" for the rest."""
-    groups = (row.subgroups.get(attribute, "") for attribute in told)
-    return tuple(
-        group if group in names else "" for group, names in zip(groups, told.values(), strict=True)
-    )
-
-
-def _cuts_few(rows: Sequence["PatientRow"], told: Told, minimum_group_size: int) -> bool:
+def _follows_about_few(rows: Sequence["PatientRow"], told: Told, minimum_group_size: int) -> bool:
+    groups = [(attribute, group) for attribute, names in told.items() for group in sorted(names)]
     patients = Counter(row.arm for row in rows)
-    cells: dict[tuple[str, ...], Counter[tuple[str, ...]]] = {}
+    cells: dict[tuple[str, str], Counter[tuple[bool, ...]]] = {}
     for row in rows:
         if patients[row.arm] < minimum_group_size:
             continue  # of such an arm no figure is given
+        member = (True, *(row.subgroups.get(attribute) == group for attribute, group in groups))
         for counted in ("patients", *(figure for figure in _FIGURES if _is_open(row, figure))):
-            cells.setdefault((row.arm, counted), Counter())[cell_of(row, told)] += 1
-    return any(size < minimum_group_size for sizes in cells.values() for size in sizes.values())
+            cells.setdefault((row.arm, counted), Counter())[member] += 1
+    return any(
+        follows_about_few(sizes, minimum_group_size=minimum_group_size) for sizes in cells.values()
+    )
 
 
 def _is_open(row: "PatientRow", figure: str) -> bool:
@@ -112,48 +114,64 @@ def _arm_parts(
     """Summarise the told subgroups of one arm."""
     if arm.failures is None:
         return
-    last_steps: dict[str, tuple[int, ...]] = {}
-    for figure, (scale, _) in _FIGURES.items():
-        whole: Distribution = getattr(arm, figure)
-        if whole.sketch is not None:
-            cells: dict[tuple[str, ...], list[float]] = {}
-            for row in rows:
-                if _is_open(row, figure):
-                    cells.setdefault(cell_of(row, told), []).append(getattr(row.metrics, figure))
-            last_steps[figure] = common_bins(
-                whole.sketch, list(cells.values()), scale, minimum_group_size=minimum_group_size
-            )
-
-    def over(members: Sequence["PatientRow"], figure: str) -> Distribution:
-        scale, decimals = _FIGURES[figure]
-        values = [getattr(row.metrics, figure) for row in members]
-        said = distribution(
-            values,
-            scale=scale,
-            minimum_group_size=minimum_group_size,
-            decimals=decimals,
-            failed=[row.metrics.is_failure for row in members] if figure == "dsc" else None,
-        )
-        counted = None
-        if said.sketch is not None:
-            unknown = [v for v, row in zip(values, members, strict=True) if _is_open(row, figure)]
-            counted = count_in_bins(unknown, last_steps[figure], scale)
-        return said.model_copy(update=dict.fromkeys(("median", "q1", "q3")) | {"sketch": counted})
-
     for attribute, groups in told.items():
+        bins = {
+            figure: _bins(rows, figure, arm, attribute, groups, minimum_group_size)
+            for figure in _FIGURES
+        }
         for group in SUBGROUPS[attribute]:
             members = [row for row in rows if row.subgroups.get(attribute) == group]
             if group not in groups or not members:
                 continue
-            yield (
-                attribute,
-                group,
-                SubgroupArm(
-                    arm=arm.arm,
-                    patients=len(members),
-                    failures=sum(row.metrics.is_failure for row in members),
-                    dsc=over(members, "dsc"),
-                    hd95_mm=over(members, "hd95_mm"),
-                    asd_predicted_to_reference_mm=over(members, "asd_predicted_to_reference_mm"),
-                ),
+            figures = {
+                figure: _part(members, figure, bins[figure], minimum_group_size)
+                for figure in _FIGURES
+            }
+            failures = sum(row.metrics.is_failure for row in members)
+            part = SubgroupArm(arm=arm.arm, patients=len(members), failures=failures, **figures)
+            yield attribute, group, part
+
+
+def _part(
+    members: Sequence["PatientRow"],
+    figure: str,
+    last_steps: tuple[int, ...] | None,
+    minimum_group_size: int,
+) -> Distribution:
+    """Summarise a figure of a subgroup, which is counted in the given bins."""
+    scale, decimals = _FIGURES[figure]
+    said = distribution(
+        (getattr(row.metrics, figure) for row in members),
+        scale=scale,
+        minimum_group_size=minimum_group_size,
+        decimals=decimals,
+        failed=[row.metrics.is_failure for row in members] if figure == "dsc" else None,
+    )
+    counted = None
+    if said.sketch is not None and last_steps is not None:
+        values = (getattr(row.metrics, figure) for row in members if _is_open(row, figure))
+        counted = count_in_bins(values, last_steps, scale)
+    return said.model_copy(update={"median": None, "q1": None, "q3": None, "sketch": counted})
+
+
+def _bins(
+    rows: Sequence["PatientRow"],
+    figure: str,
+    arm: ArmSummary,
+    attribute: Attribute,
+    groups: frozenset[str],
+    minimum_group_size: int,
+) -> tuple[int, ...] | None:
+    """Return the bins in which the subgroups of one attribute are counted, and so is the rest."""
+    whole: Sketch | None = getattr(arm, figure).sketch
+    if whole is None:
+        return None
+    cells: dict[str, list[float]] = {}
+    for row in rows:
+        if _is_open(row, figure):
+            group = row.subgroups.get(attribute, "")
+            cells.setdefault(group if group in groups else "", []).append(
+                getattr(row.metrics, figure)
             )
+    scale, _ = _FIGURES[figure]
+    return common_bins(whole, list(cells.values()), scale, minimum_group_size=minimum_group_size)

@@ -346,16 +346,19 @@ def tells_of_a_small_subgroup(report: SiteReport, minimum_group_size: int) -> bo
     """
     arms = {arm.arm: arm for arm in report.arms}
     for attribute in SUBGROUPS:
-        told: dict[str, list[SubgroupArm]] = {}
+        of_arm: dict[str, list[SubgroupArm]] = {}
         for subgroup in report.subgroups:
             for part in subgroup.arms if subgroup.attribute == attribute else ():
-                told.setdefault(part.arm, []).append(part)
-        for name, parts in told.items():
+                of_arm.setdefault(part.arm, []).append(part)
+        for name, parts in of_arm.items():
             if name not in arms or any(part.patients < minimum_group_size for part in parts):
                 return True
             whole = _sizes(arms[name])
             sizes = [_sizes(part) for part in parts]
-            rest = [total - sum(column) for total, column in zip(whole, zip(*sizes, strict=True), strict=True)]
+            rest = [
+                total - sum(column)
+                for total, column in zip(whole, zip(*sizes, strict=True), strict=True)
+            ]
             if any(0 < size < minimum_group_size for row in (*sizes, rest) for size in row):
                 return True
             if any(size < 0 for row in (*sizes, rest) for size in row):

@@ -1,170 +1,143 @@
-"""The door remembers whom reports were about: n and n - 1 patients never both leave."""
+"""Subgroups over the rounds of a real site database, through its door out."""
 
-from datetime import timedelta
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
-from sqlalchemy import Engine, delete, update
+from sqlalchemy.orm import Session
 
 from algorithms.contracts.messages import SiteReportMessage
-from algorithms.contracts.site_report import Distribution
+from evaluation.site_summary import PatientRow, summarise_site
 from site_agent import egress
-from site_agent.config import SiteHome
-from site_agent.database import (
-    CaseRow,
-    LedgerRow,
-    MeasurementRow,
-    PackageRow,
-    RoundRow,
-    open_database,
-    transaction,
-)
-from tests.simulated_site import AT, approve_plan_for, make_site, tiny_report
+from site_agent.database import RoundRow, open_database, transaction
+from site_agent.egress import ReleaseRefused
+from site_agent.release_memory import beside_earlier, told_by
+from tests.evaluation.report_builders import annotation, metrics, subject
+from tests.simulated_site import AT, STUDY, approve_plan_for, make_site, store_round
 
-FIGURE = {"mean": 0.8, "sd": 0.1, "median": 0.81}
-FIGURES = ("dsc", "hd95_mm", "assd_mm", "asd_predicted_to_reference_mm", "nsd_at_1mm")
+FIRST, SECOND, THIRD = ("1" * 64, "2" * 64, "3" * 64)
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> SiteHome:
-    return make_site(tmp_path / "site", "hospital-b")
-
-
-@pytest.fixture
-def engine(home: SiteHome) -> Engine:
+def site(tmp_path):
+    home = make_site(tmp_path / "site", "north")
     engine = open_database(home.database_url)
-    for package in ("ab" * 32, "cd" * 32):
-        approve_plan_for(home, engine, package)
-    return engine
+    for package_id in (FIRST, SECOND, THIRD):
+        approve_plan_for(home, engine, package_id)
+    yield home, engine
+    engine.dispose()
 
 
-def report_on(engine: Engine, package: str, dice: dict[int, float]) -> SiteReportMessage:
-    """Leave in the database what measuring these patients leaves, and return the report."""
-    patients = len(dice)
-    figure = Distribution(n=patients, **FIGURE)
-    arm = tiny_report("hospital-b", package).arms[0]
-    arm = arm.model_copy(update={"patients": patients} | dict.fromkeys(FIGURES, figure))
-    report = tiny_report("hospital-b", package, arms=(arm,), revision=None)
-    with transaction(engine) as session:
-        session.add(
-            PackageRow(
-                package_id=package,
-                model_version="1.0.0",
-                signed_by="00" * 32,
-                state="stored",
-                received_at=AT,
-            )
+def rows(*early):
+    """Make twenty patients, ten of them large; `early` are those of stage T1 or T2."""
+    return [
+        PatientRow(
+            "adapted",
+            metrics(0.7 + 0.01 * i),
+            patient=f"p{i}",
+            subgroups={
+                "t_stage": "T1+2" if i in early else "T3+4",
+                "volume": "above 30 ml" if i >= 10 else "below 10 ml",
+                "scanner": "ge",
+            },
         )
-        for number in dice:
-            session.merge(
-                CaseRow(
-                    case_id=f"case-{number:012x}",
-                    patient_id=f"patient-{number:012x}",
-                    modality="MR",
-                    manufacturer="PHANTOM",
-                    scanner_model="P1",
-                    split="test",
-                    has_reference=True,
-                    series={},
-                    identity_sealed=None,
-                    ingested_at=AT,
-                )
-            )
-        session.add(
-            RoundRow(
-                round_id=package[:8],
-                package_id=package,
-                case_set_sha256="0" * 64,
-                seed=0,
-                state="reported",
-                report=report.model_dump(mode="json"),
-                started_at=AT,
-                changed_at=AT,
-            )
-        )
-        session.flush()
-        for number, dsc in dice.items():
-            session.add(
-                MeasurementRow(
-                    round_id=package[:8],
-                    case_id=f"case-{number:012x}",
-                    arm="adapted",
-                    metrics={"dsc": dsc},
-                )
-            )
-    return SiteReportMessage(report=report)
+        for i in range(20)
+    ]
 
 
-def refused(home: SiteHome, engine: Engine, message: SiteReportMessage) -> str:
-    with pytest.raises(egress.ReleaseRefused) as refusal:
-        egress.release(home, engine, message, now=AT + timedelta(days=1))
-    newest = egress.list_entries(engine)[-1]
-    assert (newest.state, newest.detail) == ("refused", {"rule": refusal.value.rule})
-    return refusal.value.rule
+def summarised(package_id, patients):
+    return summarise_site(
+        patients,
+        subject=subject("north", study=STUDY, package_id=package_id),
+        annotation=annotation(),
+        minimum_group_size=5,
+    )
 
 
-@pytest.mark.parametrize(
-    ("later", "rule"),
-    [
-        (range(12), None),
-        (range(11), "few_patients_differ"),
-        (range(1, 13), "few_patients_differ"),
-        (range(16), "few_patients_differ"),
-        (range(17), None),
-        (range(7), None),
-        (range(20, 30), None),
-    ],
-)
-def test_what_differs_by_a_few_patients_does_not_leave(
-    home: SiteHome, engine: Engine, later: range, rule: str | None
-) -> None:
-    first = report_on(engine, "ab" * 32, dict.fromkeys(range(12), 0.8))
-    egress.release(home, engine, first, now=AT)
-    second = report_on(engine, "cd" * 32, dict.fromkeys(later, 0.7))
-    if rule is None:
-        egress.release(home, engine, second, now=AT)
-    else:
-        assert refused(home, engine, second) == rule
-    assert egress.release(home, engine, first, now=AT)  # what left may leave again
-    egress.verify_ledger(home, engine)
+def attributes(report):
+    return sorted({one.attribute for one in report.subgroups})
 
 
-def test_what_one_corrected_contour_changed_does_not_leave(home: SiteHome, engine: Engine) -> None:
-    dice = dict.fromkeys(range(12), 0.8)
-    egress.release(home, engine, report_on(engine, "ab" * 32, dice), now=AT)
-    corrected = report_on(engine, "cd" * 32, dice | {4: 0.9})
-    assert refused(home, engine, corrected) == "few_figures_changed"
+def released(site, report):
+    home, engine = site
+    return egress.release(home, engine, SiteReportMessage(report=report), now=AT)
 
 
-def test_the_ledger_holds_no_pseudonym_and_what_leaves_no_memory(
-    home: SiteHome, engine: Engine
-) -> None:
-    message = report_on(engine, "ab" * 32, dict.fromkeys(range(12), 0.8))
-    body = egress.release(home, engine, message, now=AT)
-    (entry,) = egress.list_entries(engine)
-    assert [len(members) for members in entry.detail["told"].values()] == [12]
-    assert "patient-" not in str(entry.detail)
-    assert b"told" not in body
-    assert SiteReportMessage.model_validate_json(body) == message
-
-
-def test_where_the_members_are_not_known_their_number_counts(
-    home: SiteHome, engine: Engine
-) -> None:
-    first = report_on(engine, "ab" * 32, dict.fromkeys(range(12), 0.8))
-    second = report_on(engine, "cd" * 32, dict.fromkeys(range(11), 0.8))
+def made(site, package_id, patients):
+    """Do what measuring does: store, then leave out what earlier reports do not allow."""
+    _, engine = site
+    round_id = store_round(engine, summarised(package_id, patients), patients)
     with transaction(engine) as session:
-        session.execute(delete(MeasurementRow))
-    egress.release(home, engine, first, now=AT)
-    assert refused(home, engine, second) == "few_patients_differ"
+        row = session.get_one(RoundRow, round_id)
+        report = beside_earlier(session, round_id, summarised(package_id, patients))
+        row.report = report.model_dump(mode="json")
+    return report
 
 
-def test_a_report_that_left_before_there_was_a_memory_is_remembered(
-    home: SiteHome, engine: Engine
-) -> None:
-    first = report_on(engine, "ab" * 32, dict.fromkeys(range(12), 0.8))
-    egress.release(home, engine, first, now=AT)
-    with transaction(engine) as session:  # as an older version wrote it
-        session.execute(update(LedgerRow).values(detail={}))
-    second = report_on(engine, "cd" * 32, dict.fromkeys(range(11), 0.8))
-    assert refused(home, engine, second) == "few_patients_differ"
+def test_the_memory_holds_who_is_in_which_subgroup_as_digests(site):
+    _, engine = site
+    report = made(site, FIRST, rows(*range(10)))
+    with Session(engine) as session:
+        told = told_by(session, report)
+    assert {group: len(members) for group, members in told.items()} == {
+        "adapted": 20,
+        "adapted|t_stage|T1+2": 10,
+        "adapted|t_stage|T3+4": 10,
+        "adapted|volume|below 10 ml": 10,
+        "adapted|volume|above 30 ml": 10,
+        "adapted|scanner|ge": 20,
+    }
+    assert told["adapted|t_stage|T1+2"].items() <= told["adapted"].items()
+    assert "p0" not in told["adapted"]
+
+
+def test_a_corrected_stage_leaves_with_the_next_report_but_not_in_its_subgroups(site):
+    patients = rows(*range(10))
+    first = made(site, FIRST, patients)
+    assert attributes(first) == ["scanner", "t_stage", "volume"]
+    released(site, first)
+    second = made(site, SECOND, rows(*range(9)))  # one patient was not T2 but T3
+    assert attributes(second) == ["scanner"]  # nor volumes, which differ from stages by the one
+    assert second.arms == summarised(SECOND, patients).arms
+    released(site, second)
+    again = made(site, THIRD, patients)
+    assert attributes(again) == ["scanner", "t_stage", "volume"]
+    released(site, again)
+
+
+def test_the_door_refuses_what_was_not_left_out(site):
+    _, engine = site
+    released(site, made(site, FIRST, rows(*range(10))))
+    careless = summarised(SECOND, [replace(one) for one in rows(*range(2, 11))])
+    assert attributes(careless) == ["scanner", "t_stage"]  # volumes would tell of few beside it
+    store_round(engine, careless, rows(*range(2, 11)))
+    with pytest.raises(ReleaseRefused) as refused:
+        released(site, careless)
+    assert refused.value.rule == "few_patients_differ"
+
+
+def test_of_a_report_that_no_round_made_only_numbers_are_known(site):
+    """Its stages and volumes could cut each other anywhere."""
+    _, engine = site
+    report = summarised(FIRST, rows(*range(5, 15)))
+    assert attributes(report) == ["scanner", "t_stage", "volume"]
+    with Session(engine) as session:
+        told = told_by(session, report)
+    early, late = told["adapted|t_stage|T1+2"], told["adapted|t_stage|T3+4"]
+    assert not early.keys() & late.keys()
+    assert early.keys() | late.keys() == told["adapted"].keys()
+
+
+def test_a_plan_that_does_not_name_subgroups_keeps_them_in(site):
+    home, engine = site
+    report = made(site, FIRST, rows(*range(10)))
+    plan = approve_plan_for(home, engine, FIRST)
+    fields = [f for f in plan.permitted_outputs.site_report_fields if f != "subgroups"]
+    approve_plan_for(
+        home,
+        engine,
+        FIRST,
+        permitted_outputs={"messages": ("site_report",), "site_report_fields": fields},
+    )
+    with pytest.raises(ReleaseRefused) as refused:
+        released(site, report)
+    assert refused.value.rule == "field_not_in_plan"
