@@ -15,6 +15,7 @@ Told = Mapping[str, Mapping[str, str]]
 A group that is part of another says so: see `subgroup_of`.
 """
 _PART = "|"
+_UNKNOWN = "unknown-"
 
 
 def subgroup_of(whole: str, attribute: str, group: str) -> str:
@@ -59,23 +60,25 @@ def differencing_rule(
         raise ValueError(f"a group has at least one patient, not {minimum_group_size}")
     for whole in {group.split(_PART)[0] for group in asked}:
         # Of fewer than a group no figure was given: only how many they are.
-        now, *before = (
-            [
-                members
+        releases: list[Told] = [
+            {
+                group: members
                 for group, members in told.items()
                 if group.split(_PART)[0] == whole and len(members) >= minimum_group_size
-            ]
+            }
             for told in (asked, *earlier)
-        )
+        ]
+        if any(
+            _UNKNOWN in patient for told in releases for one in told.values() for patient in one
+        ):
+            # Somebody unknown may be anybody who is known: then numbers are all there is.
+            releases = [_as_numbers(told) for told in releases]
+        now, *before = (list(told.values()) for told in releases)
         if not now:
             continue
         released = [members for told in before for members in told]
         everybody = sorted(set().union(*now, *released))
-        wholes = [
-            told[whole]
-            for told in (asked, *earlier)
-            if len(told.get(whole, {})) >= minimum_group_size
-        ]
+        wholes = [told[whole] for told in releases if whole in told]
         cells = Counter(tuple(one in members for members in wholes) for one in everybody)
         parts = Counter(tuple(one in members for members in (*now, *released)) for one in everybody)
         if min(cells.values()) < minimum_group_size or follows_about_few(
@@ -126,6 +129,16 @@ def follows_about_few(cells: Mapping[tuple[bool, ...], int], *, minimum_group_si
     return False
 
 
+def _as_numbers(told: Told) -> Told:
+    placed: Counter[str] = Counter()
+    numbers = {}
+    for group, members in told.items():
+        attribute = group.rpartition(_PART)[0]
+        numbers[group] = unknown_members(len(members), "", first=placed[attribute])
+        placed[attribute] += len(members)
+    return numbers
+
+
 def _rank(rows: Sequence[tuple[bool, ...]]) -> int:
     return int(np.linalg.matrix_rank(np.asarray(rows, dtype=np.float64)))
 
@@ -139,4 +152,4 @@ def unknown_members(patients: int, figures: str, *, first: int = 0) -> dict[str,
     >>> unknown_members(2, "ab")
     {'unknown-0': 'ab', 'unknown-1': 'ab'}
     """
-    return {f"unknown-{i}": figures for i in range(first, first + patients)}
+    return {f"{_UNKNOWN}{i}": figures for i in range(first, first + patients)}

@@ -52,6 +52,7 @@ from algorithms.sample_selection import REPRESENTATIVE, select
 from evaluation.case_metrics import CaseMetrics, measure_case
 from evaluation.site_summary import (
     PatientRow,
+    RaterRow,
     ReportSubject,
     RevisionRow,
     average_cases,
@@ -78,7 +79,8 @@ from site_agent.learning_data import fully_labelled
 from site_agent.model_promotion import offer_for_use
 from site_agent.plan_store import approved_plan, read_plan
 from site_agent.progress import progress_bar
-from site_agent.release_memory import beside_earlier
+from site_agent.rater_contours import measure_raters, rater_rows
+from site_agent.release_memory import agreement_of, beside_earlier
 from site_agent.segmentation import segment
 
 log = logging.getLogger("fedgtv.adaptation")
@@ -393,6 +395,7 @@ def measure_and_report(current: Round) -> RoundState:
             measured[case.patient_id, arm].append(metrics)
             cases[case.patient_id][case] = metrics.volume_reference_ml
             measurements.append((case, arm, metrics))
+    between_raters = measure_raters(current.store)
     subgroups = {patient: _subgroups(volumes) for patient, volumes in cases.items()}
     report = _summarise(
         current,
@@ -406,6 +409,7 @@ def measure_and_report(current: Round) -> RoundState:
             )
             for (patient, arm), of_patient in measured.items()
         ],
+        rater_rows(between_raters),
     )
     measurement_rows = [
         MeasurementRow(
@@ -416,6 +420,15 @@ def measure_and_report(current: Round) -> RoundState:
             subgroups=subgroups[case.patient_id],
         )
         for case, arm, metrics in measurements
+    ]
+    measurement_rows += [
+        MeasurementRow(
+            round_id=current.round_id,
+            case_id=case.case_id,
+            arm=agreement_of(first, second),
+            metrics=_json_metrics(metrics),
+        )
+        for case, first, second, metrics in between_raters
     ]
 
     def store_report(session: Session, row: RoundRow) -> None:
@@ -445,7 +458,9 @@ def _subgroups(volumes_ml: Mapping[Case, float]) -> dict[Attribute, str]:
     }
 
 
-def _summarise(current: Round, rows: Sequence[PatientRow]) -> SiteReport:
+def _summarise(
+    current: Round, rows: Sequence[PatientRow], raters: Sequence[RaterRow]
+) -> SiteReport:
     config = current.store.home.config
     test = current.store.cases(Split.TEST)
     report = summarise_site(
@@ -462,6 +477,7 @@ def _summarise(current: Round, rows: Sequence[PatientRow]) -> SiteReport:
         ),
         annotation=_annotation_summary(current),
         revisions=_revisions(current),
+        raters=raters,
         minimum_group_size=config.minimum_group_size,
     )
     share = json.loads((current.folder / SHARE_FILE).read_bytes())

@@ -319,6 +319,22 @@ class CaseStore:
             saved_at=utc_now(),
         )
 
+    def add_contours(
+        self, contours: Iterable[tuple[str, Contour]], *, purpose: str, author: str, actor: str
+    ) -> None:
+        """Keep contours of one purpose, given as (case, contour), that came in from elsewhere."""
+        with transaction(self.engine) as session:
+            for case_id, contour in contours:
+                self._add_contour(session, case_id, contour, purpose, "", author)
+                audit_log.append(
+                    session,
+                    actor=actor,
+                    event="contour_added",
+                    subject=case_id,
+                    detail={"purpose": purpose},
+                    at=utc_now(),
+                )
+
     def contour(self, case_id: str, *, purpose: str, round_id: str = "") -> Contour | None:
         """Return the newest contour of a purpose ("reference", "adapted", ...) or None.
 

@@ -271,6 +271,25 @@ def t_stages(
     console.print(f"{site.config.name}: T stage of {count} cases kept")
 
 
+@app.command("rater-contours")
+def rater_contours(
+    folder: Annotated[Path, typer.Argument(help="Structure sets of one rater.")],
+    home: Home,
+    rater: Annotated[str, typer.Option(help="The letter that the study gave to the doctor.")],
+) -> None:
+    """Keep what a doctor drew alone on images held here, to report how far doctors agree.
+
+    A second contour of the same case is the doctor's second sitting.
+
+    Example: fedgtv-site rater-contours --home hospital-b --rater a EXPORT_FOLDER
+    """
+    from site_agent.rater_contours import add_rater_contours
+
+    site, store = _open(home)
+    kept = add_rater_contours(site, store, folder, rater=rater, actor="fedgtv-site rater-contours")
+    console.print(f"{site.config.name}: {kept} contours of rater {rater} kept")
+
+
 @app.command()
 def cases(home: Home) -> None:
     """List the cases by their pseudonyms.

@@ -85,7 +85,7 @@ class ContourRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     case_id: Mapped[str] = mapped_column(ForeignKey("cases.case_id"), index=True)
     # reference | direct | adapted | target_trained | reviewed | corrected | exported | returned |
-    # start-SESSION
+    # start-SESSION | rater-LETTER
     purpose: Mapped[str]
     round_id: Mapped[str] = mapped_column(default="")
     roi_name: Mapped[str]

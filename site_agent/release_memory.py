@@ -7,11 +7,12 @@ database. Patients and their figures are there as digests.
 from collections import Counter, defaultdict
 from typing import Any
 
+from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from algorithms.contracts.canonical_json import canonical_json, sha256_hex
-from algorithms.contracts.site_report import SiteReport, SubgroupSummary
+from algorithms.contracts.site_report import SiteReport
 from algorithms.contracts.subgroups import SUBGROUPS
 from evaluation.differencing import Told, differencing_rule, subgroup_of, unknown_members
 from site_agent.database import CaseRow, LedgerRow, MeasurementRow, ReviewRow, RoundRow
@@ -20,8 +21,13 @@ REVISION = "revision"
 _DIGITS = 16
 
 
+def agreement_of(first: str, second: str) -> str:
+    """Name the figures of how far two raters agree, who are letters."""
+    return f"agreement {first} {second}"
+
+
 def told_by(session: Session, report: SiteReport) -> Told:
-    """Return whom the arms and the revisions of a report are about, and a digest of their figures.
+    """Return whom the figures of a report are about, group by group, and a digest of their figures.
 
     The members are those who were measured and reviewed in the round that made the report, in the
     subgroups that they were in then. Where the database does not know them all, only their number
@@ -34,10 +40,10 @@ def told_by(session: Session, report: SiteReport) -> Told:
 
 
 def beside_earlier(session: Session, round_id: str, report: SiteReport) -> SiteReport:
-    """Leave those attributes of subgroups out of a report that earlier ones do not allow.
+    """Leave out of a report those subgroups and pairs of raters that earlier ones do not allow.
 
-    Without its subgroups a report may still be refused at the door; with them it could be, although
-    it need not.
+    Without them a report may still be refused at the door; with them it could be, although it need
+    not.
 
     Args:
         session: in which the round's measurements are stored.
@@ -49,13 +55,23 @@ def beside_earlier(session: Session, round_id: str, report: SiteReport) -> SiteR
     )
     earlier = [row.detail["told"] for row in session.scalars(released) if "told" in row.detail]
     members = _members(session, round_id)
-    kept: tuple[SubgroupSummary, ...] = ()
+    kept = report.model_copy(update={"subgroups": (), "agreement": ()})
     for attribute in SUBGROUPS:
-        wider = (*kept, *(one for one in report.subgroups if one.attribute == attribute))
-        told = _told(report.model_copy(update={"subgroups": wider}), members)
-        if differencing_rule(told, earlier, minimum_group_size=report.minimum_group_size) is None:
-            kept = wider
-    return report.model_copy(update={"subgroups": kept})
+        more = tuple(one for one in report.subgroups if one.attribute == attribute)
+        kept = _with(kept, "subgroups", more, members, earlier)
+    for pair in report.agreement:
+        kept = _with(kept, "agreement", (pair,), members, earlier)
+    return kept
+
+
+def _with(
+    report: SiteReport, field: str, more: tuple[BaseModel, ...], members: Told, earlier: list[Told]
+) -> SiteReport:
+    """Add to a field of a report what may be said beside earlier ones; else leave it as it is."""
+    wider = report.model_copy(update={field: (*getattr(report, field), *more)})
+    minimum = report.minimum_group_size
+    rule = differencing_rule(_told(wider, members), earlier, minimum_group_size=minimum)
+    return wider if rule is None else report
 
 
 def _told(report: SiteReport, known: Told) -> dict[str, dict[str, str]]:
@@ -84,6 +100,9 @@ def _groups(report: SiteReport) -> dict[str, list[tuple[str, int, str, Any]]]:
             name = subgroup_of(part.arm, subgroup.attribute, subgroup.group)
             figures = part.model_dump(mode="json")
             groups[part.arm].append((name, part.patients, subgroup.attribute, figures))
+    for pair in report.agreement:
+        name = agreement_of(pair.first, pair.second)
+        groups[name] = [(name, pair.patients, "", pair.model_dump(mode="json"))]
     if report.revision is not None:
         figures = report.revision.model_dump(mode="json")
         groups[REVISION] = [(REVISION, report.revision.patients, "", figures)]

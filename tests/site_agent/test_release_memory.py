@@ -6,11 +6,11 @@ import pytest
 from sqlalchemy.orm import Session
 
 from algorithms.contracts.messages import SiteReportMessage
-from evaluation.site_summary import PatientRow, summarise_site
+from evaluation.site_summary import PatientRow, RaterRow, summarise_site
 from site_agent import egress
-from site_agent.database import RoundRow, open_database, transaction
+from site_agent.database import MeasurementRow, RoundRow, open_database, transaction
 from site_agent.egress import ReleaseRefused
-from site_agent.release_memory import beside_earlier, told_by
+from site_agent.release_memory import agreement_of, beside_earlier, told_by
 from tests.evaluation.report_builders import annotation, metrics, subject
 from tests.simulated_site import AT, STUDY, approve_plan_for, make_site, store_round
 
@@ -44,9 +44,10 @@ def rows(*early):
     ]
 
 
-def summarised(package_id, patients):
+def summarised(package_id, patients, raters=()):
     return summarise_site(
         patients,
+        raters=raters,
         subject=subject("north", study=STUDY, package_id=package_id),
         annotation=annotation(),
         minimum_group_size=5,
@@ -141,3 +142,48 @@ def test_a_plan_that_does_not_name_subgroups_keeps_them_in(site):
     with pytest.raises(ReleaseRefused) as refused:
         released(site, report)
     assert refused.value.rule == "field_not_in_plan"
+
+
+def rated(site, package_id, patients):
+    """Two raters drew so many patients by the time of this report."""
+    _, engine = site
+    raters = [RaterRow("a", "b", 0.8, 3.0 + i) for i in range(patients)]
+    everybody = rows(*range(10))
+    report = summarised(package_id, everybody, raters)
+    round_id = store_round(engine, report, everybody)
+    with transaction(engine) as session:
+        session.add_all(
+            MeasurementRow(
+                round_id=round_id,
+                case_id=f"case-p{i}",
+                arm=agreement_of("a", "b"),
+                metrics={"hd95_mm": 3.0 + i},
+            )
+            for i in range(patients)
+        )
+        session.flush()
+        report = beside_earlier(session, round_id, report)
+        session.get_one(RoundRow, round_id).report = report.model_dump(mode="json")
+    return report
+
+
+def test_one_more_rated_patient_does_not_show_between_two_reports(site):
+    first = rated(site, FIRST, 10)
+    assert [pair.patients for pair in first.agreement] == [10]
+    released(site, first)
+    second = rated(site, SECOND, 11)
+    assert second.agreement == ()
+    assert second.subgroups == first.subgroups
+    released(site, second)
+    third = rated(site, THIRD, 15)
+    assert [pair.patients for pair in third.agreement] == [15]
+    released(site, third)
+
+
+def test_the_door_refuses_one_more_rated_patient(site):
+    released(site, rated(site, FIRST, 10))
+    careless = summarised(SECOND, rows(*range(10)), [RaterRow("a", "b", 0.8, 3.0)] * 9)
+    store_round(site[1], careless, rows(*range(10)))
+    with pytest.raises(ReleaseRefused) as refused:
+        released(site, careless)
+    assert refused.value.rule == "few_patients_differ"
