@@ -27,15 +27,19 @@ from algorithms.contracts.site_report import (
     PairedSummary,
     RaterAgreement,
     SiteReport,
+    SubgroupSummary,
 )
+from algorithms.contracts.subgroups import ORDERED, SUBGROUPS, Attribute
 from evaluation.cross_site_tests import (
     BoundedTest,
     MeanDifference,
-    mann_whitney_test,
+    difference_within_sites,
     paired_t_test,
+    pairs_test,
     pooled_moments,
     random_effects,
     sign_test,
+    trend_test,
     wilcoxon_test,
 )
 from evaluation.pooled_sketch import (
@@ -51,6 +55,12 @@ from evaluation.site_summary import ARMS, PAIRS
 from evaluation.study_record import StudyRecord
 
 MINIMUM_GAP = 0.005  # Dice: below half a point the share of a gap closed is noise over noise
+
+_SUBGROUP_FIGURES = (
+    ("dsc", FRACTION, 0.0),
+    ("hd95_mm", MILLIMETRE, None),
+    ("asd_predicted_to_reference_mm", MILLIMETRE, None),
+)
 
 TableRow = dict[str, str | int | float | None]
 
@@ -184,30 +194,64 @@ class PooledAgreement(_Noun):
     hd95_mm: PooledDistribution
 
 
+class PooledSubgroupArm(_Noun):
+    """One way of segmenting, on the patients of a subgroup over all hospitals that tell it."""
+
+    arm: str
+    patients: int
+    failures: int
+    dsc: PooledDistribution
+    hd95_mm: PooledDistribution
+    asd_predicted_to_reference_mm: PooledDistribution
+
+
 class PooledSubgroup(_Noun):
-    """The patients of all hospitals whose test patients were all imaged by the same makers.
+    """The patients of one subgroup over all hospitals that tell it.
 
     Attributes:
-        group: makers' names, joined by " and "; "not told" where a hospital does not say.
-        sites: their names.
-        patients: tested, of the arm with most.
-        dsc: arm -> Dice.
+        sites: their names; none where nobody tells it.
     """
 
     group: str
     sites: tuple[str, ...]
+    arms: tuple[PooledSubgroupArm, ...]
+
+    def arm(self, name: str) -> PooledSubgroupArm | None:
+        """Return one way of segmenting, None when no hospital tells of it."""
+        return next((arm for arm in self.arms if arm.arm == name), None)
+
+
+class UntoldPatients(_Noun):
+    """Patients of one hospital who are in no subgroup that it tells: too few, or not known."""
+
+    site: str
     patients: int
-    dsc: dict[str, PooledDistribution]
+    tested: int
+
+
+class PooledAttribute(_Noun):
+    """All subgroups of one attribute.
+
+    Attributes:
+        groups: in their order; of scanners, those that anybody tells.
+        tests: figure -> the adapted model between the subgroups; none without two that are told.
+        difference: Dice of the adapted model in the last group less that in the first, inside each
+            hospital that tells both; None where the groups have no order, or nobody tells both.
+        untold: hospital by hospital, where there are any.
+    """
+
+    attribute: Attribute
+    groups: tuple[PooledSubgroup, ...]
+    tests: dict[str, BoundedTest]
+    difference: MeanDifference | None
+    untold: tuple[UntoldPatients, ...]
 
 
 class PackageResult(_Noun):
     """Every hospital's result with one package, and all of them together.
 
     Attributes:
-        scanners: Dice by the makers of the scanners, hospital by hospital: reports carry no other
-            groups of patients.
-        scanner_test: Dice of the adapted model between two makers; None unless there are two of
-            whom hospitals have only one.
+        subgroups: attribute by attribute; none where nobody tells any.
         missing_sites: hospitals of the study from which no report on this package has arrived.
     """
 
@@ -220,8 +264,7 @@ class PackageResult(_Noun):
     revision_active_s: PooledDistribution | None = None
     paired: tuple[PooledPair, ...] = ()
     agreement: tuple[PooledAgreement, ...] = ()
-    scanners: tuple[PooledSubgroup, ...] = ()
-    scanner_test: BoundedTest | None = None
+    subgroups: tuple[PooledAttribute, ...] = ()
     missing_sites: tuple[str, ...] = ()
 
 
@@ -351,8 +394,7 @@ def _package_result(
             if (pairs := [p for r in ordered for p in r.paired if (p.first, p.second) == names])
         ),
         agreement=_pool_agreement([a for report in ordered for a in report.agreement]),
-        scanners=_pool_scanners(ordered),
-        scanner_test=_test_scanners(ordered),
+        subgroups=_pool_subgroups(ordered),
         missing_sites=tuple(sorted(expected_sites - reports.keys())),
     )
 
@@ -425,37 +467,102 @@ def _pool_agreement(agreements: Sequence[RaterAgreement]) -> tuple[PooledAgreeme
     return tuple(pooled)
 
 
-def _pool_scanners(reports: Sequence[SiteReport]) -> tuple[PooledSubgroup, ...]:
-    """Group hospitals by the makers of their scanners; those that do not say come last."""
-    tested = [report for report in reports if report.arms]
-    makers = sorted({report.vendors for report in tested}, key=lambda names: (not names, names))
-    return tuple(
-        PooledSubgroup(
-            group=" and ".join(names) if names else "not told",
-            sites=tuple(report.site for report in of_these),
-            patients=sum(max(arm.patients for arm in report.arms) for report in of_these),
-            dsc={
-                name: _pool([arm.dsc for arm in arms], decimals=4, scale=FRACTION, known_as=0.0)
-                for name in ARMS
-                if (arms := [arm for report in of_these if (arm := _arm(report, name))])
-            },
-        )
-        for names in makers
-        if (of_these := [report for report in tested if report.vendors == names])
+def _pool_subgroups(reports: Sequence[SiteReport]) -> tuple[PooledAttribute, ...]:
+    if not any(report.subgroups for report in reports):
+        return ()
+    return tuple(_pool_attribute(attribute, reports) for attribute in SUBGROUPS)
+
+
+def _pool_attribute(attribute: Attribute, reports: Sequence[SiteReport]) -> PooledAttribute:
+    told = {
+        group: [
+            (report.site, one)
+            for report in reports
+            for one in report.subgroups
+            if (one.attribute, one.group) == (attribute, group)
+        ]
+        for group in SUBGROUPS[attribute]
+    }
+    if attribute not in ORDERED:
+        told = {group: found for group, found in told.items() if found}
+    adapted = [
+        arms
+        for found in told.values()
+        if (arms := [arm for _, one in found for arm in one.arms if arm.arm == "adapted"])
+    ]
+    tests = {}
+    for figure, scale, known_as in _SUBGROUP_FIGURES:
+        groups = [
+            _spread([getattr(arm, figure) for arm in arms], scale, known_as, None)
+            for arms in adapted
+        ]
+        test = (trend_test if attribute in ORDERED else pairs_test)(groups)
+        if test is not None:
+            tests[figure] = test
+    return PooledAttribute(
+        attribute=attribute,
+        groups=tuple(_pool_subgroup(group, found) for group, found in told.items()),
+        tests=tests,
+        difference=_difference_inside(attribute, reports) if attribute in ORDERED else None,
+        untold=tuple(
+            UntoldPatients(site=report.site, patients=tested - inside, tested=tested)
+            for report in reports
+            if (tested := max((arm.patients for arm in report.arms), default=0))
+            and (inside := _patients_inside(report, attribute)) < tested
+        ),
     )
 
 
-def _test_scanners(reports: Sequence[SiteReport]) -> BoundedTest | None:
-    """Test the adapted model's Dice between the hospitals of two makers, mixed ones left out."""
-    by_maker: dict[str, list[Distribution]] = {}
+def _difference_inside(
+    attribute: Attribute, reports: Sequence[SiteReport]
+) -> MeanDifference | None:
+    """Compare the outermost groups, in their order, inside each hospital that tells both."""
+    first, last = SUBGROUPS[attribute][0], SUBGROUPS[attribute][-1]
+    pairs = []
     for report in reports:
-        arm = _arm(report, "adapted")
-        if len(report.vendors) == 1 and arm is not None and arm.dsc.sketch is not None:
-            by_maker.setdefault(report.vendors[0], []).append(arm.dsc)
-    if len(by_maker) != 2:
-        return None
-    first, second = (_spread(by_maker[maker], FRACTION, 0.0, None) for maker in sorted(by_maker))
-    return mann_whitney_test(first, second)
+        dsc = {
+            one.group: (arm.dsc.n, arm.dsc.mean, arm.dsc.sd)
+            for one in report.subgroups
+            for arm in one.arms
+            if one.attribute == attribute
+            and arm.arm == "adapted"
+            and arm.dsc.mean is not None
+            and arm.dsc.sd is not None
+        }
+        if first in dsc and last in dsc:
+            pairs.append((dsc[first], dsc[last]))
+    return difference_within_sites(pairs)
+
+
+def _patients_inside(report: SiteReport, attribute: Attribute) -> int:
+    parts = [one.arms for one in report.subgroups if one.attribute == attribute]
+    return sum(max((arm.patients for arm in arms), default=0) for arms in parts)
+
+
+def _pool_subgroup(group: str, told: Sequence[tuple[str, SubgroupSummary]]) -> PooledSubgroup:
+    arms = []
+    for name in ARMS:
+        found = [arm for _, one in told for arm in one.arms if arm.arm == name]
+        if not found:
+            continue
+        figures = {
+            figure: _pool(
+                [getattr(arm, figure) for arm in found],
+                decimals=4 if scale is FRACTION else 2,
+                scale=scale,
+                known_as=known_as,
+            )
+            for figure, scale, known_as in _SUBGROUP_FIGURES
+        }
+        arms.append(
+            PooledSubgroupArm(
+                arm=name,
+                patients=sum(arm.patients for arm in found),
+                failures=sum(arm.failures for arm in found),
+                **figures,
+            )
+        )
+    return PooledSubgroup(group=group, sites=tuple(site for site, _ in told), arms=tuple(arms))
 
 
 def _pool(

@@ -286,16 +286,6 @@ def _between(samples: Sequence[FloatArray]) -> tuple[str, float]:
     return "Kruskal-Wallis", float(stats.kruskal(*samples).pvalue)
 
 
-def t_stage_group(t_stage: str) -> str:
-    """Return the group of a T stage as in the thesis: "T1+2", "T3+4", or "" when it is unknown.
-
-    >>> [t_stage_group(stage) for stage in ("T2", "3", "t4a", "Tx", "")]
-    ['T1+2', 'T3+4', 'T3+4', '', '']
-    """
-    stage = t_stage.strip().upper().removeprefix("T")[:1]
-    return "T1+2" if stage in ("1", "2") else "T3+4" if stage in ("3", "4") else ""
-
-
 def halves(figures: Sequence[float] | FloatArray, unit: str) -> list[str]:
     """Part patients at the median of a figure such as the volume: group names for subgroups.
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from algorithms.contracts.errors import DataError
+from algorithms.contracts.subgroups import t_stage_group
 from evaluation.cohort_statistics import (
     compare_paired,
     compare_subgroups,
     equivalence,
     halves,
     holm,
-    t_stage_group,
 )
 from evaluation.mixed_model import fit_site_model
 from evaluation.scoring import Row

@@ -12,6 +12,7 @@ without ties; ties only make the variance smaller, so p errs on the side of no d
 
 import math
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
@@ -58,7 +59,7 @@ class BoundedTest(_Noun):
         p_high: p is not higher: the one to judge by.
     """
 
-    test: Literal["sign", "wilcoxon", "mann_whitney"]
+    test: Literal["sign", "wilcoxon", "mann_whitney", "jonckheere_terpstra", "pairs"]
     n: int
     statistic_low: float
     statistic_high: float
@@ -121,20 +122,52 @@ def random_effects(sites: Sequence[Moments]) -> MeanDifference | None:
     varying = [(n, mean, sd) for n, mean, sd in sites if n > 1 and sd > 0]
     if len(varying) < 2:
         return None
-    means = np.array([mean for _, mean, _ in varying])
-    variances = np.array([sd**2 / n for n, _, sd in varying])
+    return _combined(
+        np.array([mean for _, mean, _ in varying]),
+        np.array([sd**2 / n for n, _, sd in varying]),
+        n=sum(n for n, _, _ in varying),
+    )
+
+
+def difference_within_sites(sites: Sequence[tuple[Moments, Moments]]) -> MeanDifference | None:
+    """Compare two groups of other patients inside each hospital: mean of the second less the first.
+
+    The variance of a hospital's difference is s_1^2 / n_1 + s_2^2 / n_2 (Welch); hospitals are put
+    together as by `random_effects`, so that what differs between hospitals does not enter. None
+    without a hospital where both groups have two patients and vary.
+    """
+    comparable = [
+        (first, second)
+        for first, second in sites
+        if min(first[0], second[0]) > 1 and first[2] + second[2] > 0
+    ]
+    if not comparable:
+        return None
+    return _combined(
+        np.array([second[1] - first[1] for first, second in comparable]),
+        np.array([a[2] ** 2 / a[0] + b[2] ** 2 / b[0] for a, b in comparable]),
+        n=sum(first[0] + second[0] for first, second in comparable),
+    )
+
+
+def _combined(
+    means: NDArray[np.float64], variances: NDArray[np.float64], *, n: int
+) -> MeanDifference:
     weights = 1 / variances
     fixed = float(np.average(means, weights=weights))
     q = float((weights * (means - fixed) ** 2).sum())
-    freedom = len(varying) - 1
-    tau2 = max(0.0, (q - freedom) / float(weights.sum() - (weights**2).sum() / weights.sum()))
+    freedom = len(means) - 1
+    tau2 = 0.0
+    if freedom:
+        scale = float(weights.sum() - (weights**2).sum() / weights.sum())
+        tau2 = max(0.0, (q - freedom) / scale)
     weights = 1 / (variances + tau2)
     mean, error = float(np.average(means, weights=weights)), float(weights.sum() ** -0.5)
     reach = float(stats.norm.ppf(0.975)) * error
     return MeanDifference(
         model="sites_differ",
-        sites=len(varying),
-        n=sum(n for n, _, _ in varying),
+        sites=len(means),
+        n=n,
         mean=mean,
         low=mean - reach,
         high=mean + reach,
@@ -183,12 +216,56 @@ def mann_whitney_test(first: Spread, second: Spread) -> BoundedTest | None:
     The statistic is the number of pairs in which the second is higher minus that in which it is
     lower. Its variance without ties is n_1 n_2 (n_1 + n_2 + 1) / 3. None when a group is empty.
     """
-    n_1, n_2 = len(first), len(second)
-    if not (n_1 and n_2):
+    if not (len(first) and len(second)):
         return None
-    low = _dominance(first.high, second.low)
-    high = _dominance(first.low, second.high)
-    return _normal_test("mann_whitney", n_1 + n_2, low, high, n_1 * n_2 * (n_1 + n_2 + 1) / 3)
+    return trend_test([first, second])
+
+
+def trend_test(groups: Sequence[Spread]) -> BoundedTest | None:
+    """Test whether values rise or fall from group to group, in their order (Jonckheere-Terpstra).
+
+    The statistic is the sum of Mann-Whitney's over all pairs of groups, later against earlier; of
+    two groups it is that test. Its variance without ties is
+    (N^2 (2 N + 3) - sum(n_i^2 (2 n_i + 3))) / 18. Empty groups are left out; None with fewer than
+    two others.
+
+    Reference:
+        Jonckheere, A distribution-free k-sample test against ordered alternatives, 1954.
+    """
+    there = [group for group in groups if len(group)]
+    if len(there) < 2:
+        return None
+    pairs = list(combinations(there, 2))
+    sizes = [len(group) for group in there]
+    n = sum(sizes)
+    return _normal_test(
+        "mann_whitney" if len(there) == 2 else "jonckheere_terpstra",
+        n,
+        sum(_dominance(earlier.high, later.low) for earlier, later in pairs),
+        sum(_dominance(earlier.low, later.high) for earlier, later in pairs),
+        (n**2 * (2 * n + 3) - sum(size**2 * (2 * size + 3) for size in sizes)) / 18,
+    )
+
+
+def pairs_test(groups: Sequence[Spread]) -> BoundedTest | None:
+    """Test whether any two of several groups without an order differ.
+
+    The least p of Mann-Whitney's test over all pairs, times their number (Bonferroni), with the
+    statistic of that pair; of two groups it is that test. None with fewer than two groups.
+    """
+    there = [group for group in groups if len(group)]
+    tests = [test for pair in combinations(there, 2) if (test := trend_test(pair)) is not None]
+    if len(tests) < 2:
+        return tests[0] if tests else None
+    least = min(tests, key=lambda test: test.p_high)
+    return least.model_copy(
+        update={
+            "test": "pairs",
+            "n": sum(map(len, there)),
+            "p_low": min(1.0, len(tests) * min(test.p_low for test in tests)),
+            "p_high": min(1.0, len(tests) * least.p_high),
+        }
+    )
 
 
 def _signs(values: NDArray[np.float64]) -> tuple[float, float, float]:
@@ -215,7 +292,11 @@ def _dominance(first: NDArray[np.float64], second: NDArray[np.float64]) -> float
 
 
 def _normal_test(
-    test: Literal["wilcoxon", "mann_whitney"], n: int, low: float, high: float, variance: float
+    test: Literal["wilcoxon", "mann_whitney", "jonckheere_terpstra"],
+    n: int,
+    low: float,
+    high: float,
+    variance: float,
 ) -> BoundedTest:
     nearest = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
     farthest = max(abs(low), abs(high))

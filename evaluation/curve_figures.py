@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from evaluation.aggregate_report import StudyReport
+from evaluation.aggregate_report import PackageResult, StudyReport
 from evaluation.report_drawing import ALL_SITES, Figure, finish
 from evaluation.site_summary import ARMS
 from evaluation.svg_drawing import (
@@ -86,8 +86,19 @@ def learning_figure(report: StudyReport, name: str) -> Figure | None:
     if not any(len(points) > 1 for points in curves.values()):
         return None
     caption = "Learning curve: mean Dice of the adapted model, model version after model version. "
+    if len({frozenset(_told_sites(package)) for package in report.packages}) > 1:
+        caption += "Not every hospital gives it for each version: all sites are not the same ones. "
     versions = [package.model_version for package in report.packages]
     return _curves(name, curves, "model version", caption, most=len(versions), ticks=versions)
+
+
+def _told_sites(package: PackageResult) -> list[str]:
+    """Name the hospitals behind the pooled Dice of the adapted model."""
+    return [
+        site.report.site
+        for site in package.sites
+        if (arm := site.arm("adapted")) is not None and arm.dsc.mean is not None
+    ]
 
 
 def _curves(

@@ -3,10 +3,24 @@
 Plain data in, the name of a rule out; `site_agent.release_memory` keeps and brings the data.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import product
+
+import numpy as np
 
 Told = Mapping[str, Mapping[str, str]]
-"""What one release is about: group of figures -> patient -> digest of that patient's figures."""
+"""What one release is about: group of figures -> patient -> digest of that patient's figures.
+
+A group that is part of another says so: see `subgroup_of`.
+"""
+_PART = "|"
+_UNKNOWN = "unknown-"
+
+
+def subgroup_of(whole: str, attribute: str, group: str) -> str:
+    """Name the figures of a subgroup: a part of `whole`, which is told as well."""
+    return _PART.join((whole, attribute, group))
 
 
 def differencing_rule(
@@ -14,16 +28,18 @@ def differencing_rule(
 ) -> str | None:
     """Name the rule that a release breaks beside all that was released before; None if none.
 
-    Two figures over nearly the same patients give away those by whom they differ. For each group of
-    figures:
+    Two figures over nearly the same patients give away those by whom they differ. Groups of figures
+    go together that are parts of one whole (`subgroup_of`), and the whole. Among these:
 
     - "few_patients_differ": all releases together cut the patients into cells: those who are in the
-      same ones. Whatever sums and means of all releases are added to or taken from one another,
+      same wholes. Whatever sums and means of all releases are added to or taken from one another,
       the members of a cell enter alike. So when every cell is a group, or nobody, nothing about
       fewer patients follows, however many releases are combined. Any other release is refused,
-      though what follows from it may be harmless.
-    - "few_figures_changed": of the patients that two releases share, those whose figures changed
-      must be a group, or nobody: of one corrected contour, the change of the mean tells.
+      though what follows from it may be harmless. Subgroups cut finer; of them nothing about few
+      may follow (`follows_about_few`), whatever they are combined with.
+    - "few_figures_changed": of the patients that a group shares with one released before, those
+      whose figures changed must be a group, or nobody: of one corrected contour, the change of the
+      mean tells.
 
     The same report once more breaks neither.
 
@@ -42,31 +58,98 @@ def differencing_rule(
     """
     if minimum_group_size < 1:
         raise ValueError(f"a group has at least one patient, not {minimum_group_size}")
-    for group, members in asked.items():
+    for whole in {group.split(_PART)[0] for group in asked}:
         # Of fewer than a group no figure was given: only how many they are.
-        before = [g for told in earlier if len(g := told.get(group, {})) >= minimum_group_size]
-        if len(members) < minimum_group_size:
+        releases: list[Told] = [
+            {
+                group: members
+                for group, members in told.items()
+                if group.split(_PART)[0] == whole and len(members) >= minimum_group_size
+            }
+            for told in (asked, *earlier)
+        ]
+        if any(
+            _UNKNOWN in patient for told in releases for one in told.values() for patient in one
+        ):
+            # Somebody unknown may be anybody who is known: then numbers are all there is.
+            releases = [_as_numbers(told) for told in releases]
+        now, *before = (list(told.values()) for told in releases)
+        if not now:
             continue
-        cells: dict[tuple[bool, ...], int] = {}
-        for patient in set(members).union(*before):
-            cell = tuple(patient in release for release in (members, *before))
-            cells[cell] = cells.get(cell, 0) + 1
-        if min(cells.values()) < minimum_group_size and len(cells) > 1:
+        released = [members for told in before for members in told]
+        everybody = sorted(set().union(*now, *released))
+        wholes = [told[whole] for told in releases if whole in told]
+        cells = Counter(tuple(one in members for members in wholes) for one in everybody)
+        parts = Counter(tuple(one in members for members in (*now, *released)) for one in everybody)
+        if min(cells.values()) < minimum_group_size or follows_about_few(
+            parts, minimum_group_size=minimum_group_size
+        ):
             return "few_patients_differ"
-        for release in before:
-            shared = members.keys() & release.keys()
-            changed = sum(members[patient] != release[patient] for patient in shared)
+        for members, known in product(now, released):
+            shared = members.keys() & known.keys()
+            changed = sum(members[patient] != known[patient] for patient in shared)
             if 0 < changed < minimum_group_size:
                 return "few_figures_changed"
     return None
 
 
-def unknown_members(patients: int, figures: str) -> dict[str, str]:
+def follows_about_few(cells: Mapping[tuple[bool, ...], int], *, minimum_group_size: int) -> bool:
+    """Say whether figures about few patients may follow from figures about sets of patients.
+
+    Sought are as many bases as a group has members, without a patient in common: sets of patients,
+    one for each independent figure, whose values alone would make these figures whatever they are.
+    Any sum of figures, however weighted, that is not about nobody is about somebody in each base,
+    so about a group; and k independent sums are about at least k groups together.
+
+    Bases are taken from the largest cells first. Where that finds too few, there may be enough all
+    the same: this errs on the side of silence.
+
+    >>> follows_about_few({(True, True): 9, (True, False): 1}, minimum_group_size=5)
+    True
+    >>> follows_about_few({(True, True): 9, (True, False): 5}, minimum_group_size=5)
+    False
+
+    Args:
+        cells: which sets the patients of a cell are in -> how many they are.
+        minimum_group_size: at least 1.
+    """
+    left = {cell: size for cell, size in cells.items() if any(cell)}
+    if not left:
+        return False
+    rank = _rank(list(left))
+    for _ in range(minimum_group_size):
+        basis: list[tuple[bool, ...]] = []
+        for cell in sorted(left, key=lambda cell: (-left[cell], cell)):
+            if left[cell] and _rank([*basis, cell]) > len(basis):
+                basis.append(cell)
+        if len(basis) < rank:
+            return True
+        for cell in basis:
+            left[cell] -= 1
+    return False
+
+
+def _as_numbers(told: Told) -> Told:
+    placed: Counter[str] = Counter()
+    numbers = {}
+    for group, members in told.items():
+        attribute = group.rpartition(_PART)[0]
+        numbers[group] = unknown_members(len(members), "", first=placed[attribute])
+        placed[attribute] += len(members)
+    return numbers
+
+
+def _rank(rows: Sequence[tuple[bool, ...]]) -> int:
+    return int(np.linalg.matrix_rank(np.asarray(rows, dtype=np.float64)))
+
+
+def unknown_members(patients: int, figures: str, *, first: int = 0) -> dict[str, str]:
     """Stand in for patients of whom only the number is known: as few as can be differ.
 
-    Of two such groups the smaller is taken to lie within the larger.
+    Of two such groups the smaller is taken to lie within the larger; those of the parts of one
+    whole follow one another, each after the `first` ones.
 
     >>> unknown_members(2, "ab")
     {'unknown-0': 'ab', 'unknown-1': 'ab'}
     """
-    return {f"unknown-{i}": figures for i in range(patients)}
+    return {f"{_UNKNOWN}{i}": figures for i in range(first, first + patients)}

@@ -20,6 +20,7 @@ Rules, applied before a figure reaches a report:
    others that the totals do not give it away: `suppressed_bins`, and for a table with row and
    column totals `evaluation.table_suppression`.
 8. **No differencing across releases**: `evaluation.differencing`.
+9. **Subgroups** are parts of one whole that is told, too: `evaluation.subgroup_summary`.
 
 What no rule here prevents: somebody who knows the values of all patients but one learns the last
 from any mean; where every patient of a group has the same value, the mean is everybody's value.
@@ -41,8 +42,10 @@ SUPPRESSION_RULE = (
     "inside the hospital, medians and quartiles to the middle of a step of a public scale. "
     "The number of patients is always given; failures, undefined values and "
     "scanner vendors only where at least that many patients were tested. A patient with several "
-    "image series counts once, with the average of their figures. A report that differs from an "
-    "earlier one by fewer patients than that does not leave."
+    "image series counts once, with the average of their figures. A subgroup is given only where "
+    "it, and everything that follows from it beside all patients and other subgroups, also those "
+    "of other attributes, is about at least that many patients, or nobody. A report that differs "
+    "from an earlier one by fewer patients than that does not leave."
 )
 
 
@@ -139,6 +142,54 @@ def sketch(values: Iterable[float], scale: Scale, *, minimum_group_size: int) ->
         last_steps += [*(first + last for last, _ in full[:-1]), end - 1]
         sizes += [size for _, size in full]
     return Sketch(last_steps=tuple(last_steps), counts=tuple(sizes))
+
+
+def common_bins(
+    whole: Sketch, cells: Sequence[Sequence[float]], scale: Scale, *, minimum_group_size: int
+) -> tuple[int, ...]:
+    """Put bins of a sketch together until each cell of its patients is a group or nobody in each.
+
+    So no difference between the sketch of all and those of some counts fewer than a group.
+
+    >>> from algorithms.contracts.scale import FRACTION
+    >>> cells = [[0.1, 0.2, 0.8, 0.9], [0.1, 0.15, 0.85, 0.9]]
+    >>> made = sketch([v for cell in cells for v in cell], FRACTION, minimum_group_size=2)
+    >>> made.last_steps, common_bins(made, cells, FRACTION, minimum_group_size=2)
+    ((10, 20, 85, 100), (20, 100))
+
+    Args:
+        whole: of all patients.
+        cells: the same patients' values, cell by cell; each cell is a group.
+        scale: of the sketch.
+        minimum_group_size: at least 1.
+
+    Returns:
+        Last step of every bin.
+    """
+    check_group_size(minimum_group_size)
+    ends = np.asarray(whole.last_steps)
+    counts = [
+        np.bincount(np.searchsorted(ends, scale.steps_of(cell)), minlength=len(ends))
+        for cell in cells
+    ]
+    table = np.stack([*counts, np.zeros(len(ends), np.int64)])
+    kept: list[int] = []
+    start = 0
+    for i in range(len(ends)):
+        held = table[:, start : i + 1].sum(axis=1)
+        left = table[:, i + 1 :].sum(axis=1)
+        # What is left for the bins after this one has to be groups, too.
+        if not any(((n > 0) & (n < minimum_group_size)).any() for n in (held, left)):
+            kept.append(int(ends[i]))
+            start = i + 1
+    return tuple(kept)
+
+
+def count_in_bins(values: Iterable[float], last_steps: Sequence[int], scale: Scale) -> Sketch:
+    """Count patients in bins that are given by their last steps."""
+    places = np.searchsorted(np.asarray(last_steps), scale.steps_of(values))
+    counts = np.bincount(places, minlength=len(last_steps))
+    return Sketch(last_steps=tuple(last_steps), counts=tuple(counts.tolist()))
 
 
 def _full_bins(counts: NDArray[np.int64], minimum_group_size: int) -> list[tuple[int, int]]:

@@ -93,7 +93,9 @@ class HospitalRows:
             if together:
                 y = TOP_PX + ROW_PX * row
                 self.drawing.line((0, y), (self.drawing.width, y), colour=SOFT)
-            self.drawing.text(self.left - 10, self.middle(row), label, anchor="end", bold=together)
+            if label:
+                y = self.middle(row)
+                self.drawing.text(self.left - 10, y, label, anchor="end", bold=together)
 
     def hatch(self, y: float, words: str, *, height: float = 12.0) -> None:
         """Draw what was not given as a hatched band with words in it."""

@@ -15,8 +15,8 @@ from evaluation.site_figures import (
     failures_figure,
     gap_figure,
     hd95_figure,
-    scanners_figure,
 )
+from evaluation.subgroup_figure import subgroups_figure
 
 
 def package_figures(package: PackageResult, name: str) -> dict[str, Figure]:
@@ -32,7 +32,7 @@ def package_figures(package: PackageResult, name: str) -> dict[str, Figure]:
         "failures": failures_figure,
         "revision": revision_figure,
         "time": time_figure,
-        "scanners": scanners_figure,
+        "subgroups": subgroups_figure,
     }
     drawn = {kind: make(package, f"{name}-{kind}") for kind, make in makers.items()}
     return {kind: figure for kind, figure in drawn.items() if figure is not None}

@@ -31,6 +31,7 @@ from evaluation.report_tables import (
     rater_matrices,
     release_rows,
     starred_sites,
+    subgroup_tables,
 )
 from evaluation.reporting_checklists import CHECKLISTS, ItemState, answer, package_anchor
 from evaluation.revision import REVISION_BIN_LABELS
@@ -125,6 +126,7 @@ def render_html(report: StudyReport, *, title: str, generated_at: str) -> str:
         drawings=[package_figures(package, f"p{i}") for i, package in enumerate(report.packages)],
         curves=study_figures(report),
         stars=[starred_sites(package) for package in report.packages],
+        subgroups=[subgroup_tables(package) for package in report.packages],
         matrices=[rater_matrices(package) for package in report.packages],
         budgets=budget_rows(report),
         releases=release_rows(report),

@@ -2,13 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan, nan
 
 from algorithms.contracts.canonical_json import canonical_json, sha256_hex
-from algorithms.contracts.site_report import Distribution, RaterAgreement, SiteReport
+from algorithms.contracts.site_report import (
+    Distribution,
+    RaterAgreement,
+    SiteReport,
+    distributions,
+)
+from algorithms.contracts.subgroups import ATTRIBUTE_LABELS
 from evaluation.aggregate_report import (
     PackageResult,
     PooledAgreement,
+    PooledAttribute,
     PooledDistribution,
+    PooledSubgroup,
     SiteResult,
     StudyReport,
 )
@@ -137,6 +146,73 @@ def _matrix(title: str, pairs: Sequence[PooledAgreement] | Sequence[RaterAgreeme
 
 
 @dataclass(frozen=True)
+class SubgroupTable:
+    """The subgroups of one attribute, with the tests between them.
+
+    Attributes:
+        title: of the attribute.
+        test: name of the test; "" where there is none.
+        p: figure -> words, adjusted by Holm over the attributes; "-" without a test.
+        difference: what the last group has over the first inside hospitals, in words; "" without.
+        untold: who is in no told subgroup, in words.
+    """
+
+    title: str
+    groups: tuple[PooledSubgroup, ...]
+    test: str
+    p: dict[str, str]
+    difference: str
+    untold: str
+
+
+SUBGROUP_FIGURES = ("dsc", "hd95_mm", "asd_predicted_to_reference_mm")
+_TEST_NAMES = {
+    "mann_whitney": "Mann-Whitney",
+    "jonckheere_terpstra": "Jonckheere-Terpstra, trend over the groups",
+    "pairs": "Mann-Whitney of every two, Bonferroni",
+}
+
+
+def subgroup_tables(package: PackageResult) -> list[SubgroupTable]:
+    """Lay out the subgroups of a package, attribute by attribute."""
+    adjusted = {
+        figure: holm(
+            [one.tests[figure].p_high if figure in one.tests else nan for one in package.subgroups]
+        )
+        for figure in SUBGROUP_FIGURES
+    }
+    return [
+        SubgroupTable(
+            title=ATTRIBUTE_LABELS[one.attribute],
+            groups=one.groups,
+            test=next((_TEST_NAMES[test.test] for test in one.tests.values()), ""),
+            p={
+                figure: "-" if isnan(p[place]) else p_value(p[place], at_most=True)
+                for figure, p in adjusted.items()
+            },
+            difference=_difference_words(one),
+            untold="; ".join(
+                f"{left.site} {left.patients} of {left.tested} patients" for left in one.untold
+            ),
+        )
+        for place, one in enumerate(package.subgroups)
+    ]
+
+
+def _difference_words(one: PooledAttribute) -> str:
+    test = one.difference
+    if test is None:
+        return ""
+    first, last = one.groups[0].group, one.groups[-1].group
+    mean, low, high = (number(100 * value, 1) for value in (test.mean, test.low, test.high))
+    hospitals = "1 hospital" if test.sites == 1 else f"each of {test.sites} hospitals"
+    return (
+        f"Dice of {last} less {first} inside {hospitals}: {mean} points ({low} to {high}), "
+        f"p {p_value(test.p)}"
+    )
+
+
+@dataclass(frozen=True)
 class BudgetRow:
     """A line of the budget table (6-9): one arm of one hospital and round.
 
@@ -235,14 +311,3 @@ def _release(name: str, reports: Sequence[SiteReport], traffic: SiteTraffic | No
         digests=tuple(sha256_hex(body)[:_SHORT_DIGEST] for body in bodies),
         traffic=traffic,
     )
-
-
-def distributions(report: SiteReport) -> list[Distribution]:
-    """Return every distribution that a hospital's report holds."""
-    held = [
-        *report.arms,
-        *report.paired,
-        *report.agreement,
-        *([report.revision] if report.revision else []),
-    ]
-    return [value for noun in held for _, value in noun if isinstance(value, Distribution)]

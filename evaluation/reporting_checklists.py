@@ -113,6 +113,10 @@ def _has_interval(package: PackageResult) -> bool:
     return any(pair.all_patients is not None for pair in package.paired)
 
 
+def _compares_subgroups(package: PackageResult) -> bool:
+    return any(one.tests for one in package.subgroups)
+
+
 def _compares_hospitals(package: PackageResult) -> bool:
     return any(pair.sites_differ is not None for pair in package.paired)
 
@@ -188,10 +192,11 @@ EVIDENCE: dict[str, Rule] = {
         lambda package: _has_raters(package, same=True) and _has_raters(package, same=False),
     ),
     "scanners": _first(
-        "groups",
+        "provenance",
         "Scanner makers",
-        lambda package: len([g for g in package.scanners if g.group != "not told"]) > 1,
+        lambda package: any(site.report.vendors for site in package.sites),
     ),
+    "subgroups": _first("groups", "Subgroups", _compares_subgroups),
     "review": _first("review", "Review by oncologists", _was_reviewed),
     "cost": _first("cost", "What adaptation cost", lambda package: bool(package.sites)),
     "provenance": _first("provenance", "Provenance per hospital", lambda p: bool(p.sites)),
@@ -345,7 +350,7 @@ DECIDE_AI = Checklist(
         Item("10a", "Use of the system, and adherence", "review", "who used it, and how often not"),
         Item("10b", "Changes of the workflow"),
         Item("VII", "Main results", "figures"),
-        Item("VIII", "Subgroups", "scanners", "groups of patients"),
+        Item("VIII", "Subgroups", "subgroups", "groups by other than T stage, volume and scanner"),
         Item("11", "Modifications during the study", "versions", "why"),
         Item("12", "Agreement of users with the system", "review", "reasons for disagreement"),
         Item("13a", "Errors and malfunctions", "failures", "malfunctions"),

@@ -1,4 +1,4 @@
-"""Drawings with a line per hospital: Dice, HD95, gap closed, failures, makers of scanners."""
+"""Drawings with a line per hospital: Dice, HD95, gap closed, failures."""
 
 from evaluation.aggregate_report import PackageResult
 from evaluation.report_drawing import (
@@ -116,40 +116,6 @@ def told_patients(package: PackageResult, arm: str) -> int:
     """Count the patients of the hospitals that say how many failed in an arm."""
     told = (site.arm(arm) for site in package.sites)
     return sum(one.patients for one in told if one is not None and one.failures is not None)
-
-
-def scanners_figure(package: PackageResult, name: str) -> Figure | None:
-    """Draw the Dice of each group of hospitals by the makers of their scanners."""
-    groups = package.scanners
-    if len([group for group in groups if group.group != "not told"]) < 2:
-        return None
-    arms = arms_of(package)
-    labels = [f"{group.group} ({group.patients})" for group in groups]
-    rows = HospitalRows(name, labels, plot=330)
-    found = [group.dsc[arm] for group in groups for arm in arms if arm in group.dsc]
-    ends = [100 * (d.mean + side * (d.sd or 0)) for d in found if d.mean for side in (-1, 1)]
-    axis = Axis(10.0 * (max(0.0, min([90.0, *ends])) // 10.0), 100.0, rows.left, rows.right)
-    rows.frame(axis, "Dice, %")
-    rows.legend(arms)
-    for row, group in enumerate(groups):
-        if not any(has_mean(dsc) for dsc in group.dsc.values()):
-            rows.hatch(rows.middle(row), too_few(group.patients), height=30)
-            continue
-        for arm, offset in zip(arms, OFFSETS_PX[len(arms)], strict=True):
-            summary, y = group.dsc.get(arm), rows.middle(row) + offset
-            if summary is None:
-                continue
-            if summary.mean is None:
-                rows.hatch(y, f"{ARM_LABELS[arm]}: not given", height=11)
-                continue
-            mean, sd = 100 * summary.mean, 100 * (summary.sd or 0)
-            rows.drawing.line(
-                (axis.at(mean - sd), y), (axis.at(mean + sd), y), colour=COLOURS[arm], width=1.6
-            )
-            rows.drawing.mark(SHAPES[arm], axis.at(mean), y, colour=COLOURS[arm])
-    return finish(
-        rows.drawing, "Dice by the makers of the hospitals' scanners (patients): mean ± SD. "
-    )
 
 
 def _arms(

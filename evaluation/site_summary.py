@@ -1,8 +1,8 @@
 """From one row per patient to the one report that leaves a hospital."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from statistics import fmean
 from typing import Any
 
@@ -23,12 +23,13 @@ from algorithms.contracts.site_report import (
     RaterAgreement,
     RevisionSummary,
     SiteReport,
-    Vendor,
     YardstickSummary,
 )
+from algorithms.contracts.subgroups import Attribute, Vendor
 from evaluation.case_metrics import CaseMetrics
 from evaluation.disclosure_control import distribution, suppressed_bins
 from evaluation.revision import revision_bin_counts
+from evaluation.subgroup_summary import summarise_subgroups
 
 ARMS = ("direct", "adapted", "target_trained")
 PAIRS = (("direct", "adapted"), ("adapted", "target_trained"))
@@ -52,12 +53,15 @@ class PatientRow:
             least, since no reference contour came in with its images.
         patient: what the rows of one patient share, to pair the arms; it never leaves. None: the
             row is in no pair.
+        subgroups: attribute -> the patient's group, the same in every arm; "" or nothing: not
+            known.
     """
 
     arm: str
     metrics: CaseMetrics
     against_reviewed: bool = False
     patient: str | None = None
+    subgroups: Mapping[Attribute, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,11 @@ def summarise_site(
         revision=_summarise_revisions(revisions, minimum_group_size) if revisions else None,
         paired=_summarise_pairs(rows, minimum_group_size),
         agreement=_summarise_raters(raters, minimum_group_size),
+        subgroups=summarise_subgroups(
+            rows,
+            [arm for arm in arms if arm.patients],
+            minimum_group_size=minimum_group_size,
+        ),
     )
 
 
@@ -173,7 +182,7 @@ def average_cases(cases: Sequence[CaseMetrics]) -> CaseMetrics:
             return {key: mean([value[key] for value in values]) for key in values[0]}
         return mean(values)
 
-    names = [field.name for field in fields(CaseMetrics)]
+    names = [one.name for one in fields(CaseMetrics)]
     return CaseMetrics(**{name: average([getattr(case, name) for case in cases]) for name in names})
 
 

@@ -12,7 +12,7 @@ import json
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from statistics import fmean, median
@@ -22,9 +22,10 @@ from sqlalchemy.orm import Session
 
 from algorithms.adapted_share import choose_share, interpolate_weights
 from algorithms.contracts.canonical_json import canonical_json
-from algorithms.contracts.case import Split
+from algorithms.contracts.case import Case, Split
 from algorithms.contracts.contour import Contour, Provenance
 from algorithms.contracts.errors import DataError
+from algorithms.contracts.federation_plan import planned_part
 from algorithms.contracts.messages import RoundState
 from algorithms.contracts.model_package import (
     MODEL_FILE,
@@ -33,7 +34,8 @@ from algorithms.contracts.model_package import (
     Supervision,
     TrainingSchedule,
 )
-from algorithms.contracts.site_report import AnnotationSummary, SiteReport, vendor_of
+from algorithms.contracts.site_report import AnnotationSummary, SiteReport
+from algorithms.contracts.subgroups import Attribute, t_stage_group, vendor_of, volume_group
 from algorithms.contracts.volume import ImageArray
 from algorithms.features import describe_slices
 from algorithms.finetuning import (
@@ -50,6 +52,7 @@ from algorithms.sample_selection import REPRESENTATIVE, select
 from evaluation.case_metrics import CaseMetrics, measure_case
 from evaluation.site_summary import (
     PatientRow,
+    RaterRow,
     ReportSubject,
     RevisionRow,
     average_cases,
@@ -74,7 +77,10 @@ from site_agent.checkpoints import file_sha256, load_state, load_weights, save_s
 from site_agent.database import MeasurementRow, ReviewRow, RoundRow
 from site_agent.learning_data import fully_labelled
 from site_agent.model_promotion import offer_for_use
+from site_agent.plan_store import approved_plan, read_plan
 from site_agent.progress import progress_bar
+from site_agent.rater_contours import measure_raters, rater_rows
+from site_agent.release_memory import agreement_of, beside_earlier
 from site_agent.segmentation import segment
 
 log = logging.getLogger("fedgtv.adaptation")
@@ -363,6 +369,7 @@ def measure_and_report(current: Round) -> RoundState:
     case is.
     """
     measured: defaultdict[tuple[str, str], list[CaseMetrics]] = defaultdict(list)
+    cases: defaultdict[str, dict[Case, float]] = defaultdict(dict)  # patient -> volumes in ml
     measurements = []
     against_reviewed = set()  # patients
     without_yardstick = 0
@@ -386,23 +393,47 @@ def measure_and_report(current: Round) -> RoundState:
                 spacing_zyx_mm=case.spacing_zyx_mm,
             )
             measured[case.patient_id, arm].append(metrics)
-            measurements.append(
-                MeasurementRow(
-                    round_id=current.round_id,
-                    case_id=case.case_id,
-                    arm=arm,
-                    metrics=_json_metrics(metrics),
-                )
+            cases[case.patient_id][case] = metrics.volume_reference_ml
+            measurements.append((case, arm, metrics))
+    between_raters = measure_raters(current.store)
+    subgroups = {patient: _subgroups(volumes) for patient, volumes in cases.items()}
+    report = _summarise(
+        current,
+        [
+            PatientRow(
+                arm,
+                average_cases(of_patient),
+                patient in against_reviewed,
+                patient,
+                subgroups[patient],
             )
-    rows = [
-        PatientRow(arm, average_cases(cases), patient in against_reviewed, patient)
-        for (patient, arm), cases in measured.items()
+            for (patient, arm), of_patient in measured.items()
+        ],
+        rater_rows(between_raters),
+    )
+    measurement_rows = [
+        MeasurementRow(
+            round_id=current.round_id,
+            case_id=case.case_id,
+            arm=arm,
+            metrics=_json_metrics(metrics),
+            subgroups=subgroups[case.patient_id],
+        )
+        for case, arm, metrics in measurements
     ]
-    report = _summarise(current, rows)
+    measurement_rows += [
+        MeasurementRow(
+            round_id=current.round_id,
+            case_id=case.case_id,
+            arm=agreement_of(first, second),
+            metrics=_json_metrics(metrics),
+        )
+        for case, first, second, metrics in between_raters
+    ]
 
     def store_report(session: Session, row: RoundRow) -> None:
-        current.store.replace_measurements(session, measurements)
-        row.report = report.model_dump(mode="json")
+        current.store.replace_measurements(session, measurement_rows)
+        row.report = beside_earlier(session, row.round_id, report).model_dump(mode="json")
 
     return current.store.advance(
         current.round_id,
@@ -413,7 +444,23 @@ def measure_and_report(current: Round) -> RoundState:
     )
 
 
-def _summarise(current: Round, rows: Sequence[PatientRow]) -> SiteReport:
+def _subgroups(volumes_ml: Mapping[Case, float]) -> dict[Attribute, str]:
+    """Return the subgroups of a patient by their measured cases; where those differ, in none."""
+    of_cases: dict[Attribute, set[str]] = {
+        "t_stage": {t_stage_group(case.t_stage or "") for case in volumes_ml},
+        "volume": {volume_group(fmean(volumes_ml.values()))},
+        "scanner": {vendor_of(case.manufacturer) for case in volumes_ml},
+    }
+    return {
+        attribute: group
+        for attribute, groups in of_cases.items()
+        if len(groups) == 1 and (group := min(groups))
+    }
+
+
+def _summarise(
+    current: Round, rows: Sequence[PatientRow], raters: Sequence[RaterRow]
+) -> SiteReport:
     config = current.store.home.config
     test = current.store.cases(Split.TEST)
     report = summarise_site(
@@ -430,10 +477,16 @@ def _summarise(current: Round, rows: Sequence[PatientRow]) -> SiteReport:
         ),
         annotation=_annotation_summary(current),
         revisions=_revisions(current),
+        raters=raters,
         minimum_group_size=config.minimum_group_size,
     )
     share = json.loads((current.folder / SHARE_FILE).read_bytes())
-    return report.model_copy(update={"adapted_share": share})
+    report = report.model_copy(update={"adapted_share": share})
+    signed = approved_plan(current.store.engine, report.package_id)
+    if signed is None:  # then nothing leaves
+        return report
+    plan = read_plan(current.store.home, signed)
+    return planned_part(report, plan.permitted_outputs.site_report_fields)
 
 
 def _revisions(current: Round) -> list[RevisionRow]:

@@ -8,13 +8,13 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from algorithms.contracts.case import Case, Split
 from algorithms.contracts.contour import NOT_ANNOTATED, Contour, Provenance
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.messages import RoundState
+from algorithms.contracts.subgroups import TStage
 from algorithms.contracts.volume import Geometry, Mask, MaskArray, Volume
 from site_agent import audit_log
 from site_agent.case_workflow import RoundEvent, next_state
@@ -249,6 +250,26 @@ class CaseStore:
                     at=utc_now(),
                 )
 
+    def set_t_stages(self, stages: Mapping[str, TStage], *, actor: str) -> None:
+        """Keep the T stage of cases, given as `case_id -> stage`; all or none.
+
+        The audit log says that there was one, and not which: it outlives an erasure.
+
+        Raises:
+            DataError: when there is no such case.
+        """
+        with transaction(self.engine) as session:
+            for case_id, stage in sorted(stages.items()):
+                _existing(session, case_id).t_stage = stage
+                audit_log.append(
+                    session,
+                    actor=actor,
+                    event="t_stage_set",
+                    subject=case_id,
+                    detail={},
+                    at=utc_now(),
+                )
+
     # -- contours ---------------------------------------------------------------------------
 
     def save_contour(
@@ -297,6 +318,22 @@ class CaseStore:
             file=self.write_mask(case_id, contour.mask.voxels),
             saved_at=utc_now(),
         )
+
+    def add_contours(
+        self, contours: Iterable[tuple[str, Contour]], *, purpose: str, author: str, actor: str
+    ) -> None:
+        """Keep contours of one purpose, given as (case, contour), that came in from elsewhere."""
+        with transaction(self.engine) as session:
+            for case_id, contour in contours:
+                self._add_contour(session, case_id, contour, purpose, "", author)
+                audit_log.append(
+                    session,
+                    actor=actor,
+                    event="contour_added",
+                    subject=case_id,
+                    detail={"purpose": purpose},
+                    at=utc_now(),
+                )
 
     def contour(self, case_id: str, *, purpose: str, round_id: str = "") -> Contour | None:
         """Return the newest contour of a purpose ("reference", "adapted", ...) or None.
@@ -872,6 +909,7 @@ def _case(row: CaseRow) -> Case:
         spacing_zyx_mm=geometry.spacing_zyx_mm,
         split=Split(row.split),
         has_reference=row.has_reference,
+        t_stage=cast(TStage | None, row.t_stage),
     )
 
 

@@ -252,6 +252,45 @@ def simulate_doctors(home: Home) -> None:
     )
 
 
+@app.command("t-stages")
+def t_stages(
+    table: Annotated[
+        Path, typer.Argument(help="CSV: t_stage (T1 to T4, Tx), and case or patient.")
+    ],
+    home: Home,
+) -> None:
+    """Keep T stages with their cases, for subgroups in the report; all of a table or nothing.
+
+    A patient may be named by pseudonym or by the original id, which is not stored.
+
+    Example: fedgtv-site t-stages --home hospital-b stages.csv
+    """
+    from site_agent.t_stages import add_t_stages
+
+    site, store = _open(home)
+    count = add_t_stages(site, store, table, actor="fedgtv-site t-stages")
+    console.print(f"{site.config.name}: T stage of {count} cases kept")
+
+
+@app.command("rater-contours")
+def rater_contours(
+    folder: Annotated[Path, typer.Argument(help="Structure sets of one rater.")],
+    home: Home,
+    rater: Annotated[str, typer.Option(help="The letter that the study gave to the doctor.")],
+) -> None:
+    """Keep what a doctor drew alone on images held here, to report how far doctors agree.
+
+    A second contour of the same case is the doctor's second sitting.
+
+    Example: fedgtv-site rater-contours --home hospital-b --rater a EXPORT_FOLDER
+    """
+    from site_agent.rater_contours import add_rater_contours
+
+    site, store = _open(home)
+    kept = add_rater_contours(site, store, folder, rater=rater, actor="fedgtv-site rater-contours")
+    console.print(f"{site.config.name}: {kept} contours of rater {rater} kept")
+
+
 @app.command()
 def cases(home: Home) -> None:
     """List the cases by their pseudonyms.
@@ -262,13 +301,13 @@ def cases(home: Home) -> None:
     table = Table(padding=0)  # ids are whole in 80 columns
     for heading in ("case", "patient"):
         table.add_column(heading, overflow="fold")
-    for heading in ("split", "modality", "slices", "reference"):
+    for heading in ("split", "image", "slices", "contour", "T"):
         table.add_column(heading)
     for case in store.cases():
         reference = "yes" if case.has_reference else "no"
         slices = str(case.shape_zyx[0])
-        row = (case.case_id, case.patient_id, case.split.value, case.modality, slices, reference)
-        table.add_row(*row)
+        said = (case.split.value, case.modality, slices, reference, case.t_stage or "")
+        table.add_row(case.case_id, case.patient_id, *said)
     console.print(table)
 
 

@@ -36,7 +36,7 @@ from sqlalchemy.types import JSON
 
 from algorithms.contracts.errors import DataError
 
-SCHEMA = "0003"  # the newest revision of `migrations`
+SCHEMA = "0004"  # the newest revision of `migrations`
 VERSION_TABLE = "alembic_version"
 BUSY_TIMEOUT_S = 30
 _WRITES = "fedgtv_writes"  # marks the connections of `transaction`
@@ -75,6 +75,7 @@ class CaseRow(Base):
     series: Mapped[dict[str, Any]]  # geometry, mapped UIDs, technical tags
     identity_sealed: Mapped[bytes | None] = mapped_column(LargeBinary)
     ingested_at: Mapped[datetime]
+    t_stage: Mapped[str | None]  # T1 | T2 | T3 | T4 | Tx; None: nobody said
 
 
 class ContourRow(Base):
@@ -85,7 +86,7 @@ class ContourRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     case_id: Mapped[str] = mapped_column(ForeignKey("cases.case_id"), index=True)
     # reference | direct | adapted | target_trained | reviewed | corrected | exported | returned |
-    # start-SESSION
+    # start-SESSION | rater-LETTER
     purpose: Mapped[str]
     round_id: Mapped[str] = mapped_column(default="")
     roi_name: Mapped[str]
@@ -229,6 +230,7 @@ class MeasurementRow(Base):
     case_id: Mapped[str] = mapped_column(ForeignKey("cases.case_id"))
     arm: Mapped[str]
     metrics: Mapped[dict[str, Any]]
+    subgroups: Mapped[dict[str, Any]] = mapped_column(default=dict)  # attribute -> group, then
 
 
 class SiteModelRow(Base):

@@ -33,7 +33,11 @@ from algorithms.contracts.messages import (
     SourcePackageOffer,
 )
 from algorithms.contracts.model_package import MODEL_FILE, FileEntry, SourceValidation
-from algorithms.contracts.site_report import Distribution, SiteReport
+from algorithms.contracts.site_report import (
+    SiteReport,
+    distributions,
+    tells_of_a_small_subgroup,
+)
 from algorithms.update_file import float_tensors, read_update
 from evaluation.differencing import Told, differencing_rule
 from site_agent import audit_log
@@ -389,17 +393,18 @@ def _check_group_size(message: SiteReportMessage, minimum: int) -> None:
     small_arms = [arm for arm in report.arms if arm.patients < minimum]
     too_small |= bool(report.vendors) and len(small_arms) == len(report.arms)
     for arm in small_arms:
-        undefined = any(figure.undefined for figure in _distributions(arm))
+        undefined = any(figure.undefined for figure in distributions(arm))
         too_small |= arm.failures is not None or undefined
     for arm in report.arms:  # whoever failed is known: a mean is also one of the others
         others = arm.dsc.n - (arm.failures or 0)
         given = arm.dsc.mean is not None or arm.nsd_at_1mm.mean is not None
         too_small |= given and 0 < others < minimum
-    for figure in _distributions(report):
+    for figure in distributions(report):
         values = (figure.mean, figure.sd, figure.median, figure.q1, figure.q3, figure.sketch)
         too_small |= figure.n < minimum and any(value is not None for value in values)
         if figure.sketch is not None:
             too_small |= any(0 < count < minimum for count in figure.sketch.counts)
+    too_small |= tells_of_a_small_subgroup(report, minimum)
     if report.revision is not None and report.revision.bins is not None:
         too_small |= report.revision.patients < minimum
     if too_small:
@@ -433,17 +438,6 @@ def _told_earlier(home: SiteHome, session: Session, row: LedgerRow) -> Told:
     # Versions that did not remember kept the report itself.
     body = _read_copy(_message_copy(home, row), row.message_sha256, row)
     return told_by(session, SiteReportMessage.model_validate_json(body).report)
-
-
-def _distributions(value: object) -> Iterator[Distribution]:
-    if isinstance(value, Distribution):
-        yield value
-    elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from _distributions(getattr(value, name))
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _distributions(item)
 
 
 def _check_files(message: LeavingMessage, files: Mapping[str, bytes]) -> None:

@@ -41,8 +41,36 @@ def add_late_references(
         return store.add_cases(found, actor=actor)
 
 
+def held_case(
+    home: SiteHome, store: CaseStore, structure_set: StructureSetFile
+) -> tuple[Case, Volume]:
+    """Find the held case that a structure set was drawn on: it, and its image.
+
+    The image has its original UIDs, by which the structure set names it.
+
+    Raises:
+        DataError: the images are not held, it could be of several cases, or it is of another
+            patient.
+    """
+    case, volume, _ = _held(home, store, structure_set)
+    return case, volume
+
+
 def _held_case(home: SiteHome, store: CaseStore, structure_set: StructureSetFile) -> NewCase:
-    """Find the case of a structure set, and return it with its contour if it lacks one."""
+    """Return the case of a structure set with its contour, if it lacks one."""
+    case, original, volume = _held(home, store, structure_set)
+    drawn = (
+        ()
+        if case.has_reference
+        else (target_contour(structure_set.file, original, home.config.roi_names),)
+    )
+    return NewCase(case.case_id, case.patient_id, volume, None, drawn, structure_set.file.name)
+
+
+def _held(
+    home: SiteHome, store: CaseStore, structure_set: StructureSetFile
+) -> tuple[Case, Volume, Volume]:
+    """Find a case: it, its image with the original UIDs, and the image as it is stored."""
     said = read_returned_file(structure_set.file)
     case, volume = _only(_of_frame(home, store, structure_set, said), home, said)
     identity = original_of(home, store, case.case_id, volume)
@@ -57,12 +85,7 @@ def _held_case(home: SiteHome, store: CaseStore, structure_set: StructureSetFile
         frame_of_reference_uid=identity.frame_of_reference_uid,
         sop_instance_uids=identity.sop_instance_uids,
     )
-    drawn = (
-        ()
-        if case.has_reference
-        else (target_contour(structure_set.file, original, home.config.roi_names),)
-    )
-    return NewCase(case.case_id, case.patient_id, volume, None, drawn, structure_set.file.name)
+    return case, original, volume
 
 
 def _of_frame(

@@ -1,6 +1,7 @@
 """Small real homes and packages for tests of the federation: no image, no training."""
 
 import io
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -41,15 +42,19 @@ from coordinator.config import CoordinatorConfig, CoordinatorHome, write_config
 from coordinator.config import open_home as open_coordinator_home
 from coordinator.package_publisher import create_key, public_key_hex
 from coordinator.study_store import StudyStore, create_database
+from evaluation.site_summary import PatientRow
 from site_agent.config import SiteHome, open_home
 from site_agent.database import (
     AuditRow,
     CaseRow,
+    MeasurementRow,
+    PackageRow,
     PlanRow,
     RoundRow,
     open_database,
     transaction,
 )
+from site_agent.database import create_database as create_site_database
 from site_agent.plan_approval import sign_approval
 from site_agent.plan_store import plans_held
 from tests.empty_database import lay_database
@@ -132,6 +137,7 @@ def make_site(folder: Path, name: str, *trusted_keys: str, auto_approve: bool = 
     )
     home = open_home(folder)
     lay_database(folder)
+    create_site_database(home.database_url)  # where none was laid, on a server
     engine = open_database(home.database_url)
     with transaction(engine) as session:
         session.add(
@@ -266,6 +272,61 @@ def finish_round(engine: Engine, site: str, package_id: str, **changes: Any) -> 
             )
         )
     return report
+
+
+def store_round(engine: Engine, report: SiteReport, rows: Sequence[PatientRow]) -> str:
+    """Put what measuring leaves into a site's database: patients, their figures, the report."""
+    round_id = report.package_id[:16]
+    with transaction(engine) as session:
+        for name in sorted({str(row.patient) for row in rows}):
+            if session.get(CaseRow, f"case-{name}") is None:
+                session.add(
+                    CaseRow(
+                        case_id=f"case-{name}",
+                        patient_id=name,
+                        modality="MR",
+                        manufacturer="",
+                        scanner_model="",
+                        split="test",
+                        has_reference=True,
+                        series={},
+                        ingested_at=AT,
+                    )
+                )
+        session.add(
+            PackageRow(
+                package_id=report.package_id,
+                model_version=report.model_version,
+                signed_by="",
+                state="approved",
+                received_at=AT,
+            )
+        )
+        session.flush()
+        session.add(
+            RoundRow(
+                round_id=round_id,
+                package_id=report.package_id,
+                case_set_sha256="",
+                seed=0,
+                state=RoundState.REPORTED.value,
+                report=report.model_dump(mode="json"),
+                started_at=AT,
+                changed_at=AT,
+            )
+        )
+        session.flush()
+        session.add_all(
+            MeasurementRow(
+                round_id=round_id,
+                case_id=f"case-{row.patient}",
+                arm=row.arm,
+                metrics={"dsc": row.metrics.dsc},
+                subgroups=dict(row.subgroups),
+            )
+            for row in rows
+        )
+    return round_id
 
 
 def refusals(engine: Engine) -> list[tuple[str, dict[str, Any]]]:

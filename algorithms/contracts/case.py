@@ -4,6 +4,8 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
+from algorithms.contracts.subgroups import TStage
+
 
 class Split(StrEnum):
     """What a site uses a patient for; decided once, by patient, from a seed."""
@@ -21,6 +23,7 @@ class Case(BaseModel):
         case_id: pseudonym of the series, "case-" and 12 hexadecimal digits.
         patient_id: pseudonym of the patient, "patient-" and 12 hexadecimal digits.
         has_reference: a reference contour came in with the images.
+        t_stage: as the hospital gave it; None: nobody did.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,3 +37,4 @@ class Case(BaseModel):
     spacing_zyx_mm: tuple[float, float, float]
     split: Split
     has_reference: bool
+    t_stage: TStage | None = None

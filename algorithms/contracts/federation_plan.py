@@ -6,6 +6,7 @@ of the source hospital, before there is a package.
 """
 
 import json
+from collections.abc import Collection
 from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
@@ -208,3 +209,13 @@ def same_release(plan_version: str, installed: str) -> bool:
 def fields_said(report: SiteReport) -> set[str]:
     """Name the fields in which a report says anything."""
     return {name for name in REPORT_FIELDS if getattr(report, name) not in (None, ())}
+
+
+def planned_part(report: SiteReport, fields: Collection[str]) -> SiteReport:
+    """Leave out of a report what is not among the fields, where it can be without."""
+    unsaid = {
+        name: field.default
+        for name, field in SiteReport.model_fields.items()
+        if name not in fields and not field.is_required()
+    }
+    return report.model_copy(update=unsaid)

@@ -4,7 +4,8 @@ Every figure has bounds: a report that no hospital can have measured is refused 
 and does not stand in the way of the study's report later.
 """
 
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -16,33 +17,10 @@ from algorithms.contracts.scale import (
     SECOND,
     Scale,
 )
+from algorithms.contracts.subgroups import SUBGROUPS, Attribute, Vendor
 
 _MOST = 10**9  # of anything that is counted
 Count = Annotated[int, Field(ge=0, le=_MOST)]
-
-# Vendor names come from free-text DICOM tags; only these may be said outside the hospital.
-Vendor = Literal["ge", "siemens", "philips", "canon", "hitachi", "united_imaging", "other"]
-_VENDOR_MARKS: tuple[tuple[str, Vendor], ...] = (
-    ("siemens", "siemens"),
-    ("philips", "philips"),
-    ("canon", "canon"),
-    ("toshiba", "canon"),
-    ("hitachi", "hitachi"),
-    ("uih", "united_imaging"),
-    ("united imaging", "united_imaging"),
-    ("ge ", "ge"),
-    ("general electric", "ge"),
-)
-
-
-def vendor_of(manufacturer: str) -> Vendor:
-    """Name the vendor behind a DICOM Manufacturer tag, "other" when it is none of the known.
-
-    >>> vendor_of("GE MEDICAL SYSTEMS"), vendor_of("Dr Someone's scanner")
-    ('ge', 'other')
-    """
-    text = f"{manufacturer.casefold()} "
-    return next((vendor for mark, vendor in _VENDOR_MARKS if text.startswith(mark)), "other")
 
 
 class _Noun(BaseModel):
@@ -173,6 +151,53 @@ class ArmSummary(_Noun):
         return self
 
 
+class SubgroupArm(_Noun):
+    """One way of segmenting, on the patients of one subgroup; all of them are a group, or more.
+
+    Attributes:
+        failures: of them; they count as Dice 0.
+        dsc: without median and quartiles, like the distances: the study computes them from the
+            sketches, whose bins are bins of the arm's own sketch, put together.
+    """
+
+    arm: ArmName
+    patients: Count
+    failures: Count
+    dsc: Fractions
+    hd95_mm: Millimetres
+    asd_predicted_to_reference_mm: Millimetres
+
+    @model_validator(mode="after")
+    def _is_about_its_patients(self) -> Self:
+        _check_patients(self.patients, _figures(self))
+        if self.failures > self.patients:
+            raise ValueError("more failures than patients")
+        return self
+
+
+class SubgroupSummary(_Noun):
+    """The patients of one subgroup, in every arm.
+
+    Subgroups that are too small, or whose figures would follow from those of others, are not there;
+    nor is whoever's group is not known.
+
+    Attributes:
+        group: one of `SUBGROUPS`.
+    """
+
+    attribute: Attribute
+    group: str = Field(max_length=40)
+    arms: tuple[SubgroupArm, ...]
+
+    @model_validator(mode="after")
+    def _is_a_public_word(self) -> Self:
+        if self.group not in SUBGROUPS[self.attribute]:
+            raise ValueError("a subgroup must be one that every study knows")
+        if len({arm.arm for arm in self.arms}) != len(self.arms):
+            raise ValueError("an arm twice in a subgroup")
+        return self
+
+
 class PairedSummary(_Noun):
     """How far the Dice of the same patients differ between two arms: second minus first.
 
@@ -270,6 +295,7 @@ class SiteReport(_Noun):
         yardstick: None in reports of versions that did not say it.
         paired: what the same patients gained or lost between two arms.
         agreement: how far the raters of this hospital agree.
+        subgroups: in the order of `SUBGROUPS`.
     """
 
     study: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
@@ -285,9 +311,20 @@ class SiteReport(_Noun):
     annotation: AnnotationSummary
     arms: tuple[ArmSummary, ...]
     yardstick: YardstickSummary | None = None
-    revision: RevisionSummary | None
+    revision: RevisionSummary | None = None
     paired: tuple[PairedSummary, ...] = ()
     agreement: tuple[RaterAgreement, ...] = ()
+    subgroups: tuple[SubgroupSummary, ...] = ()
+
+    @model_validator(mode="after")
+    def _parts_its_patients_into_groups(self) -> Self:
+        order = [(attribute, group) for attribute, groups in SUBGROUPS.items() for group in groups]
+        told = [(one.attribute, one.group) for one in self.subgroups]
+        if told != [one for one in order if one in told]:
+            raise ValueError("subgroups are told once each, in their order")
+        if tells_of_a_small_subgroup(self, self.minimum_group_size):
+            raise ValueError("subgroups tell of fewer patients than the minimum group size")
+        return self
 
     @model_validator(mode="after")
     def _tells_no_small_group_by_its_yardstick(self) -> Self:
@@ -298,3 +335,81 @@ class SiteReport(_Noun):
         if len(given) == 1 or any(0 < count < self.minimum_group_size for count in given):
             raise ValueError("a yardstick tells of fewer patients than the minimum group size")
         return self
+
+
+def tells_of_a_small_subgroup(report: SiteReport, minimum_group_size: int) -> bool:
+    """Say whether a subgroup, or what the others leave of an arm, is about too few patients.
+
+    For each attribute and arm: patients, those whose Dice is not known from their failure, and
+    those who have a distance have to be a group or nobody, in every subgroup and in the rest. A
+    subgroup itself is somebody. A report whose subgroups do not add up tells something, too.
+    """
+    arms = {arm.arm: arm for arm in report.arms}
+    for attribute in SUBGROUPS:
+        of_arm: dict[str, list[SubgroupArm]] = {}
+        for subgroup in report.subgroups:
+            for part in subgroup.arms if subgroup.attribute == attribute else ():
+                of_arm.setdefault(part.arm, []).append(part)
+        for name, parts in of_arm.items():
+            if name not in arms or any(part.patients < minimum_group_size for part in parts):
+                return True
+            whole = _sizes(arms[name])
+            sizes = [_sizes(part) for part in parts]
+            rest = [
+                total - sum(column)
+                for total, column in zip(whole, zip(*sizes, strict=True), strict=True)
+            ]
+            if any(0 < size < minimum_group_size for row in (*sizes, rest) for size in row):
+                return True
+            if any(size < 0 for row in (*sizes, rest) for size in row):
+                return True
+            if any(
+                _cuts_small(whole_figure, of_parts, minimum_group_size)
+                for whole_figure, of_parts in zip(
+                    _figures(arms[name]), zip(*map(_figures, parts), strict=True), strict=True
+                )
+            ):
+                return True
+    return False
+
+
+def _figures(arm: ArmSummary | SubgroupArm) -> tuple[Distribution, ...]:
+    return (arm.dsc, arm.hd95_mm, arm.asd_predicted_to_reference_mm)
+
+
+def _cuts_small(
+    whole: Distribution, parts: tuple[Distribution, ...], minimum_group_size: int
+) -> bool:
+    """Say whether the sketches of subgroups, put over that of all, cut off few patients."""
+    sketches = [part.sketch for part in parts if part.sketch is not None]
+    if not sketches:
+        return False
+    last_steps = sketches[0].last_steps
+    if whole.sketch is None or any(one.last_steps != last_steps for one in sketches):
+        return True
+    if not set(last_steps) <= set(whole.sketch.last_steps):
+        return True
+    inside = dict.fromkeys(last_steps, 0)
+    for step, count in zip(whole.sketch.last_steps, whole.sketch.counts, strict=True):
+        inside[next(last for last in last_steps if last >= step)] += count
+    columns = zip(*(one.counts for one in sketches), strict=True)
+    rest = [total - sum(told) for total, told in zip(inside.values(), columns, strict=True)]
+    return any(size < 0 or 0 < size < minimum_group_size for size in rest)
+
+
+def _sizes(arm: ArmSummary | SubgroupArm) -> tuple[int, ...]:
+    """Count patients, those with a Dice that is not known to be 0, and those with a distance."""
+    dsc, *distances = _figures(arm)
+    return (arm.patients, dsc.n - (arm.failures or 0), *(distance.n for distance in distances))
+
+
+def distributions(value: object) -> Iterator[Distribution]:
+    """Return every distribution that a report, or a part of one, holds."""
+    if isinstance(value, Distribution):
+        yield value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from distributions(getattr(value, name))
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from distributions(item)

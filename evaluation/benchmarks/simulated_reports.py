@@ -11,8 +11,10 @@ from itertools import combinations
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 
-from algorithms.contracts.site_report import AnnotationSummary, SiteReport, Vendor
+from algorithms.contracts.site_report import AnnotationSummary, SiteReport
+from algorithms.contracts.subgroups import Vendor, t_stage_group, volume_group
 from evaluation.case_metrics import CaseMetrics
 from evaluation.site_summary import (
     ARMS,
@@ -31,6 +33,7 @@ RATERS = "abcd"
 RATED_PATIENTS = 20
 _MEAN_DICE = {"direct": 0.70, "adapted": 0.83, "target_trained": 0.85}
 _GAIN_PER_ROUND = 0.006
+_STAGE_UNKNOWN = 0.08
 _SLICES_PER_ROUND = 4  # of every patient's 20
 
 
@@ -107,8 +110,19 @@ def simulate_study(
             for arm, mean in _MEAN_DICE.items()
         }
         dsc["adapted"][:missed] = 0.0
+        # Drawn apart, so that the figures are those of a study without subgroups.
+        volumes_ml, stages = _tumours(generator.spawn(1)[0], dsc["direct"])
         rows = [
-            PatientRow(arm, _metrics(generator, value), patient=f"{name}-{number}")
+            PatientRow(
+                arm,
+                _metrics(generator, value, volumes_ml[number]),
+                patient=f"{name}-{number}",
+                subgroups={
+                    "t_stage": t_stage_group(stages[number]),
+                    "volume": volume_group(volumes_ml[number]),
+                    "scanner": MAKERS.get(name, ("siemens",))[0],
+                },
+            )
             for arm in ARMS
             for number, value in enumerate(dsc[arm].tolist())
         ]
@@ -127,6 +141,17 @@ def simulate_study(
     return drawn
 
 
+def _tumours(generator: Generator, dsc: NDArray[np.float64]) -> tuple[list[float], list[str]]:
+    """Draw volumes and T stages: larger where Dice is higher, and of a higher stage."""
+    size = (dsc - dsc.mean()) / max(float(dsc.std()), 1e-6) + generator.standard_normal(len(dsc))
+    volumes_ml = np.exp(np.log(20.0) + 0.5 * size)
+    stages = 1 + np.searchsorted((-1.0, 0.0, 1.0), size + generator.standard_normal(len(dsc)))
+    unknown = generator.random(len(dsc)) < _STAGE_UNKNOWN
+    return volumes_ml.tolist(), [
+        "Tx" if not_said else f"T{stage}" for stage, not_said in zip(stages, unknown, strict=True)
+    ]
+
+
 def _rate(generator: Generator, patients: int) -> Iterator[RaterRow]:
     """Draw how the raters agree; one of them, the first, drew every patient twice."""
     pairs: Sequence[tuple[str, str]] = [("a", "a"), *combinations(RATERS, 2)]
@@ -135,7 +160,7 @@ def _rate(generator: Generator, patients: int) -> Iterator[RaterRow]:
             yield RaterRow(first, second, dsc, float(generator.gamma(4.0, 1.0)))
 
 
-def _metrics(generator: Generator, dsc: float) -> CaseMetrics:
+def _metrics(generator: Generator, dsc: float, volume_ml: float) -> CaseMetrics:
     """Draw figures that go with a Dice; of a missed tumour the distances are undefined."""
     hd95_mm = float(generator.gamma(4.0, 1.0) * (1.2 - dsc) * 3) if dsc else math.nan
     nsd = float(np.clip(dsc + generator.normal(0.05, 0.05), 0.01, 1.0)) if dsc else 0.0
@@ -149,6 +174,6 @@ def _metrics(generator: Generator, dsc: float) -> CaseMetrics:
         assd_mm=hd95_mm / 4,
         nsd={1.0: nsd, 2.0: nsd},
         nsd_voxel={1.0: nsd, 2.0: nsd},
-        volume_reference_ml=20.0,
-        volume_predicted_ml=20.0 * dsc,
+        volume_reference_ml=volume_ml,
+        volume_predicted_ml=volume_ml * dsc,
     )

@@ -15,8 +15,9 @@ from algorithms.contracts.model_package import (
     StudyPlan,
     TrainingSchedule,
 )
+from algorithms.contracts.subgroups import TStage
 from evaluation.benchmarks.pack_to_dicom import list_cases, write_case
-from evaluation.benchmarks.phantom_hospitals import HOSPITALS, write_patient
+from evaluation.benchmarks.phantom_hospitals import HOSPITALS, patient_tags, write_patient
 
 Preset = Literal["cpu", "full"]
 # hospital, folder, seed -> a call for every patient, which writes `folder/<hospital>/...` as DICOM.
@@ -50,6 +51,7 @@ class Study:
             patients in these studies: a choice of weights by one or two patients was worse than
             none.
         minimum_group_size: what the hospitals set for release.
+        t_stages: hospital, seed -> PatientID -> invented T stage; None: nobody gives any.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Study:
     test_share: float
     validation_share: float
     minimum_group_size: int
+    t_stages: Callable[[str, int], dict[str, TStage]] | None = None
 
     @property
     def hospitals(self) -> tuple[Hospital, ...]:
@@ -80,6 +83,13 @@ def phantom_study(preset: Preset) -> Study:
             for index in range(profile.patients)
         ]
 
+    def t_stages(hospital: str, seed: int) -> dict[str, TStage]:
+        """Invent stages, which have nothing to do with the tumours."""
+        profile = profiles[hospital]
+        known = _PHANTOM_STAGES.get(hospital, ("T1", "T2", "T3", "T4"))
+        patients = [patient_tags(profile, i, seed).patient_id for i in range(profile.patients)]
+        return {one: known[i % len(known)] for i, one in enumerate(patients)}
+
     hospitals = [Hospital(profile.name, (profile.roi_name,)) for profile in HOSPITALS]
     return Study(
         name="phantom",
@@ -92,6 +102,7 @@ def phantom_study(preset: Preset) -> Study:
         test_share=0.3,
         validation_share=0.0,
         minimum_group_size=5,
+        t_stages=t_stages,
     )
 
 
@@ -150,6 +161,13 @@ def _schedule(
         validate_every=max(1, iterations // 6),
     )
 
+
+# Some six test patients are one group and not two: of the stages of a hospital that sees them all
+# nothing is told.
+_PHANTOM_STAGES: dict[str, tuple[TStage, ...]] = {
+    "hospital-b": ("T3", "T4"),
+    "hospital-c": ("T1", "T2"),
+}
 
 _PHANTOM_PLANS: dict[Preset, StudyPlan] = {
     "cpu": StudyPlan(

@@ -225,6 +225,17 @@ def _ingest(road: Road, hospital: Hospital) -> None:
     _site(road, hospital, "ingest", images)
 
 
+def _give_t_stages(road: Road, hospital: Hospital) -> None:
+    """Give the hospital's invented T stages, where the study has any, as its staff would."""
+    if road.study.t_stages is None:
+        return
+    stages = road.study.t_stages(hospital.name, road.seed)
+    table = road.folder / "input" / f"{hospital.name}-t-stages.csv"
+    lines = ["patient,t_stage", *(f"{patient},{stage}" for patient, stage in stages.items())]
+    _write_whole(table, "\n".join(lines).encode())
+    _site(road, hospital, "t-stages", table)
+
+
 def _train_source(road: Road, hospital: Hospital) -> None:
     plan = road.folder / "plan.json"
     _write_whole(plan, canonical_json(road.study.plan.model_dump(mode="json")))
@@ -239,7 +250,11 @@ def _simulate(road: Road, hospital: Hospital) -> None:
     _site(road, hospital, "simulate-doctors")
 
 
-_INTAKE: Steps = (("write images", _write_images), ("ingest and de-identify", _ingest))
+_INTAKE: Steps = (
+    ("write images", _write_images),
+    ("ingest and de-identify", _ingest),
+    ("give T stages (invented)", _give_t_stages),
+)
 _SOURCE_STEPS: Steps = (*_INTAKE, ("train the source model", _train_source))
 _ADAPTATION_STEPS: Steps = (
     ("select slices", _work),

@@ -10,6 +10,7 @@ from coordinator.package_publisher import public_key_hex, publish
 from coordinator.report_publisher import publish_report, study_record
 from coordinator.study_store import StudyStore
 from coordinator.study_workflow import SiteEvent
+from evaluation.curve_figures import learning_points
 from evaluation.report_seal import SEAL_FILE, SIGNED_FILES, verify_report
 from tests.simulated_site import make_coordinator, tiny_package, tiny_report
 
@@ -91,6 +92,32 @@ def test_every_package_of_the_study_is_reported(home: CoordinatorHome, tmp_path:
         ("1.0.0", None),
     ]
     assert [(t.packages_offered, t.reports) for t in record.traffic] == [(1, 0), (0, 2), (0, 0)]
+
+
+def test_rounds_of_one_study_make_a_learning_curve(home: CoordinatorHome, tmp_path: Path) -> None:
+    """Both hospitals report the first package, one the next: a curve, and who is not in it."""
+    average, files = tiny_package(1, model_version="1.1.0", parent_version="1.0.0")
+    with _store(home) as store:
+        for site in ("hospital-b", "hospital-c"):
+            _report(store, site)
+        publish_report(home, store, tmp_path / "first")
+        publish(home, average, files)
+        store.add_package(average, from_site="")
+        for number, site in enumerate(("hospital-b", "hospital-c"), start=1):
+            store.apply(site, average.package_id, SiteEvent.RECEIPT_ACCEPTED)
+            store.add_report(tiny_report(site, average.package_id, model_version="1.1.0"))
+            made = publish_report(home, store, tmp_path / f"second-{number}")
+    pages = {
+        name: (tmp_path / name / "study.html").read_text("utf-8")
+        for name in ("first", "second-1", "second-2")
+    }
+    assert learning_points(made) == {
+        site: [(1.0, 80.0), (2.0, 80.0)] for site in ("hospital-b", "hospital-c", "All sites")
+    }
+    drawn = {name: 'id="learning-curve"' in page for name, page in pages.items()}
+    assert drawn == {"first": False, "second-1": True, "second-2": True}
+    warned = {name: "all sites are not the same ones" in page for name, page in pages.items()}
+    assert warned == {"first": False, "second-1": True, "second-2": False}
 
 
 def test_before_a_report_or_without_the_key_there_is_none(

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from algorithms.contracts.subgroups import t_stage_group
 from evaluation.cohort_statistics import (
     bootstrap_interval,
     compare_paired,
@@ -14,7 +15,6 @@ from evaluation.cohort_statistics import (
     halves,
     holm,
     median_iqr,
-    t_stage_group,
 )
 
 # Student 1908: hours of sleep gained with either of two drugs, ten patients.

@@ -6,13 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from algorithms.contracts.scale import FRACTION_DIFFERENCE
+from algorithms.contracts.scale import FRACTION, FRACTION_DIFFERENCE
 from evaluation.cross_site_tests import (
+    difference_within_sites,
     mann_whitney_test,
     paired_t_test,
+    pairs_test,
     pooled_moments,
     random_effects,
     sign_test,
+    trend_test,
     wilcoxon_test,
 )
 from evaluation.disclosure_control import sketch
@@ -116,3 +119,103 @@ def test_a_few_who_lost_are_hidden_and_the_sign_test_says_how_little_that_matter
     test = sign_test(merge([spread(made, FRACTION_DIFFERENCE)]))
     true = stats.binomtest(18, 20).pvalue
     assert test.p_low <= true <= test.p_high < 0.05
+
+
+grouped = st.lists(st.integers(1, 10**6), min_size=4, max_size=40, unique=True).flatmap(
+    lambda values: st.tuples(
+        st.just(values),
+        st.lists(st.integers(0, 3), min_size=len(values), max_size=len(values)),
+    )
+)
+
+
+def in_groups(values, places):
+    return [
+        [value for value, place in zip(values, places, strict=True) if place == group]
+        for group in range(4)
+    ]
+
+
+@given(grouped)
+def test_a_trend_over_groups_is_kendalls_s_of_group_and_value(drawn):
+    """Kendall's S with ties in one variable is Jonckheere's statistic, with its variance."""
+    values, places = drawn
+    made = trend_test([exactly(group) for group in in_groups(values, places)])
+    if len(set(places)) < 2:
+        assert made is None
+        return
+    n = len(values)
+    s = sum(
+        np.sign(places[j] - places[i]) * np.sign(values[j] - values[i])
+        for i in range(n)
+        for j in range(i + 1, n)
+    )
+    assert made.n == n
+    assert made.statistic_low == made.statistic_high == s
+    expected = stats.kendalltau(places, values, method="asymptotic").pvalue
+    assert made.p_low == made.p_high == pytest.approx(expected, abs=1e-9)
+
+
+@given(grouped)
+def test_groups_without_an_order_are_compared_two_by_two_with_bonferroni(drawn):
+    groups = [group for group in in_groups(*drawn) if group]
+    made = pairs_test([exactly(group) for group in groups])
+    p = [
+        stats.mannwhitneyu(one, other, use_continuity=False, method="asymptotic").pvalue
+        for i, one in enumerate(groups)
+        for other in groups[:i]
+    ]
+    if not p:
+        assert made is None
+        return
+    assert made.p_high == made.p_low == pytest.approx(min(1.0, len(p) * min(p)), abs=1e-9)
+    assert made.n == len(drawn[0])
+
+
+@given(grouped, st.integers(1, 5))
+def test_a_trend_over_counted_patients_holds_the_one_over_the_values(drawn, minimum):
+    values, places = drawn
+    groups = [[v / 10**6 for v in group] for group in in_groups(values, places)]
+    groups = [group for group in groups if len(group) >= minimum]
+    exact = trend_test([exactly(group) for group in groups])
+    counted = trend_test(
+        [spread(sketch(g, FRACTION, minimum_group_size=minimum), FRACTION) for g in groups]
+    )
+    if exact is None:
+        assert counted is None
+        return
+    assert counted.statistic_low <= exact.statistic_low <= counted.statistic_high
+    assert counted.p_low - 1e-12 <= exact.p_low <= counted.p_high + 1e-12
+
+
+groups_of_two = st.tuples(
+    *[st.lists(st.floats(0, 1), min_size=3, max_size=12).filter(lambda v: np.ptp(v) > 0.01)] * 2
+)
+
+
+@given(groups_of_two)
+def test_the_difference_inside_one_hospital_is_welchs(pair):
+    first, second = pair
+    made = difference_within_sites([(moments(first), moments(second))])
+    welch = stats.ttest_ind(second, first, equal_var=False)
+    assert made.mean == pytest.approx(np.mean(second) - np.mean(first), abs=1e-12)
+    assert made.p == pytest.approx(2 * stats.norm.sf(abs(welch.statistic)), abs=1e-9)
+    assert made.sites == 1
+
+
+@given(groups_of_two, st.floats(-5, 5), st.integers(2, 4))
+def test_what_differs_between_hospitals_is_not_in_the_difference_inside(pair, shift, hospitals):
+    first, second = (np.asarray(values) for values in pair)
+    sites = [(moments(first + i * shift), moments(second + i * shift)) for i in range(hospitals)]
+    made = difference_within_sites(sites)
+    alone = difference_within_sites(sites[:1])
+    assert made.mean == pytest.approx(alone.mean, abs=1e-9)
+    assert made.high - made.low == pytest.approx(
+        (alone.high - alone.low) / np.sqrt(hospitals), rel=1e-6
+    )
+
+
+def test_groups_of_one_patient_have_no_difference():
+    assert difference_within_sites([]) is None
+    assert difference_within_sites([((1, 0.5, 0.0), (9, 0.6, 0.1))]) is None
+    assert difference_within_sites([((9, 0.5, 0.0), (9, 0.6, 0.0))]) is None

@@ -46,6 +46,15 @@ def test_disjoint_groups_and_groups_too_small_to_be_told_stand_in_no_way():
     assert differencing_rule(few, [more], minimum_group_size=5) is None
 
 
+def test_somebody_unknown_may_be_anybody_who_is_known():
+    """After an erasure only numbers are left: they are not taken for other patients."""
+    known = {"adapted": {f"p{i}": "x" for i in range(10)}}
+    for patients, refused in ((9, True), (10, False), (15, False)):
+        asked = {"adapted": unknown_members(patients, "y")}
+        assert bool(differencing_rule(asked, [known], minimum_group_size=5)) == refused
+        assert bool(differencing_rule(known, [asked], minimum_group_size=5)) == refused
+
+
 def test_a_group_of_nobody_is_refused():
     with pytest.raises(ValueError, match="at least one"):
         differencing_rule({}, [], minimum_group_size=0)

@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from algorithms.contracts.site_report import Distribution
 from evaluation.aggregate_report import aggregate
@@ -14,6 +15,7 @@ from evaluation.curve_figures import budget_points, learning_points
 from evaluation.report_figures import package_figures, study_figures
 from evaluation.report_rendering import render_html
 from evaluation.site_figures import told_patients
+from evaluation.subgroup_figure import mean_interval
 from tests.evaluation.report_builders import report
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -61,7 +63,7 @@ def scale_of(figure):
 
 def test_every_kind_is_drawn_once_and_under_its_own_name(drawn):
     assert set(drawn) == {
-        "dice", "hd95", "gap", "forest", "failures", "revision", "time", "scanners",
+        "dice", "hd95", "gap", "forest", "failures", "revision", "time", "subgroups",
     }  # fmt: skip
     assert [figure.anchor for figure in drawn.values()] == [f"p0-{kind}" for kind in drawn]
 
@@ -187,16 +189,40 @@ def test_a_learning_curve_needs_two_rounds_and_follows_their_numbers():
     assert len(list(root_of(figure).iter(f"{SVG}polyline"))) == 4  # three hospitals and all
 
 
-def test_hospitals_are_grouped_by_makers_and_two_makers_are_tested(package):
-    groups = {group.group: group for group in package.scanners}
-    assert {name: group.sites for name, group in groups.items()} == {
-        "ge": ("south",),
-        "siemens": ("east", "north"),
-        "not told": ("island",),
-    }
-    pooled = [s.arm("adapted").dsc for s in package.sites if s.report.site in ("east", "north")]
-    expected = sum(d.n * d.mean for d in pooled) / sum(d.n for d in pooled)
-    assert groups["siemens"].dsc["adapted"].mean == pytest.approx(expected, abs=1e-4)
-    assert groups["not told"].dsc["adapted"].mean is None
-    assert package.scanner_test.test == "mann_whitney"
-    assert package.scanner_test.n == 135
+def test_subgroup_marks_stand_at_the_means_and_bars_at_the_t_intervals(package, drawn):
+    slope, offset = scale_of(drawn["subgroups"])
+    circles = [float(c.get("cx")) for c in root_of(drawn["subgroups"]).iter(f"{SVG}circle")][1:]
+    told = [group for one in package.subgroups for group in one.groups if group.arms]
+    means = [100 * group.arm("direct").dsc.mean for group in told]
+    assert len(means) >= 4
+    assert [slope * x + offset for x in circles] == pytest.approx(means, abs=0.06)
+    assert [group.group for group in told] == [
+        word for word in words(drawn["subgroups"]) if word in {group.group for group in told}
+    ]
+    dsc = told[0].arm("adapted").dsc
+    low, high = mean_interval(dsc)
+    expected = stats.t.interval(0.95, dsc.n - 1, loc=dsc.mean, scale=dsc.sd / np.sqrt(dsc.n))
+    assert (low, high) == pytest.approx(expected)
+
+
+def test_a_subgroup_that_nobody_tells_is_drawn_hatched_and_said():
+    generator = np.random.default_rng(1)
+    (hospital,) = simulate_study(generator, sites={"north": 60})
+    report = hospital.report()
+    kept = tuple(one for one in report.subgroups if one.group == "T1+2")
+    assert kept
+    package = aggregate([report.model_copy(update={"subgroups": kept})]).packages[0]
+    figure = package_figures(package, "p0")["subgroups"]
+    assert words(figure).count("suppressed everywhere, or nobody") == 4  # T3+4, three volumes
+    tested = report.arms[0].patients
+    left = tested - kept[0].arms[0].patients
+    told = [word for word in words(figure) if "too few, or not known" in word]
+    assert told == [
+        f"{patients} of {tested} patients of 1 hospital: too few, or not known"
+        for patients in (left, tested, tested)
+    ]
+    assert "Hatched" in figure.caption
+    page = render_html(
+        aggregate([report.model_copy(update={"subgroups": ()})]), title="x", generated_at="y"
+    )
+    assert "No hospital tells of subgroups." in page

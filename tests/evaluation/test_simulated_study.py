@@ -12,7 +12,7 @@ from evaluation.report_rendering import render_csv, render_html, render_json
 from site_agent import egress
 from site_agent.database import open_database
 from tests.evaluation.report_builders import report
-from tests.simulated_site import AT, approve_plan_for, make_site
+from tests.simulated_site import AT, approve_plan_for, make_site, store_round
 
 MOST_BYTES = 200_000
 
@@ -31,6 +31,7 @@ def received(hospitals, tmp_path_factory):
         engine = open_database(home.database_url)
         message = SiteReportMessage(report=hospital.report())
         approve_plan_for(home, engine, message.report.package_id)
+        store_round(engine, hospital.report(), hospital.rows)
         bodies[hospital.name] = egress.release(home, engine, message, now=AT)
         engine.dispose()
     return bodies
@@ -95,6 +96,37 @@ def test_adaptation_is_seen_to_help_and_four_raters_to_agree(study):
     assert len(pairs) == 7  # six pairs, and one person twice
     assert pairs[0] == ("a", "a")
     assert all(one.dsc.n == 60 for one in package.agreement)  # three hospitals, twenty each
+
+
+def test_subgroups_of_the_hospitals_are_those_of_their_patients(study, hospitals):
+    """Federated equals pooled: sizes and failures exactly, means to their rounding."""
+    (package,) = study.packages
+    told = [hospital for hospital in hospitals if hospital.name not in ("east", "island")]
+    by = {one.attribute: one for one in package.subgroups}
+    for attribute, sizes in (("t_stage", 2), ("volume", 3), ("scanner", 2)):
+        assert len(by[attribute].groups) == sizes
+        for group in by[attribute].groups:
+            assert group.sites
+            for arm in group.arms:
+                rows = [
+                    row.metrics
+                    for hospital in told
+                    for row in hospital.rows
+                    if hospital.name in group.sites
+                    and row.arm == arm.arm
+                    and row.subgroups[attribute] == group.group
+                ]
+                assert arm.patients == len(rows)
+                assert arm.failures == sum(row.is_failure for row in rows)
+                dice = [row.dsc for row in rows]
+                assert arm.dsc.mean == pytest.approx(np.mean(dice), abs=1e-4)
+                assert arm.dsc.sd == pytest.approx(np.std(dice, ddof=1), abs=2e-4)
+                for quantile, true in zip(
+                    arm.dsc.quantiles, np.percentile(dice, (25, 50, 75)), strict=True
+                ):
+                    assert quantile.low <= true <= quantile.high
+    assert [(left.site, left.patients) for left in by["volume"].untold] == [("island", 3)]
+    assert {left.site for left in by["t_stage"].untold} == {"island", "north", "south", "west"}
 
 
 def test_it_is_rendered_and_read_again(study):

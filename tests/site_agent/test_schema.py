@@ -76,6 +76,8 @@ def make_old(home) -> None:
         "ALTER TABLE annotation_tasks DROP COLUMN kind",
         "ALTER TABLE reviews DROP COLUMN likert",
         "ALTER TABLE reviews DROP COLUMN reason",
+        "ALTER TABLE cases DROP COLUMN t_stage",
+        "ALTER TABLE measurements DROP COLUMN subgroups",
     )
 
 

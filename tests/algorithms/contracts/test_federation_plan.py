@@ -119,6 +119,7 @@ def test_a_field_that_says_nothing_is_not_said() -> None:
         "yardstick",
         "paired",
         "agreement",
+        "subgroups",
     }
     silent = report.model_copy(update={"revision": None, "vendors": ()})
     assert fields_said(report) - fields_said(silent) == {"revision", "vendors"}

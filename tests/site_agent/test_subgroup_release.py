@@ -1,0 +1,189 @@
+"""Subgroups over the rounds of a real site database, through its door out."""
+
+from dataclasses import replace
+
+import pytest
+from sqlalchemy.orm import Session
+
+from algorithms.contracts.messages import SiteReportMessage
+from evaluation.site_summary import PatientRow, RaterRow, summarise_site
+from site_agent import egress
+from site_agent.database import MeasurementRow, RoundRow, open_database, transaction
+from site_agent.egress import ReleaseRefused
+from site_agent.release_memory import agreement_of, beside_earlier, told_by
+from tests.evaluation.report_builders import annotation, metrics, subject
+from tests.simulated_site import AT, STUDY, approve_plan_for, make_site, store_round
+
+FIRST, SECOND, THIRD = ("1" * 64, "2" * 64, "3" * 64)
+
+
+@pytest.fixture
+def site(tmp_path):
+    home = make_site(tmp_path / "site", "north")
+    engine = open_database(home.database_url)
+    for package_id in (FIRST, SECOND, THIRD):
+        approve_plan_for(home, engine, package_id)
+    yield home, engine
+    engine.dispose()
+
+
+def rows(*early):
+    """Make twenty patients, ten of them large; `early` are those of stage T1 or T2."""
+    return [
+        PatientRow(
+            "adapted",
+            metrics(0.7 + 0.01 * i),
+            patient=f"p{i}",
+            subgroups={
+                "t_stage": "T1+2" if i in early else "T3+4",
+                "volume": "above 30 ml" if i >= 10 else "below 10 ml",
+                "scanner": "ge",
+            },
+        )
+        for i in range(20)
+    ]
+
+
+def summarised(package_id, patients, raters=()):
+    return summarise_site(
+        patients,
+        raters=raters,
+        subject=subject("north", study=STUDY, package_id=package_id),
+        annotation=annotation(),
+        minimum_group_size=5,
+    )
+
+
+def attributes(report):
+    return sorted({one.attribute for one in report.subgroups})
+
+
+def released(site, report):
+    home, engine = site
+    return egress.release(home, engine, SiteReportMessage(report=report), now=AT)
+
+
+def made(site, package_id, patients):
+    """Do what measuring does: store, then leave out what earlier reports do not allow."""
+    _, engine = site
+    round_id = store_round(engine, summarised(package_id, patients), patients)
+    with transaction(engine) as session:
+        row = session.get_one(RoundRow, round_id)
+        report = beside_earlier(session, round_id, summarised(package_id, patients))
+        row.report = report.model_dump(mode="json")
+    return report
+
+
+def test_the_memory_holds_who_is_in_which_subgroup_as_digests(site):
+    _, engine = site
+    report = made(site, FIRST, rows(*range(10)))
+    with Session(engine) as session:
+        told = told_by(session, report)
+    assert {group: len(members) for group, members in told.items()} == {
+        "adapted": 20,
+        "adapted|t_stage|T1+2": 10,
+        "adapted|t_stage|T3+4": 10,
+        "adapted|volume|below 10 ml": 10,
+        "adapted|volume|above 30 ml": 10,
+        "adapted|scanner|ge": 20,
+    }
+    assert told["adapted|t_stage|T1+2"].items() <= told["adapted"].items()
+    assert "p0" not in told["adapted"]
+
+
+def test_a_corrected_stage_leaves_with_the_next_report_but_not_in_its_subgroups(site):
+    patients = rows(*range(10))
+    first = made(site, FIRST, patients)
+    assert attributes(first) == ["scanner", "t_stage", "volume"]
+    released(site, first)
+    second = made(site, SECOND, rows(*range(9)))  # one patient was not T2 but T3
+    assert attributes(second) == ["scanner"]  # nor volumes, which differ from stages by the one
+    assert second.arms == summarised(SECOND, patients).arms
+    released(site, second)
+    again = made(site, THIRD, patients)
+    assert attributes(again) == ["scanner", "t_stage", "volume"]
+    released(site, again)
+
+
+def test_the_door_refuses_what_was_not_left_out(site):
+    _, engine = site
+    released(site, made(site, FIRST, rows(*range(10))))
+    careless = summarised(SECOND, [replace(one) for one in rows(*range(2, 11))])
+    assert attributes(careless) == ["scanner", "t_stage"]  # volumes would tell of few beside it
+    store_round(engine, careless, rows(*range(2, 11)))
+    with pytest.raises(ReleaseRefused) as refused:
+        released(site, careless)
+    assert refused.value.rule == "few_patients_differ"
+
+
+def test_of_a_report_that_no_round_made_only_numbers_are_known(site):
+    """Its stages and volumes could cut each other anywhere."""
+    _, engine = site
+    report = summarised(FIRST, rows(*range(5, 15)))
+    assert attributes(report) == ["scanner", "t_stage", "volume"]
+    with Session(engine) as session:
+        told = told_by(session, report)
+    early, late = told["adapted|t_stage|T1+2"], told["adapted|t_stage|T3+4"]
+    assert not early.keys() & late.keys()
+    assert early.keys() | late.keys() == told["adapted"].keys()
+
+
+def test_a_plan_that_does_not_name_subgroups_keeps_them_in(site):
+    home, engine = site
+    report = made(site, FIRST, rows(*range(10)))
+    plan = approve_plan_for(home, engine, FIRST)
+    fields = [f for f in plan.permitted_outputs.site_report_fields if f != "subgroups"]
+    approve_plan_for(
+        home,
+        engine,
+        FIRST,
+        permitted_outputs={"messages": ("site_report",), "site_report_fields": fields},
+    )
+    with pytest.raises(ReleaseRefused) as refused:
+        released(site, report)
+    assert refused.value.rule == "field_not_in_plan"
+
+
+def rated(site, package_id, patients):
+    """Two raters drew so many patients by the time of this report."""
+    _, engine = site
+    raters = [RaterRow("a", "b", 0.8, 3.0 + i) for i in range(patients)]
+    everybody = rows(*range(10))
+    report = summarised(package_id, everybody, raters)
+    round_id = store_round(engine, report, everybody)
+    with transaction(engine) as session:
+        session.add_all(
+            MeasurementRow(
+                round_id=round_id,
+                case_id=f"case-p{i}",
+                arm=agreement_of("a", "b"),
+                metrics={"hd95_mm": 3.0 + i},
+            )
+            for i in range(patients)
+        )
+        session.flush()
+        report = beside_earlier(session, round_id, report)
+        session.get_one(RoundRow, round_id).report = report.model_dump(mode="json")
+    return report
+
+
+def test_one_more_rated_patient_does_not_show_between_two_reports(site):
+    first = rated(site, FIRST, 10)
+    assert [pair.patients for pair in first.agreement] == [10]
+    released(site, first)
+    second = rated(site, SECOND, 11)
+    assert second.agreement == ()
+    assert second.subgroups == first.subgroups
+    released(site, second)
+    third = rated(site, THIRD, 15)
+    assert [pair.patients for pair in third.agreement] == [15]
+    released(site, third)
+
+
+def test_the_door_refuses_one_more_rated_patient(site):
+    released(site, rated(site, FIRST, 10))
+    careless = summarised(SECOND, rows(*range(10)), [RaterRow("a", "b", 0.8, 3.0)] * 9)
+    store_round(site[1], careless, rows(*range(10)))
+    with pytest.raises(ReleaseRefused) as refused:
+        released(site, careless)
+    assert refused.value.rule == "few_patients_differ"
