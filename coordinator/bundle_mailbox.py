@@ -19,7 +19,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from google.protobuf.message import DecodeError
 
 from algorithms.contracts.bundle import CarriedMessage
-from algorithms.contracts.unfolded_size import unfolded_bytes
+from algorithms.contracts.unfolded_size import is_too_large
 from algorithms.sealed_bundle import SealedWriter, read_message, read_messages
 from coordinator.config import LARGEST_REPLY_BYTES
 from coordinator.sites import IN_BUNDLE
@@ -99,7 +99,7 @@ class BundleMailbox:
         if answer.error is not None:
             return _error(message, answer.error)
         try:
-            if unfolded_bytes(objects) > self._largest_answer_bytes:
+            if is_too_large(objects, self._largest_answer_bytes):
                 return _error(message, "oversized_answer")
             content = inflate_object_from_contents(answer.objects[-1][0], objects)
         except (DecodeError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

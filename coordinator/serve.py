@@ -9,7 +9,7 @@ from coordinator.reverse_proxy import write_configuration
 from coordinator.superlink_state import forget_runs
 from coordinator.ticker import superlink_client
 from supervision.programs import Program
-from supervision.serving import check_ports
+from supervision.serving import check_ports, not_served
 
 PYTHON = (sys.executable, "-P", "-m")  # never from the working directory
 
@@ -18,7 +18,7 @@ def coordinator_programs(home: CoordinatorHome) -> list[Program]:
     """Write what the programs read, and return them in the order in which they start.
 
     Raises:
-        DataError: nginx is not installed, there is no certificate, or a port is taken.
+        DataError: no nginx, no certificate, a port is taken, or the home is served.
     """
     config, tls = home.config, home.tls
     nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -34,7 +34,8 @@ def coordinator_programs(home: CoordinatorHome) -> list[Program]:
             "operations_port": ("127.0.0.1", config.operations_port),
         },
     )
-    forget_runs(home.flower / "state.db")  # its port is free: it does not run
+    with not_served(home.folder):  # nor about to be: its port may not be open yet
+        forget_runs(home.flower / "state.db")
     client = superlink_client(home)
     client.write_connection()
     client.write_app()

@@ -8,6 +8,7 @@ to a goal, for a bounded time, and everything it learned is in the study databas
 """
 
 import os
+import re
 import time
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping
@@ -151,6 +152,9 @@ class Mailbox(Protocol):
         """Say whether a reply to this message has begun and is not whole."""
 
 
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")  # of a rule, or of a class of Python
+
+
 class FlowerSites(Sites):
     """The sites behind a Flower grid, by the name they were registered with."""
 
@@ -255,7 +259,7 @@ class FlowerSites(Sites):
     ) -> Answer | Silence:
         if reply.has_error():
             reason = reply.error.reason or ""
-            return Silence(reason if reason.isidentifier() else f"error_{reply.error.code}")
+            return Silence(reason if _NAME.fullmatch(reason) else f"error_{reply.error.code}")
         objects = _wire_bytes(reply)
         self.bytes_from_site[site] += sum(map(len, objects))
         if self._received is not None:

@@ -8,11 +8,11 @@ from typing import Protocol, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from algorithms.contracts.errors import ProtocolError
+from algorithms.contracts.unfolded_size import MOST_WORDS_BYTES
 from coordinator.package_publisher import PublishedPackage
 
 Leaving = TypeVar("Leaving", bound=BaseModel)
 
-MOST_WORDS_BYTES = 4 * 2**20  # of a reply that brings no file; a report is some 10 kB
 TOO_LARGE = "reply_too_large"
 LONGEST_ARRIVAL_S = 600.0  # of files that have begun to come while their question lived
 

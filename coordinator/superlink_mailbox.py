@@ -33,7 +33,7 @@ from flwr.supercore.inflatable.inflatable_utils import (
 )
 from flwr.superlink.grid import HttpGrid
 
-from algorithms.contracts.unfolded_size import unfolded_bytes
+from algorithms.contracts.unfolded_size import is_too_large
 from coordinator.sites import TOO_LARGE, most_reply_bytes
 
 ERROR_CODE = 100  # Flower's own lie below
@@ -137,7 +137,7 @@ class _Arriving:
 
 
 def _content(message_id: str, parts: dict[str, bytes], limit_bytes: int) -> RecordDict | Error:
-    if unfolded_bytes(parts) > limit_bytes:
+    if is_too_large(parts, limit_bytes):
         return Error(ERROR_CODE, TOO_LARGE)
     whole = inflate_object_from_contents(message_id, parts)
     if not isinstance(whole, Message):

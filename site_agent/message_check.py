@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from algorithms.contracts.canonical_json import sha256_hex
 from algorithms.contracts.errors import ProtocolError
-from algorithms.contracts.unfolded_size import unfolded_bytes
+from algorithms.contracts.unfolded_size import is_too_large
 from site_agent import audit_log
 from site_agent.config import SiteHome
 from site_agent.database import LedgerRow, transaction
@@ -103,10 +103,10 @@ def put_together(
         MessageRefused: they do not make one, one of another kind, or one larger than `limit_bytes`.
     """
     try:
-        size_bytes = unfolded_bytes(parts)
+        too_large = is_too_large(parts, limit_bytes)
     except ValueError:
         raise MessageRefused("malformed_message") from None
-    if size_bytes > limit_bytes:
+    if too_large:
         raise MessageRefused("oversized_message")
     try:
         whole = inflate_object_from_contents(object_id, parts)

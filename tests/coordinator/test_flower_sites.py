@@ -31,6 +31,7 @@ class ScriptedGrid:
         self.most_at_once = 0
         self.refuse: set[str] = set()
         self.begun = False
+        self.reason = "a text with 3 words"
 
     def get_nodes(self) -> list[Any]:
         return [
@@ -65,7 +66,7 @@ class ScriptedGrid:
 
     def _reply(self, message: Message) -> Message:
         if message.metadata.message_type == Question.SITE_REPORT.value:
-            return Message(Error(7, "a text with 3 words"), reply_to=message)
+            return Message(Error(7, self.reason), reply_to=message)
         name = NAMES[message.metadata.dst_node_id]
         content = RecordDict({"message": ConfigRecord({"json": name.encode()})})
         return Message(content, reply_to=message)
@@ -97,9 +98,21 @@ def test_each_site_is_heard_and_whoever_cannot_be_reached_is_told_apart(tmp_path
     assert set(sites.bytes_from_site) == {"hospital-b"}
 
 
-def test_an_error_is_a_code_and_no_text(tmp_path: Path) -> None:
-    sites = _sites(tmp_path, ScriptedGrid(lambda _name: 1))
-    assert sites.ask(Question.SITE_REPORT, ["hospital-b"]) == {"hospital-b": Silence("error_7")}
+@pytest.mark.parametrize(
+    ("reason", "kept"),
+    [
+        ("a text with 3 words", "error_7"),
+        ("Müller_Hans", "error_7"),
+        ("x" * 65, "error_7"),
+        ("held\n", "error_7"),
+        ("ReleaseHeld", "ReleaseHeld"),
+    ],
+)
+def test_an_error_is_a_name_or_a_code_and_no_text(tmp_path: Path, reason: str, kept: str) -> None:
+    grid = ScriptedGrid(lambda _name: 1)
+    grid.reason = reason
+    sites = _sites(tmp_path, grid)
+    assert sites.ask(Question.SITE_REPORT, ["hospital-b"]) == {"hospital-b": Silence(kept)}
 
 
 def test_a_push_that_is_refused_is_a_silence(tmp_path: Path) -> None:

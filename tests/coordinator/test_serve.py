@@ -15,6 +15,7 @@ from coordinator.serve import coordinator_programs
 from coordinator.study_keys import write_server_certificate
 from coordinator.study_store import StudyStore
 from coordinator.study_workflow import Goal
+from supervision.guard import alone
 from tests.coordinator.test_operations import read
 from tests.debian_packages import absent
 from tests.enrolled import NOW
@@ -70,6 +71,21 @@ def test_who_is_registered_stays_and_runs_are_forgotten(home) -> None:
         assert state.execute("SELECT count(*) FROM run").fetchone() == (0,)
         assert state.execute("SELECT seq FROM sqlite_sequence").fetchall() == [(7,)]
     assert file.stat().st_size < 50_000
+
+
+def test_what_a_superlink_that_has_not_opened_its_port_yet_keeps_is_left_to_it(home) -> None:
+    certify(home)
+    home.flower.mkdir()
+    file = home.flower / "state.db"
+    with closing(sqlite3.connect(file)) as state:
+        state.execute("CREATE TABLE run (id INTEGER)")
+        state.execute("INSERT INTO run VALUES (7)")
+        state.commit()
+    (home.folder / "run").mkdir()
+    with alone(home.folder), pytest.raises(DataError, match="is served"):
+        coordinator_programs(home)
+    with closing(sqlite3.connect(file)) as state:
+        assert state.execute("SELECT id FROM run").fetchall() == [(7,)]
 
 
 def test_a_damaged_database_of_the_superlink_is_left_as_it_is(home) -> None:

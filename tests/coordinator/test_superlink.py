@@ -28,7 +28,7 @@ from flwr.superlink.federation.noop_federation_manager import NOOP_FEDERATION_ID
 from flwr.superlink.servicer.fleet import fleet_handlers
 from flwr.superlink.servicer.runtime import runtime_handlers
 
-from coordinator.sites import MOST_WORDS_BYTES
+from algorithms.contracts.unfolded_size import MOST_WORDS_BYTES
 from coordinator.superlink import SUPERLINK_ID, ReplyGate
 
 TTL_S = 60.0

@@ -15,10 +15,11 @@ from algorithms.contracts.messages import (
     SiteStatus,
     SourcePackageOffer,
 )
+from algorithms.contracts.unfolded_size import MOST_WORDS_BYTES
 from coordinator.config import CoordinatorHome
 from coordinator.enrolment import enrol, revoke
 from coordinator.server_app import tick
-from coordinator.sites import MOST_WORDS_BYTES, Answer, Conversation, Question, Silence, Sites
+from coordinator.sites import Answer, Conversation, Question, Silence, Sites
 from coordinator.study_store import StudyStore
 from coordinator.study_workflow import SiteProgress
 from evaluation.aggregate_report import aggregate

@@ -29,13 +29,13 @@ from safetensors.numpy import save
 
 from algorithms.contracts.messages import RoundState, SiteReportMessage, SiteStatus
 from algorithms.contracts.model_package import MANIFEST_FILE, MODEL_FILE
+from algorithms.contracts.unfolded_size import MOST_WORDS_BYTES
 from coordinator import plans
 from coordinator.config import CoordinatorHome
 from coordinator.config import open_home as open_coordinator_home
 from coordinator.flower_transport import start_site
 from coordinator.loopback_deployment import LoopbackDeployment, free_port
 from coordinator.loopback_keys import write_node_key
-from coordinator.sites import MOST_WORDS_BYTES
 from coordinator.study_store import StudyStore
 from coordinator.study_workflow import Goal, SiteProgress
 from site_agent.config import open_home

@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 
 from algorithms.contracts.messages import PackageReceipt, SourcePackageOffer
 from algorithms.contracts.model_package import MODEL_FILE
+from algorithms.contracts.unfolded_size import MOST_WORDS_BYTES
 from site_agent import egress
 from site_agent.config import SiteHome
 from site_agent.database import open_database
@@ -145,6 +146,13 @@ def test_an_array_that_names_one_chunk_many_times_is_as_large_as_it_becomes(
         return
     with pytest.raises(MessageRefused, match=rule):
         put_together(object_id(array), parts, Array, limit_bytes=5000)
+
+
+def test_words_are_few_however_much_arrays_may_bring() -> None:
+    """A list of numbers takes thirty times as much memory as on the wire."""
+    numbers = wire_object("MetricRecord", bytes(MOST_WORDS_BYTES))
+    with pytest.raises(MessageRefused, match="oversized_message"):
+        put_together(object_id(numbers), {object_id(numbers): numbers}, Array, limit_bytes=2**30)
 
 
 @pytest.mark.parametrize("content", [b"", b"Array", b"Array x 2\0{}", b"\xff a 1\0b"])
