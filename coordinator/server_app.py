@@ -55,6 +55,9 @@ PACKAGE, FILES, PART = "package", "files", "part"
 SHORTEST_POLL_S, POLL_S = 0.02, 0.2
 PAUSE_BETWEEN_TICKS_S = 1.0
 MOST_UNDER_WAY_BYTES = 64 * 2**20
+MOST_FILES_AT_ONCE = (
+    4  # sites that are asked for files, whose replies are held until they are whole
+)
 SLOW_S = 10.0
 
 app = ServerApp()
@@ -216,20 +219,21 @@ class FlowerSites(Sites):
     ) -> list[tuple[str, Silence]]:
         """Send what there is room for, and return who cannot be reached.
 
-        Parts under way take memory in every process that they pass, so few are at any time. A part
-        that has been for long belongs to a slow site: it keeps no room from the others.
+        Parts under way, and files that are asked for, take memory in every process that they pass,
+        so few are at any time. One that has been for long belongs to a slow site: it keeps no room
+        from the others.
         """
         now = time.monotonic()
         room = MOST_UNDER_WAY_BYTES - sum(
-            _part_bytes(sent.request) for sent in waiting.values() if now - sent.at < SLOW_S
+            _room_bytes(sent.request) for sent in waiting.values() if now - sent.at < SLOW_S
         )
         unreachable, sending, messages = [], [], []
-        while queue and (room == MOST_UNDER_WAY_BYTES or _part_bytes(queue[0][1]) <= room):
+        while queue and (room == MOST_UNDER_WAY_BYTES or _room_bytes(queue[0][1]) <= room):
             site, request = queue.popleft()
             if site not in nodes:
                 unreachable.append((site, Silence("offline")))
                 continue
-            room -= _part_bytes(request)
+            room -= _room_bytes(request)
             content = _content(request)
             content[ADDRESS] = ConfigRecord({"study": self._study, "site": site})
             message = Message(content, nodes[site], request.question.value, ttl=self._ttl_s)
@@ -283,7 +287,9 @@ def _first(conversation: Conversation) -> list[Request]:
         return []
 
 
-def _part_bytes(request: Request) -> int:
+def _room_bytes(request: Request) -> int:
+    if request.question in BRING_FILES:  # how large they will be is not known yet
+        return MOST_UNDER_WAY_BYTES // MOST_FILES_AT_ONCE
     return request.part.size_bytes if request.part is not None else 0
 
 

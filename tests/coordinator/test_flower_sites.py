@@ -1,7 +1,7 @@
 """Conversations over a grid that is slow, refuses, forgets or lies; the sites are functions."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,8 +25,10 @@ NAMES = {1: "hospital-b", 2: "hospital-c", 3: "hospital-d"}
 class ScriptedGrid:
     """Answers a message after so many polls as `delay` says; None never."""
 
-    def __init__(self, delay: Callable[[str], int | None]) -> None:
-        self._delay, self._polls = delay, 0
+    def __init__(
+        self, delay: Callable[[str], int | None], names: Mapping[int, str] = NAMES
+    ) -> None:
+        self._delay, self._names, self._polls = delay, names, 0
         self._under_way: dict[str, tuple[int, Message]] = {}
         self.most_at_once = 0
         self.refuse: set[str] = set()
@@ -36,14 +38,14 @@ class ScriptedGrid:
     def get_nodes(self) -> list[Any]:
         return [
             SimpleNamespace(node_id=number, name=name, status="online")
-            for number, name in NAMES.items()
+            for number, name in self._names.items()
             if name != "hospital-d"
         ]
 
     def push_messages(self, messages: list[Message]) -> list[str | None]:
         ids: list[str | None] = []
         for message in messages:
-            name = NAMES[message.metadata.dst_node_id]
+            name = self._names[message.metadata.dst_node_id]
             if name in self.refuse:
                 ids.append(None)
                 continue
@@ -67,7 +69,7 @@ class ScriptedGrid:
     def _reply(self, message: Message) -> Message:
         if message.metadata.message_type == Question.SITE_REPORT.value:
             return Message(Error(7, self.reason), reply_to=message)
-        name = NAMES[message.metadata.dst_node_id]
+        name = self._names[message.metadata.dst_node_id]
         content = RecordDict({"message": ConfigRecord({"json": name.encode()})})
         return Message(content, reply_to=message)
 
@@ -147,6 +149,17 @@ def test_a_conversation_does_not_wait_for_another(tmp_path: Path) -> None:
     talks = {"hospital-b": talk("hospital-b", 1), "hospital-c": talk("hospital-c", 20)}
     _sites(tmp_path, grid).converse(talks)
     assert heard == ["hospital-c"] * 20 + ["hospital-b"]
+
+
+def test_files_are_asked_of_a_few_sites_at_a_time(tmp_path: Path) -> None:
+    names = [f"hospital-{number}" for number in range(9)]
+    grid = ScriptedGrid(lambda _name: 1, dict(enumerate(names, 11)))
+    sites = _sites(tmp_path, grid)
+    answers = sites.ask(Question.MODEL_UPDATE, names)
+    assert {type(answer) for answer in answers.values()} == {Answer}
+    assert grid.most_at_once == server_app.MOST_FILES_AT_ONCE
+    sites.ask(Question.STATUS, names)
+    assert grid.most_at_once == len(names)
 
 
 @pytest.mark.parametrize(("slow_s", "most"), [(60.0, 1), (0.0, 2)])
