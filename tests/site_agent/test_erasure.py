@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from algorithms.contracts.volume import Mask
 from evaluation.benchmarks.dicom_writer import study_uids
 from site_agent import audit_log, cli, egress
 from site_agent.case_store import CaseStore
-from site_agent.config import SiteHome
+from site_agent.config import SiteHome, open_home
 from site_agent.database import Base, CaseRow, RoundRow, open_database, transaction, utc_now
 from site_agent.deidentification import find_residue, mapped_uid, pseudonym
 from site_agent.erasure import count_rows, erase, find_patient, outdated_patients, sweep
@@ -57,14 +58,32 @@ ABOUT_PATIENTS = {
 }
 
 
-@pytest.fixture
-def home(tmp_path, each_database) -> SiteHome:
-    return make_home(tmp_path / "home")
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory) -> Path:
+    """Make a home that is copied, and what its patients came from."""
+    folder = tmp_path_factory.mktemp("filled")
+    fill(make_home(folder / "home"), folder / "exports").engine.dispose()
+    return folder
 
 
 @pytest.fixture
-def store(home, tmp_path) -> CaseStore:
-    return fill(home, tmp_path / "exports")
+def home(tmp_path, each_database, request) -> SiteHome:
+    """Give a home with what `store` holds."""
+    if each_database == "sqlite":
+        return copied(request.getfixturevalue("filled"), tmp_path)
+    home = make_home(tmp_path / "home")
+    fill(home, tmp_path / "exports").engine.dispose()
+    return home
+
+
+@pytest.fixture
+def store(home) -> CaseStore:
+    return CaseStore(home)
+
+
+def copied(filled: Path, folder: Path) -> SiteHome:
+    shutil.copytree(filled, folder, dirs_exist_ok=True)
+    return open_home(folder / "home")
 
 
 def patient(home: SiteHome, number: int) -> str:
@@ -484,10 +503,8 @@ def run(monkeypatch, capsys):
 
 
 @pytest.fixture
-def site(tmp_path) -> SiteHome:
-    home = make_home(tmp_path / "home")
-    fill(home, tmp_path / "exports").engine.dispose()
-    return home
+def site(tmp_path, filled) -> SiteHome:
+    return copied(filled, tmp_path)
 
 
 def test_erasing_asks_first_and_tells_counts(site, run, capsys, monkeypatch) -> None:

@@ -3,6 +3,7 @@
 import shutil
 import sys
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from evaluation.benchmarks.dicom_writer import (
 )
 from site_agent import audit_log, cli
 from site_agent.case_store import REFERENCE, RETURNED, REVIEWED, CaseStore
-from site_agent.config import SiteHome
+from site_agent.config import SiteHome, open_home
 from site_agent.database import AuditRow, ContourRow, utc_now
 from site_agent.deidentification import unseal
 from site_agent.ingest import ingest
@@ -128,9 +129,22 @@ def change(file: Path, **fields: str) -> Path:
     return file
 
 
+@pytest.fixture(scope="module")
+def first(tmp_path_factory) -> Hospital:
+    made = Hospital(tmp_path_factory.mktemp("first"))
+    made.store.engine.dispose()
+    return made
+
+
 @pytest.fixture
-def hospital(tmp_path: Path) -> Hospital:
-    return Hospital(tmp_path)
+def hospital(first: Hospital, tmp_path: Path) -> Hospital:
+    """Copy the first hospital, in which no test works."""
+    shutil.copytree(first.folder, tmp_path, dirs_exist_ok=True)
+    hospital = copy(first)
+    hospital.folder, hospital.home = tmp_path, open_home(tmp_path / "home")
+    hospital.store = CaseStore(hospital.home)
+    hospital.cases = dict(first.cases)
+    return hospital
 
 
 # -- what is found ----------------------------------------------------------------------------
