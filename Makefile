@@ -60,7 +60,7 @@ bench-ui: $(STAMP) ## how quick the viewer is in a browser, with the limits it m
 	@$(BIN)/python -m tests.bench_ui --json benchmark-output/ui-speed.json
 
 screenshots: $(STAMP) ## pictures of the pages for the README, made by the tests
-	FEDGTV_SCREENSHOTS=$(CURDIR)/docs/screenshots $(BIN)/python -m pytest -q tests/journeys/test_ui_browser.py
+	FEDGTV_SCREENSHOTS=$(CURDIR)/docs/screenshots $(BIN)/python -m pytest -q tests/journeys/test_ui_browser.py tests/journeys/test_report_browser.py
 
 ui: $(STAMP) ## open the clinical UI of the demo, or of one site: make ui SITE=HOME [PORT=8501]
 	@test -f "$(SITE)/site.toml" || { \
