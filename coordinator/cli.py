@@ -282,8 +282,10 @@ def _print_sites(summary: "TickSummary") -> None:
     if package_id:
         agreed = "answered by all" if summary.agreed else "not answered by all target sites"
         console.print(f"plan: {agreed}; see 'fedgtv-coordinator plan list'")
+    table = Table(padding=0)
     headings = ("site", "role", "package", "round", "tasks", "last seen (UTC)", "bytes to / from")
-    table = Table(*headings, "access")
+    for heading in (*headings, "access"):
+        table.add_column(heading, overflow="fold")  # a narrow window leaves nothing out
     for site in summary.sites:
         delivery = site.progress.value if site.progress is not None else "-"
         if site.refused_by_rule is not None:
