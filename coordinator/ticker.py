@@ -24,6 +24,7 @@ from coordinator.superlink_client import SuperLinkClient
 from coordinator.superlink_nodes import register_sites
 
 MOST_LOG_BYTES = 10 << 20
+AGAIN_S, AGAIN = 10.0, 3  # so soon and so often after a failure: a SuperLink may just be starting
 
 _log = logging.getLogger("coordinator.ticker")
 
@@ -100,23 +101,26 @@ def superlink_client(home: CoordinatorHome) -> SuperLinkClient:
 
 
 def tick_for_ever(home: CoordinatorHome) -> None:
-    """Tick until the process ends; a failed tick is logged and the next one comes in its time."""
-    ticker, failed = Ticker(home), False
+    """Tick until the process ends; a failed tick is logged, and tried again soon a few times."""
+    ticker, failures = Ticker(home), 0
     while True:
         began = time.monotonic()
         try:
             ticker.tick()
-            if failed:
+            if failures:
                 _log.info("ticks again")
-            failed = False
+            failures = 0
         except ProtocolError as error:
             # The rest of its text is the end of Flower's log, which is beside this one.
             _log.warning("tick failed: %s", str(error).partition("\n")[0])
-            failed = True
+            failures += 1
         except Exception as error:  # a full disk, a database that is away: it may come back
             _log.exception("tick failed: %s", failure_line(error) or type(error).__name__)
-            failed = True
-        time.sleep(max(0.0, home.config.tick_every_s - (time.monotonic() - began)))
+            failures += 1
+        every_s = home.config.tick_every_s
+        if 0 < failures <= AGAIN:
+            every_s = min(every_s, AGAIN_S)
+        time.sleep(max(0.0, every_s - (time.monotonic() - began)))
 
 
 def _state(file: Path) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from algorithms.contracts.errors import ProtocolError
+from coordinator import ticker
 from coordinator.config import CoordinatorHome
 from coordinator.reverse_proxy import access_log, process_id
 from coordinator.study_keys import write_server_certificate
@@ -115,3 +116,21 @@ def test_with_a_new_certificate_everything_starts_again(home, signals) -> None:
 def test_a_superlink_that_is_away_is_named(home) -> None:
     with pytest.raises(ProtocolError, match="superlink_unreachable"):
         Ticker(home).tick()
+
+
+def test_after_a_failure_it_tries_again_soon_and_then_in_its_time(home, monkeypatch) -> None:
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 5:
+            raise KeyboardInterrupt
+
+    def fail(_ticker: Ticker) -> None:
+        raise ProtocolError("superlink_unreachable")
+
+    monkeypatch.setattr(Ticker, "tick", fail)
+    monkeypatch.setattr(ticker.time, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        ticker.tick_for_ever(home)
+    assert [round(wait) for wait in waits] == [10, 10, 10, 120, 120]
