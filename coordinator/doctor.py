@@ -3,18 +3,21 @@
 import shutil
 import stat
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from algorithms.contracts.canonical_json import sha256_hex
+from algorithms.contracts.enrolment import WARN_BELOW_DAYS, days_left
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.health import Check, CheckState, Concern, run_check
 from algorithms.contracts.model_package import MANIFEST_FILE, SIGNATURE_FILE, Manifest, Signature
 from coordinator.config import CoordinatorHome, open_home
 from coordinator.package_publisher import public_key_hex
 from coordinator.record_check import check_records, is_signed
+from coordinator.study_keys import WHAT_ENDS, not_valid_after
 from coordinator.study_store import SCHEMA, StudyStore
 
 LOW_SPACE_BYTES = 5 << 30
@@ -37,7 +40,12 @@ def examine_coordinator(folder: Path) -> Iterator[Check]:
 
 def examine_readiness(home: CoordinatorHome) -> Iterator[Check]:
     """Look at what a coordinator cannot work without and is quickly looked at: for monitoring."""
-    for name, examine in (("signing-key", _signing_key), ("disk", _disk), ("database", _database)):
+    for name, examine in (
+        ("signing-key", _signing_key),
+        ("certificate", _certificate),
+        ("disk", _disk),
+        ("database", _database),
+    ):
         yield run_check(name, partial(examine, home))
 
 
@@ -53,6 +61,25 @@ def _signing_key(home: CoordinatorHome) -> str:
             f"{home.signing_key}: other users of this machine can read it: run chmod 600"
         )
     return f"public key {public_key_hex(home)}"
+
+
+def _certificate(home: CoordinatorHome) -> str:
+    """Look at what every hospital checks when it connects: the proxy's, and the authority's."""
+    said = "none yet, and no hospital can connect: run 'fedgtv-coordinator certificate'"
+    if not_valid_after(home.tls / "server.crt") is None:
+        return Concern(said)
+    now = datetime.now(UTC)
+    for name, advice in reversed(WHAT_ENDS):
+        not_after = not_valid_after(home.tls / name)
+        if not_after is None:
+            raise DataError(f"{home.tls / name}: missing: restore it from a backup")
+        left = days_left(not_after, now)
+        if left < 0:
+            raise DataError(f"{home.tls / name}: expired: {advice}")
+        said = f"valid for {left} days"
+        if left < WARN_BELOW_DAYS:
+            return Concern(f"{home.tls / name}: {said}: {advice}")
+    return said
 
 
 def _disk(home: CoordinatorHome) -> str:

@@ -122,12 +122,9 @@ def certificate_cell(not_after: datetime | None, *, revoked: bool) -> str:
 
 def server_warning(home: CoordinatorHome) -> str | None:
     """Return what to do about the proxy's certificate and the authority's, None for nothing."""
-    from coordinator.study_keys import not_valid_after
+    from coordinator.study_keys import WHAT_ENDS, not_valid_after
 
-    for file, advice in (
-        ("server.crt", "run 'fedgtv-coordinator certificate'"),
-        ("ca.crt", "begin a new study, or enrol every site with a new authority"),
-    ):
+    for file, advice in WHAT_ENDS:
         not_after = not_valid_after(home.tls / file)
         if not_after is None:
             continue

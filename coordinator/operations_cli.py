@@ -32,7 +32,8 @@ def doctor(
 def serve(home: Home) -> None:
     """Run everything that this coordinator is made of, until it is ended.
 
-    What a check finds wrong stops it before it begins. The logs are in `logs` of the home.
+    What a check finds wrong stops it before it begins; a certificate that expired may be renewed
+    later. The logs are in `logs` of the home.
 
     Example: fedgtv-coordinator serve --home study
     """
@@ -42,7 +43,7 @@ def serve(home: Home) -> None:
 
     us = str(Path(sys.argv[0]).resolve())
     doctor_command = (us, "doctor", "--home", str(home), "--json")
-    for line in serving.lines(serving.check_first(doctor_command, later=())):
+    for line in serving.lines(serving.check_first(doctor_command, later=("certificate",))):
         console.print(line)
     coordinator = open_home(home)
     programs = coordinator_programs(coordinator)

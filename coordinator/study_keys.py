@@ -17,6 +17,10 @@ from coordinator.config import CoordinatorHome
 from coordinator.study_store import StudyStore
 
 ON_LOOPBACK = ("localhost", "127.0.0.1")  # at which the reverse proxy reaches the SuperLink
+WHAT_ENDS = (  # in `tls`, and what helps when it is near its end
+    ("server.crt", "run 'fedgtv-coordinator certificate'"),
+    ("ca.crt", "begin a new study, or enrol every site with a new authority"),
+)
 
 
 def study_authority(home: CoordinatorHome, now: datetime) -> Authority:

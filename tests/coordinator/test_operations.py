@@ -5,7 +5,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from coordinator.config import CONFIG_FILE, CoordinatorHome
 from coordinator.doctor import examine_coordinator
 from coordinator.operations import operations_server
 from coordinator.package_publisher import publish
+from coordinator.study_keys import write_server_certificate
 from coordinator.study_store import DeliveryRow, StudyStore
 from coordinator.study_workflow import Goal, SiteEvent
 from coordinator.ticker import Ticker
@@ -135,6 +136,24 @@ def test_what_is_wrong_is_named_with_what_helps(home, monkeypatch) -> None:
     assert "chmod 600" in wrong["signing-key"]
     monkeypatch.setattr(doctor, "LOW_SPACE_BYTES", 1 << 60)
     assert "make room" in found(home.folder)["disk"].line
+
+
+def test_a_certificate_that_ends_is_told_before_hospitals_are_shut_out(home, url) -> None:
+    assert found(home.folder)["certificate"].state is CheckState.WARNING
+    assert "fedgtv-coordinator certificate" in found(home.folder)["certificate"].line
+    for age, state in ((0, CheckState.OK), (350, CheckState.WARNING), (380, CheckState.FAILED)):
+        with StudyStore(home.database_url, home.config) as store:
+            write_server_certificate(home, store, [], datetime.now(UTC) - timedelta(days=age))
+        assert found(home.folder)["certificate"].state is state
+    assert "server.crt: expired: run" in failed(home.folder)["certificate"]
+    assert read(f"{url}/readyz")[0] == 503
+
+
+def test_every_name_is_whole_in_a_narrow_window(home) -> None:
+    with StudyStore(home.database_url, home.config) as store:
+        store.record_failure("hospital-b", "ReleaseHeld")
+    shown = CliRunner().invoke(app, ["status", "--home", str(home.folder)], env={"COLUMNS": "80"})
+    assert all(word in shown.output for word in ("hospital-b", "hospital-c", "ReleaseHeld"))
 
 
 def test_without_a_configuration_nothing_else_is_looked_at(home) -> None:
