@@ -12,6 +12,10 @@ from algorithms.contracts.bundle import BundleRefused
 from site_agent.config import open_home
 
 ACTOR = "fedgtv-site bundle answer"
+ADVICE = {
+    "ReleaseHeld": ": see 'fedgtv-site ledger list'",
+    "DataError": ": what is asked for is not there yet, unless an error stands above",
+}
 console = Console(markup=False, emoji=False, soft_wrap=True)
 bundle_app = typer.Typer(
     help="Speak to the coordinator by files on a disk.\n\n"
@@ -48,5 +52,4 @@ def answer(
         f"{output}: answer to bundle {done.sequence}. There: fedgtv-coordinator bundle read FILE"
     )
     for reason, count in Counter(done.errors).items():
-        advice = ": see 'fedgtv-site ledger list'" if reason == "ReleaseHeld" else ""
-        console.print(f"{count} without an answer: {reason}{advice}")
+        console.print(f"{count} without an answer: {reason}{ADVICE.get(reason, '')}")

@@ -70,6 +70,10 @@ _log = logging.getLogger(__name__)
 Handler = Callable[[Message, SiteHome, Engine], RecordDict]
 
 
+class NothingYet(DataError):  # noqa: N818 - a state, no mistake
+    """What is asked for is not there yet: an ordinary state of a study."""
+
+
 def _guarded(handler: Handler) -> Callable[[Message, Context], Message]:
     """Open the site named by the node's configuration; let only a name out on failure."""
 
@@ -90,6 +94,9 @@ def _guarded(handler: Handler) -> Callable[[Message, Context], Message]:
         except egress.ReleaseHeld as held:
             _log.info("%s: %s", handler.__name__, held)  # waits for a person: an ordinary state
             return error_reply(message, type(held).__name__)
+        except NothingYet as waiting:
+            _log.info("%s: %s", handler.__name__, waiting)
+            return error_reply(message, DataError.__name__)
         except Exception as error:  # the edge of the hospital: nothing may pass it unseen
             frames = "".join(traceback.format_tb(error.__traceback__))  # places, never the text
             _log.error("%s failed with %s at\n%s", handler.__name__, type(error).__name__, frames)
@@ -125,7 +132,7 @@ def source_package(_message: Message, home: SiteHome, engine: Engine) -> RecordD
     """Hand the prepared source package to the coordinator."""
     file = home.source_package / MANIFEST_FILE
     if not file.is_file():
-        raise DataError("no source package is prepared")
+        raise NothingYet("no source package is prepared")
     manifest = Manifest.model_validate_json(file.read_bytes())
     files = {name: (home.source_package / Path(name).name).read_bytes() for name in manifest.files}
     offer = SourcePackageOffer(site=home.config.name, manifest=manifest)
@@ -139,7 +146,7 @@ def site_report(message: Message, home: SiteHome, engine: Engine) -> RecordDict:
     package_id = sent_text(message, QUESTION, "package_id")
     row = reported_round(engine, package_id)
     if row is None:
-        raise DataError("no report is ready for this package")
+        raise NothingYet("no report is ready for this package")
     report = SiteReport.model_validate(row.report)
     return _release(home, engine, SiteReportMessage(report=report))
 
@@ -179,7 +186,7 @@ def plan_approval(_message: Message, home: SiteHome, engine: Engine) -> RecordDi
     """Hand over this hospital's signature under the plan that it works by."""
     row = approved_plan(engine)
     if row is None:
-        raise DataError("no plan is approved")
+        raise NothingYet("no plan is approved")
     return _release(home, engine, read_approval(row))
 
 

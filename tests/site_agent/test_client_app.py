@@ -221,7 +221,9 @@ def _receipt(home: SiteHome, signed: bytes) -> PlanReceipt:
     return PlanReceipt.model_validate_json(body["json"])  # type: ignore[arg-type]
 
 
-def test_a_plan_is_kept_or_refused_by_name_and_the_approval_handed_over(home: SiteHome) -> None:
+def test_a_plan_is_kept_or_refused_by_name_and_the_approval_handed_over(
+    home: SiteHome, caplog: pytest.LogCaptureFixture
+) -> None:
     manifest, _ = tiny_package()
     content = manifest.signed_bytes()
     plan = tiny_federation_plan(manifest.package_id, parameters=method_parameters(content))
@@ -229,6 +231,7 @@ def test_a_plan_is_kept_or_refused_by_name_and_the_approval_handed_over(home: Si
     early = _receipt(home, signed)
     assert (early.accepted, early.refused_by_rule) == (False, "unknown_package")
     assert _ask(home.folder, "query.plan_approval").error.reason == "DataError"
+    assert "ERROR" not in caplog.text  # it is an ordinary state
 
     folder = home.packages / manifest.package_id
     folder.mkdir(parents=True)
