@@ -6,6 +6,7 @@ has to trust a public authority. Whoever reads its key can let anybody in.
 
 import ipaddress
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -213,10 +214,9 @@ def _host(host: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         pass
-    try:
-        return x509.DNSName(host)
-    except ValueError:
-        raise DataError(f"{host}: no host name or IP address: correct --host") from None
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}", host):
+        raise DataError(f"{host!r}: no host name or IP address: correct --host")
+    return x509.DNSName(host)
 
 
 def _builder(

@@ -92,7 +92,7 @@ def test_a_client_of_another_study_an_expired_one_and_a_server_as_client_are_ref
     stranger = client(other, tmp_path / "c1")
     stranger.context.load_verify_locations(cadata=authority.certificate_pem.decode())
     late = client(authority, tmp_path / "c2", now=NOW - YEAR - timedelta(hours=1))
-    key, pem = authority.server_certificate((host,), NOW)
+    key, pem = authority.server_certificate(("localhost", host), NOW)
     wrong = Party(tmp_path / "c3", ssl.PROTOCOL_TLS_CLIENT, authority.certificate_pem, key, pem)
     for number, party in enumerate((stranger, late, wrong)):
         with pytest.raises(ssl.SSLError, match=r"(?i)verif|unknown ca|expired|unsupported"):
@@ -165,6 +165,7 @@ def test_a_lost_or_exchanged_key_is_not_replaced(tmp_path: Path) -> None:
         Authority.open_or_create(*files, name="npc", now=NOW)
 
 
-def test_what_is_no_host_is_said(authority: Authority) -> None:
+@pytest.mark.parametrize("host", ["größe", "two names", "", "https://study.example.org"])
+def test_what_is_no_host_is_said(authority: Authority, host: str) -> None:
     with pytest.raises(DataError, match="no host name"):
-        authority.server_certificate(("größe",), NOW)
+        authority.server_certificate(("localhost", host), NOW)
