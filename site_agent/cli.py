@@ -630,10 +630,13 @@ def ledger_export(
     Example: fedgtv-site ledger export --home hospital-b --output ledger-2031-05
     """
     from site_agent.ledger_export import export_ledger
+    from site_agent.site_keys import SiteKeys
 
     site, store = _open(home)
     count = export_ledger(site, store.engine, output)
-    console.print(f"{output}: {count} entries, signed; check with 'fedgtv-site ledger check'")
+    key = SiteKeys.open(site).signing_public_key_hex
+    console.print(f"{output}: {count} entries, signed; checked by 'fedgtv-site ledger check --key'")
+    print(f"the hospital's public key: {key}")
 
 
 @ledger_app.command("check")

@@ -54,6 +54,7 @@ def acceptance(
     from site_agent.acceptance_proof import has_passed, write_proof
     from site_agent.config import open_home
     from site_agent.database import utc_now
+    from site_agent.site_keys import SiteKeys
 
     if output.exists():
         raise DataError(f"{output}: is there already: choose another folder")
@@ -63,8 +64,10 @@ def acceptance(
         checks.append(check)
         console.print(f"{CHECK_MARKS[check.state]} {check.name}: {check.line}")
     passed = has_passed(checks, tuple(STEPS))
-    write_proof(open_home(home), output, checks, facts, passed=passed, at=utc_now())
+    site = open_home(home)
+    write_proof(site, output, checks, facts, passed=passed, at=utc_now())
     console.print(f"{output}: {'passed' if passed else 'not passed'}; signed")
+    console.print(f"the hospital's public key: {SiteKeys.open(site).signing_public_key_hex}")
     if not passed:
         raise typer.Exit(1)
 
