@@ -48,8 +48,13 @@ def enrol(
 
     asked = read_request(request)
     with _opened(home) as (coordinator, store):
-        now = datetime.now(UTC)
+        now, before = datetime.now(UTC), store.site_key(asked.site)
         answer = answer_to(coordinator, store, asked, typed_fingerprint=typed, now=now)
+    if before and before.signing_public_key_hex != asked.signing_public_key_hex:
+        console.print(
+            f"{asked.site} was enrolled with other keys, which count no more: see that nobody "
+            "there still works with them"
+        )
     output.write_text(answer.model_dump_json(indent=1), encoding="utf-8")
     console.print(f"{output}: send it to {answer.site}. {RELOAD}. Fingerprint of the answer:")
     print(fingerprint(answer.sha256))  # noqa: T201 - a command's answer

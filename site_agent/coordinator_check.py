@@ -13,10 +13,15 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
+from sqlalchemy import exists, select
+from sqlalchemy.orm import Session
+
 from algorithms.contracts.enrolment import WARN_BELOW_DAYS, Enrolment, days_left
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.health import Concern
 from site_agent.config import SiteHome
+from site_agent.database import AuditRow, open_database
+from site_agent.enrolment import ENROLLED
 from site_agent.site_keys import (
     SiteKeys,
     certificate_not_after,
@@ -38,6 +43,11 @@ def check_keys(home: SiteHome) -> str:
     """
     not_after = certificate_not_after(home)
     if not_after is None:
+        if _was_enrolled(home):
+            raise DataError(
+                f"{home.keys}: this site was enrolled, but its keys are not here: copy the folder "
+                "back from where you keep it, or run 'fedgtv-site enrol --new-keys'"
+            )
         return Concern(NOT_ENROLLED)
     SiteKeys.open(home)
     tls_context(home)
@@ -46,6 +56,15 @@ def check_keys(home: SiteHome) -> str:
         raise DataError(f"{home.keys}: the certificate expired {-left} days ago: {RENEW}")
     said = f"certificate valid for {left} days"
     return Concern(f"{said}: {RENEW}") if left < WARN_BELOW_DAYS else said
+
+
+def _was_enrolled(home: SiteHome) -> bool:
+    engine = open_database(home.database_url)
+    try:
+        with Session(engine) as session:
+            return session.scalar(select(exists().where(AuditRow.event == ENROLLED))) is True
+    finally:
+        engine.dispose()
 
 
 def check_connection(home: SiteHome) -> str:
@@ -182,7 +201,8 @@ def _read_time(stream: ssl.SSLSocket, host: str, address: str) -> datetime:
     if response.status == HTTPStatus.BAD_REQUEST:
         raise DataError(
             f"{address}: does not take this site's certificate, which expired, was revoked or is "
-            f"of another study: {RENEW}, or ask why it was revoked"
+            f"of another study: {RENEW}; if it knows other keys of this site, or revoked these, "
+            "ask why, then run 'fedgtv-site enrol --new-keys'"
         )
     date = response.getheader("Date")
     if response.status != HTTPStatus.OK or date is None:

@@ -51,6 +51,8 @@ from site_agent.site_keys import (
 )
 from supervision.working_folder import write_whole
 
+ENROLLED = "enrolled"  # event of the audit log
+
 REQUEST = "request.json"
 
 
@@ -158,7 +160,7 @@ def accept_answer(
         (ENROLMENT, answer.model_dump_json(indent=1)),
     ):
         write_whole(home.keys / name, content.encode(), mode=0o644)
-    _log(home, engine, actor, "enrolled", sha256=answer.sha256)
+    _log(home, engine, actor, ENROLLED, sha256=answer.sha256)
     shutil.rmtree(folder)
 
 

@@ -137,8 +137,8 @@ def _tell_about_keys(has_secrets: bool) -> None:
     else:
         console.print(
             "the keys are not in it: without secrets/crosswalk.key nothing can be returned to the "
-            "PACS, and without secrets/pseudonym.key a patient who comes again is another; keep "
-            "copies of both elsewhere"
+            "PACS, without secrets/pseudonym.key a patient who comes again is another, and without "
+            "keys/ the site has to enrol anew; keep copies of both folders elsewhere"
         )
 
 

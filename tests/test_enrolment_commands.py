@@ -54,6 +54,16 @@ def test_two_telephone_calls_and_a_hospital_is_in(tmp_path: Path) -> None:
         run(coordinator_app, "enrol", ask, *at_study, "--output", answer)
 
 
+def test_keys_that_take_the_place_of_others_are_told_to_the_study_lead(tmp_path: Path) -> None:
+    study, site = tmp_path / "study", tmp_path / "b"
+    enrol_site(make_coordinator(study), make_site(site, "hospital-b"))
+    ask = tmp_path / "ask.json"
+    read_out = run(site_app, "enrol", "--home", site, "--new-keys", "--output", ask)
+    words = ["enrol", ask, "--home", study, "--output", tmp_path / "answer", "--fingerprint"]
+    result = CliRunner().invoke(coordinator_app, [*map(str, words), read_out])
+    assert result.output.startswith("hospital-b was enrolled with other keys, which count no more")
+
+
 def test_the_door_is_written_by_two_commands(tmp_path: Path) -> None:
     make_coordinator(tmp_path / "c")
     at = ("--home", tmp_path / "c")

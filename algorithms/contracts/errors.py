@@ -28,6 +28,8 @@ def failure_line(error: Exception) -> str | None:
         return " ".join(str(error).split())
     if isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""
+        if isinstance(error, FileNotFoundError):
+            return f"{kind}: there is no such file or folder{where}: correct the path"
         reason = error.strerror or "failed"
         return f"{kind}: {reason}{where}: check disk space and permissions, then run again"
     if isinstance(error, UnicodeDecodeError):

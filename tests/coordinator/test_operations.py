@@ -91,7 +91,7 @@ def test_where_every_site_stands(url) -> None:
     assert figures["free_bytes",] > 0
 
 
-def test_a_delivery_that_stalled_is_told_and_logged_once(home, url, caplog) -> None:
+def test_a_delivery_that_stalled_is_told_and_logged_once(home, url, caplog, monkeypatch) -> None:
     with (
         StudyStore(home.database_url, home.config) as store,
         Session(store.engine) as session,
@@ -107,7 +107,8 @@ def test_a_delivery_that_stalled_is_told_and_logged_once(home, url, caplog) -> N
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("site hospital-c: delivery_stalled: no progress since ")
     assert line.endswith("last failure: offline")
-    shown = CliRunner().invoke(app, ["status", "--home", str(home.folder)], env={"COLUMNS": "400"})
+    monkeypatch.setattr(cli.console, "width", 400)  # a line that is not folded
+    shown = CliRunner().invoke(app, ["status", "--home", str(home.folder)])
     assert f"STALLED: no progress since {since}" in shown.output
 
 

@@ -71,6 +71,8 @@ def test_a_phantom_goes_through_and_back_with_a_signed_proof(
     said = json.loads((output / "acceptance.json").read_text())
     assert said["passed"]
     assert said["facts"]["returned_dice"] >= 0.99
+    for file in output.iterdir():  # it is handed on
+        assert str(machine.folder) not in file.read_text()
 
     # In the archive: the phantom's images and the contour, under a name that says what it is.
     assert machine.archive.instances() == 16 + 1

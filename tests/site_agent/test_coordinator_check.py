@@ -1,3 +1,4 @@
+import shutil
 import socket
 from collections.abc import Callable
 from contextlib import closing
@@ -67,6 +68,13 @@ def test_who_is_not_enrolled_is_told_how(study: Study) -> None:
         assert isinstance(said, Concern)
         assert "fedgtv-site enrol" in said
     assert not study.site.keys.exists()  # looking makes no keys
+
+
+def test_who_was_enrolled_and_lost_the_keys_is_not_told_to_begin_anew(study: Study) -> None:
+    study.enrol(closed_port())
+    shutil.rmtree(study.site.keys)  # as after a restore of a backup without them
+    with pytest.raises(DataError, match="copy the folder back"):
+        check_keys(study.site)
 
 
 def test_a_door_that_answers(study: Study) -> None:

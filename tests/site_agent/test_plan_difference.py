@@ -62,7 +62,7 @@ TERMS = ModelUpdateTerms(clip_norm=1.5, noise_multiplier=0.5, delta=1e-5)
         ),
         (
             {"permitted_outputs": PermittedOutputs(site_report_fields=REPORT_FIELDS[:-1])},
-            ["gone: may leave the hospital: field of the site report: agreement"],
+            ["gone: may leave the hospital: field of the site report: subgroups"],
         ),
         (
             {
