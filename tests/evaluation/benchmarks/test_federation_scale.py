@@ -13,7 +13,7 @@ from evaluation.benchmarks.federation_scale import federation_scale_table, run_f
 def test_a_package_reaches_every_copy_of_a_hospital(tmp_path: Path, transport: str) -> None:
     said: list[str] = []
     (row,) = run_federation_scale(
-        tmp_path / "scale", numbers_of_sites=[2], base_channels=2, log=said.append
+        tmp_path / "scale", numbers_of_sites={transport: (2,)}, base_channels=2, log=said.append
     )
     assert len(said) == 1
     assert row["sites"] == 2
