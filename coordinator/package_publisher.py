@@ -2,8 +2,6 @@
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from algorithms.contracts.model_package import (
     Manifest,
     Signature,
 )
+from algorithms.contracts.package_folder import write_package_folder
 from algorithms.contracts.package_stream import stream_bytes, stream_spans
 from coordinator.config import CoordinatorHome
 
@@ -111,14 +110,7 @@ def publish(home: CoordinatorHome, manifest: Manifest, files: Mapping[str, bytes
     }
     folder = home.packages / manifest.package_id
     if not folder.is_dir():
-        home.packages.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(dir=home.packages, prefix=".new-"))
-        try:
-            for name, content in contents.items():
-                (fresh / name).write_bytes(content)
-            fresh.replace(folder)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+        write_package_folder(folder, contents)
     return manifest.package_id
 
 

@@ -5,7 +5,6 @@ import json
 import math
 import shutil
 import struct
-import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from algorithms.contracts.model_package import (
     Manifest,
     Signature,
 )
+from algorithms.contracts.package_folder import write_package_folder
 from algorithms.sample_selection import STRATEGIES
 from site_agent import audit_log
 from site_agent.config import SiteHome
@@ -461,11 +461,4 @@ def _write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
         ):
             return
         shutil.rmtree(folder)  # damaged since: the verified bytes at hand replace it
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".incoming-"))
-    try:
-        for name, content in contents.items():
-            (fresh / name).write_bytes(content)
-        fresh.replace(folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+    write_package_folder(folder, contents)
