@@ -151,12 +151,16 @@ class PooledDistribution(_Noun):
 
 
 class PooledArm(_Noun):
-    """One way of segmenting, over all hospitals that tested it; `failures` of those that say."""
+    """One way of segmenting, over all hospitals that tested it.
+
+    Attributes:
+        failures: of those that say; None where none does.
+    """
 
     arm: str
     sites: int
     patients: int
-    failures: int
+    failures: int | None
     dsc: PooledDistribution
     hd95_mm: PooledDistribution
     assd_mm: PooledDistribution
@@ -407,11 +411,12 @@ def _pool_arm(name: str, arms: Sequence[ArmSummary]) -> PooledArm:
     def millimetres(figure: str) -> PooledDistribution:
         return _pool([getattr(arm, figure) for arm in arms], decimals=2, scale=MILLIMETRE)
 
+    told = [arm.failures for arm in arms if arm.failures is not None]
     return PooledArm(
         arm=name,
         sites=len(arms),
         patients=sum(arm.patients for arm in arms),
-        failures=sum(arm.failures or 0 for arm in arms),
+        failures=sum(told) if told else None,
         dsc=_pool([arm.dsc for arm in arms], decimals=4, scale=FRACTION, known_as=0.0),
         hd95_mm=millimetres("hd95_mm"),
         assd_mm=millimetres("assd_mm"),
@@ -709,7 +714,7 @@ def _row_head(study: str, package: PackageResult, site: str) -> TableRow:
 
 
 def _arm_columns(name: str, arm: ArmSummary | PooledArm | None) -> TableRow:
-    """Flatten one arm; a pooled median is the estimate from the sites' sketches."""
+    """Flatten one arm; pooled medians and quartiles are estimates from the sites' sketches."""
     columns: TableRow = {
         f"{name}_patients": arm.patients if arm else None,
         f"{name}_failures": arm.failures if arm else None,
@@ -717,10 +722,11 @@ def _arm_columns(name: str, arm: ArmSummary | PooledArm | None) -> TableRow:
     for figure in ("dsc", "hd95_mm", "assd_mm", "asd_predicted_to_reference_mm", "nsd_at_1mm"):
         values = getattr(arm, figure, None)
         columns[f"{name}_{figure}_n"] = getattr(values, "n", None)
-        for statistic in ("mean", "sd", "median"):
+        for statistic in ("mean", "sd", "median", "q1", "q3"):
             columns[f"{name}_{figure}_{statistic}"] = getattr(values, statistic, None)
         if isinstance(values, PooledDistribution) and values.close_median is not None:
-            columns[f"{name}_{figure}_median"] = values.close_median.estimate
+            for statistic, one in zip(("q1", "median", "q3"), values.quantiles, strict=True):
+                columns[f"{name}_{figure}_{statistic}"] = one.estimate
     return columns
 
 
