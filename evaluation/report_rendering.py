@@ -70,7 +70,7 @@ METRIC_DEFINITIONS = {
     ),
     "p of rank tests": (
         "the sign test and Wilcoxon's signed ranks are computed from counts on a public scale, so "
-        "p is known within bounds; the upper one is shown (≤), or the lower one (≥) where that is 1."
+        "p is known within bounds: the upper one is shown (≤), the lower one (≥) where that is 1."
     ),
     "Not known closely": (
         "a pooled median or p value whose bounds are too wide to say anything, since counts were "
