@@ -250,6 +250,17 @@ def test_a_hospital_that_never_reported_is_counted_and_has_a_line():
     assert page.rows[place + 1] == ["no report on this package has arrived"]
 
 
+def test_where_nobody_reviewed_or_no_rater_drew_twice_the_page_says_so():
+    known = report("north", adapted=[0.8, 0.9])
+    bare = Page(render_html(aggregate([known]), title="t", generated_at=WHEN))
+    assert "No hospital reports a review by oncologists." in bare.text
+    assert "No hospital reports the agreement of raters." in bare.text
+    reviewed = report("south", adapted=[0.8, 0.9], degrees=[1.0, 2.0])
+    page = Page(render_html(aggregate([known, reviewed]), title="t", generated_at=WHEN))
+    assert "Without a review: north." in page.text
+    assert "No hospital reports a review" not in page.text
+
+
 def test_the_yardstick_warning_names_its_hospitals_and_those_that_are_in_no_figure():
     edited = report("south", adapted=[0.8, 0.9], against_reviewed=True)
     tiny = report("tiny", adapted=[0.8])
