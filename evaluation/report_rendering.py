@@ -4,8 +4,6 @@ The page is one file: style and drawings inline, no script, nothing fetched from
 report, title and time give the same bytes.
 """
 
-import csv
-import io
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -14,10 +12,11 @@ from jinja2 import Environment, StrictUndefined
 
 from algorithms.contracts.canonical_json import canonical_json
 from algorithms.contracts.site_report import SiteReport, YardstickSummary
-from evaluation.aggregate_report import GapClosed, PackageResult, StudyReport, table_rows
+from evaluation.aggregate_report import GapClosed, PackageResult, StudyReport
 from evaluation.case_metrics import EMPTY_MASK_POLICY
 from evaluation.disclosure_control import SUPPRESSION_RULE
 from evaluation.plain_notes import plain_notes
+from evaluation.report_csv import render_csv, render_raters_csv, render_subgroups_csv
 from evaluation.report_drawing import ALL_SITES, ARM_LABELS, why_not
 from evaluation.report_figures import package_figures, study_figures
 from evaluation.report_pdf import PDF_FILE
@@ -153,21 +152,6 @@ def render_html(report: StudyReport, *, title: str, generated_at: str) -> str:
     )
 
 
-def render_csv(report: StudyReport) -> str:
-    """Render the rows of a study report as CSV (RFC 4180, header first).
-
-    An empty cell is a figure that was suppressed, is undefined or was not asked for. A text that a
-    spreadsheet would take for a formula gets an apostrophe in front.
-    """
-    rows = table_rows(report)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({column: _safe_cell(value) for column, value in row.items()})
-    return text.getvalue()
-
-
 def render_json(report: StudyReport) -> str:
     """Render a study report as canonical JSON, which `StudyReport.model_validate_json` reads."""
     return canonical_json(report.model_dump(mode="json")).decode("utf-8")
@@ -179,6 +163,8 @@ def report_files(report: StudyReport, *, title: str, generated_at: str) -> dict[
         render_json(report),
         render_html(report, title=title, generated_at=generated_at),
         render_csv(report),
+        render_subgroups_csv(report),
+        render_raters_csv(report),
     )
     return {name: text.encode("utf-8") for name, text in zip(SIGNED_FILES, made, strict=True)}
 
@@ -201,12 +187,6 @@ def write_report(
     for name, content in written.items():
         (folder / name).write_bytes(content)
     return [folder / name for name in written]
-
-
-def _safe_cell(value: str | int | float | None) -> str | int | float | None:
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return f"'{value}"
-    return value
 
 
 def _simulated_annotators(report: StudyReport) -> list[str]:

@@ -11,7 +11,8 @@ import pytest
 
 from evaluation.aggregate_report import StudyReport, aggregate
 from evaluation.benchmarks.simulated_reports import simulate_study
-from evaluation.report_rendering import render_csv, render_html, render_json
+from evaluation.report_csv import render_csv
+from evaluation.report_rendering import render_html, render_json
 from tests.evaluation.report_builders import report
 
 WHEN = "2026-11-23T10:00:00Z"
