@@ -149,12 +149,16 @@ class PooledDistribution(_Noun):
 
 
 class PooledArm(_Noun):
-    """One way of segmenting, over all hospitals that tested it; `failures` of those that say."""
+    """One way of segmenting, over all hospitals that tested it.
+
+    Attributes:
+        failures: of those that say; None where none does.
+    """
 
     arm: str
     sites: int
     patients: int
-    failures: int
+    failures: int | None
     dsc: PooledDistribution
     hd95_mm: PooledDistribution
     assd_mm: PooledDistribution
@@ -392,11 +396,12 @@ def _pool_arm(name: str, arms: Sequence[ArmSummary]) -> PooledArm:
     def millimetres(figure: str) -> PooledDistribution:
         return _pool([getattr(arm, figure) for arm in arms], decimals=2, scale=MILLIMETRE)
 
+    told = [arm.failures for arm in arms if arm.failures is not None]
     return PooledArm(
         arm=name,
         sites=len(arms),
         patients=sum(arm.patients for arm in arms),
-        failures=sum(arm.failures or 0 for arm in arms),
+        failures=sum(told) if told else None,
         dsc=_pool([arm.dsc for arm in arms], decimals=4, scale=FRACTION, known_as=0.0),
         hd95_mm=millimetres("hd95_mm"),
         assd_mm=millimetres("assd_mm"),

@@ -1,7 +1,7 @@
 """The study report as tables to compute with: CSV, one fact per cell, every row of one kind.
 
-An empty cell is a figure that was suppressed, is undefined or was not asked for. Medians of
-"all sites" are estimates from the hospitals' counts on a public scale.
+An empty cell is a figure that was suppressed, is undefined or was not asked for. Medians and
+quartiles of "all sites" are estimates from the hospitals' counts on a public scale.
 """
 
 import csv
@@ -33,7 +33,7 @@ ALL_SITES = "all sites"
 Cell = str | int | float | None
 TableRow = dict[str, Cell]
 
-_STATISTICS = ("mean", "sd", "median")
+_STATISTICS = ("mean", "sd", "median", "q1", "q3")
 _ARM_FIGURES = ("dsc", "hd95_mm", "assd_mm", "asd_predicted_to_reference_mm", "nsd_at_1mm")
 _SUBGROUP_FIGURES = ("dsc", "hd95_mm", "asd_predicted_to_reference_mm")
 _RATER_FIGURES = ("dsc", "hd95_mm")
@@ -213,7 +213,7 @@ def _arm_columns(name: str, arm: ArmSummary | PooledArm | None) -> TableRow:
 
 
 def _figure_columns(noun: object, figures: Sequence[str]) -> TableRow:
-    """Flatten figures, each None where the noun lacks it; a pooled median is an estimate."""
+    """Flatten figures, each None where the noun lacks it; pooled quartiles are estimates."""
     columns: TableRow = {}
     for figure in figures:
         values: Distribution | PooledDistribution | None = getattr(noun, figure, None)
@@ -221,7 +221,8 @@ def _figure_columns(noun: object, figures: Sequence[str]) -> TableRow:
         for statistic in _STATISTICS:
             columns[f"{figure}_{statistic}"] = getattr(values, statistic, None)
         if isinstance(values, PooledDistribution) and values.close_median is not None:
-            columns[f"{figure}_median"] = values.close_median.estimate
+            for statistic, one in zip(("q1", "median", "q3"), values.quantiles, strict=True):
+                columns[f"{figure}_{statistic}"] = one.estimate
     return columns
 
 
