@@ -330,6 +330,7 @@ def compare(
     found: dict[str, Any] = {"figures": rows, "failures": missed}
     found["groups"] = compare_groups(pairs, known)
     print(f"\n{groups_table(found['groups'])}")
+    found["not_in_groups"] = strangers
     if strangers:
         print(f"\nIn no group, since {groups} does not name them: {', '.join(strangers)}.")
     if margin is not None:

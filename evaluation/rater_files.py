@@ -194,5 +194,7 @@ def agreement_report(found: FolderAgreement) -> str:
 
 def _coefficient(found: Mapping[str, float]) -> str:
     if math.isnan(found["value"]):
-        return "- (the volumes do not differ)"
+        return "- (the cases do not differ)"
+    if math.isnan(found["low"]):
+        return f"{found['value']:.3f} (interval unknown)"
     return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
