@@ -208,9 +208,10 @@ def icc_2_1(ratings: FloatArray, *, confidence: float = 0.95) -> IntraclassCorre
     tail = 1.0 - (1.0 - confidence) / 2.0
     a = k * value / (n * (1.0 - value))
     b = 1.0 + k * value * (n - 1) / (n * (1.0 - value))
-    freedom = (a * msc + b * mse) ** 2 / (
-        (a * msc) ** 2 / (k - 1) + (b * mse) ** 2 / ((n - 1) * (k - 1))
-    )
+    parts = (a * msc) ** 2 / (k - 1) + (b * mse) ** 2 / ((n - 1) * (k - 1))
+    freedom = (a * msc + b * mse) ** 2 / parts if parts else 0.0
+    if freedom < 1e-9:  # such as raters who differ by an offset on targets that are all alike
+        return IntraclassCorrelation(float(value), math.nan, math.nan)
     below, above = stats.f.ppf(tail, n - 1, freedom), stats.f.ppf(tail, freedom, n - 1)
     rest = k * msc + (k * n - k - n) * mse
     return IntraclassCorrelation(

@@ -284,6 +284,9 @@ def compare(
     margin: Annotated[
         float | None, typer.Option(min=0, help="Dice (0-1) by which the second may be worse.")
     ] = None,
+    label: Annotated[
+        int | None, typer.Option(min=1, help="The label to compare, where there are several.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Write the tests.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all of it.")] = None,
@@ -293,6 +296,7 @@ def compare(
     Example: fedgtv-evaluate compare direct.csv adapted.csv --groups cases.csv --margin 0.02
     """
     from evaluation.comparison import (
+        choose_label,
         compare_figures,
         compare_groups,
         comparison_table,
@@ -301,21 +305,34 @@ def compare(
         non_inferiority,
         pair_rows,
         read_groups,
+        without_group,
     )
     from evaluation.scoring import read_scores, write_csv, write_json
 
-    if margin == 0:
-        raise DataError("--margin must be above 0: the Dice that would not matter, such as 0.02")
-    pairs = pair_rows(read_scores(first), read_scores(second))
+    if margin is not None and not 0 < margin < 1:
+        raise DataError(
+            "--margin must be above 0 and below 1: the Dice that would not matter, such as 0.02"
+        )
+    pairs = pair_rows(*(choose_label(read_scores(f), label, f) for f in (first, second)))
     known = read_groups(groups) if groups else {}
+    strangers = without_group(pairs, known) if groups else []
+    if len(strangers) == len(pairs):
+        raise DataError(
+            f"{groups} names no case of the scores: write them as there, {strangers[0]}"
+        )
+    alike = first.stem == second.stem
+    names = (str(first), str(second)) if alike else (first.stem, second.stem)
     rows = compare_figures(pairs, seed=seed)
-    print(comparison_table(rows, (first.stem, second.stem)))
+    print(comparison_table(rows, names))
     missed = failures(pairs)
     told = "; ".join(f"{side}: {', '.join(cases) or 'none'}" for side, cases in missed.items())
     print(f"\nFailures (Dice 0, counted as 0 there; they have no distance), {told}.")
     found: dict[str, Any] = {"figures": rows, "failures": missed}
     found["groups"] = compare_groups(pairs, known)
     print(f"\n{groups_table(found['groups'])}")
+    found["not_in_groups"] = strangers
+    if strangers:
+        print(f"\nIn no group, since {groups} does not name them: {', '.join(strangers)}.")
     if margin is not None:
         test = found["non_inferiority"] = non_inferiority(pairs, margin)
         verdict = "not inferior" if test["non_inferior"] else "non-inferiority is not shown"
@@ -339,6 +356,9 @@ def agreement(
     spacing: Annotated[
         str | None, typer.Option(help="z,y,x in mm, where the files do not say it.")
     ] = None,
+    label: Annotated[
+        int | None, typer.Option(min=1, help="Compare this label; else all above 0 is one region.")
+    ] = None,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Every pair and case.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all of it.")] = None,
 ) -> None:
@@ -350,7 +370,7 @@ def agreement(
     from evaluation.scoring import write_csv, write_json
 
     steps = _numbers(spacing, "--spacing") if spacing else None
-    found = agreement_of_folders(raters, second, spacing_zyx_mm=steps)
+    found = agreement_of_folders(raters, second, spacing_zyx_mm=steps, label=label)
     print(agreement_report(found))
     if csv_file:
         write_csv(found.rows(), csv_file)
@@ -371,7 +391,7 @@ def _numbers(text: str, option: str) -> tuple[float, ...]:
 
 def _labels(text: str) -> tuple[int, ...]:
     try:
-        labels = tuple(int(part) for part in _names(text))
+        labels = tuple(dict.fromkeys(int(part) for part in _names(text)))
     except ValueError:
         labels = (0,)
     if any(label < 1 for label in labels):

@@ -1,6 +1,7 @@
 """Two methods on the same cases, from the rows that `score` wrote."""
 
 import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -54,14 +55,16 @@ def compare_figures(
 
     Args:
         pairs: (first, second) per case.
-        figures: names of figures; those that no row has are left out.
+        figures: names of figures; one that no row of either method has is left out.
         seed: of the bootstrap.
     """
     found: list[Row] = []
     for name in figures:
-        if name not in pairs[0][0] or name not in pairs[0][1]:
+        if not all(any(name in pair[side] for pair in pairs) for side in (0, 1)):
             continue
-        one, other = (np.array([pair[side][name] for pair in pairs]) for side in (0, 1))
+        one, other = (
+            np.array([pair[side].get(name, math.nan) for pair in pairs]) for side in (0, 1)
+        )
         result = compare_paired(one, other, seed=seed)
         both = ~np.isnan(one + other)
         found.append(
@@ -105,14 +108,18 @@ def read_groups(file: Path) -> dict[str, dict[str, str]]:
         column -> case -> group. T stages are joined to T1+2 and T3+4.
 
     Raises:
-        DataError: no such file, or one without the column.
+        DataError: no such file, one without the column, or a case that comes twice.
     """
     try:
-        rows = list(csv.DictReader(file.read_text("utf-8").splitlines()))
+        text = file.read_text("utf-8-sig")  # spreadsheets write a mark before the first name
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
     except FileNotFoundError:
         raise DataError(f"{file} is not there: give a CSV with a column 'case'") from None
     if not rows or "case" not in rows[0]:
         raise DataError(f"{file} has no column 'case': name one so, and others as you like")
+    cases = [row["case"] for row in rows]
+    if twice := [case for case in cases if cases.count(case) > 1]:
+        raise DataError(f"{file}: case {twice[0]} comes twice: keep one line of it")
     columns = [name for name in rows[0] if name and name != "case"]
     groups = {name: {row["case"]: (row[name] or "").strip() for row in rows} for name in columns}
     if "t_stage" in groups:
@@ -126,10 +133,7 @@ def compare_groups(
     """Ask whether the difference between the methods depends on subgroup or site.
 
     Halves by reference volume are always among the subgroups. With a column `site` of two sites at
-    least, a mixed model says what the difference is across sites.
-
-    Raises:
-        DataError: a mixed model that cannot be fitted.
+    least, a mixed model says what the difference is across sites; where it cannot be fitted, why.
     """
     differences = np.array([other[figure] - one[figure] for one, other in pairs])
     cases = [one["case"] for one, _ in pairs]
@@ -140,13 +144,43 @@ def compare_groups(
     tests = [asdict(test) for test in compare_subgroups(differences, attributes)]
     sites = attributes.get("site", [])
     known = [i for i, site in enumerate(sites) if site]
-    model = None
+    model, said = None, ""
     if len({sites[i] for i in known}) > 1:
         try:
             model = asdict(fit_site_model(differences[known], [sites[i] for i in known]))
         except ValueError as error:
-            raise DataError(f"mixed model across sites: {error}") from None
-    return {"figure": figure, "subgroups": tests, "mixed_model": model}
+            said = str(error)
+    return {
+        "figure": figure,
+        "subgroups": tests,
+        "mixed_model": model,
+        "without_mixed_model": said,
+    }
+
+
+def choose_label(rows: Sequence[Row], label: int | None, file: Path) -> list[Row]:
+    """Return the rows of one label: several of one patient are not several patients.
+
+    Raises:
+        DataError: several labels and none chosen, or none of that label.
+    """
+    labels = sorted({row["label"] for row in rows})
+    if label is None and len(labels) == 1:
+        return list(rows)
+    if label not in labels:
+        told = ", ".join(map(str, labels))
+        raise DataError(
+            f"{file} holds label {told}: choose one by --label, so that a case counts once"
+        )
+    return [row for row in rows if row["label"] == label]
+
+
+def without_group(
+    pairs: Sequence[tuple[Row, Row]], groups: Mapping[str, Mapping[str, str]]
+) -> list[str]:
+    """Return the cases of which no group is known: no line of the file has their name."""
+    known = {case for members in groups.values() for case in members}
+    return [one["case"] for one, _ in pairs if one["case"] not in known]
 
 
 def non_inferiority(pairs: Sequence[tuple[Row, Row]], margin: float) -> dict[str, Any]:
@@ -158,7 +192,7 @@ def non_inferiority(pairs: Sequence[tuple[Row, Row]], margin: float) -> dict[str
 def comparison_table(rows: Sequence[Row], names: tuple[str, str]) -> str:
     """Show the tests of every figure."""
     lines = [
-        f"| | {names[0]} | {names[1]} | difference (95 % interval) | t, Holm | Wilcoxon, Holm |"
+        f"| | {names[0]} | {names[1]} | second - first (95 % interval) | t, Holm | Wilcoxon, Holm |"
         " cases | left out |",
         "| --- |" + " --- |" * 7,
     ]
@@ -193,6 +227,8 @@ def groups_table(found: Mapping[str, Any]) -> str:
                 f" {group['count']} | {test['test'] or '-'} | {_p(test['p'])} |"
                 f" {_p(test['p_holm'])} |"
             )
+    if said := found["without_mixed_model"]:
+        lines += ["", f"No mixed model across sites: {said}."]
     if model := found["mixed_model"]:
         mean = model["effects"]["mean"]
         value, low, high = (scale * mean[key] for key in ("value", "low", "high"))

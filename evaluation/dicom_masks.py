@@ -1,6 +1,7 @@
 """Masks from DICOM objects: segments of a SEG, regions of an RTSTRUCT on a given grid."""
 
 import logging
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from evaluation.mask_files import LabelFile
 
 _HALF = 0.5  # a fractional segment counts from half on
 _OFF_PLANE = 0.5  # slices
+_LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"  # Label Map Segmentation Storage
 
 
 def is_rtstruct(file: Path) -> bool:
@@ -39,6 +41,12 @@ def read_segmentation(file: Path, *, label: int | None = None) -> LabelFile:
     """
     with _named_when_damaged(file):
         header = _read(file, pixels=True)
+        if header.SOPClassUID == RTStructureSetStorage:
+            raise DataError(f"{file} is RTSTRUCT, which has no grid: give it as NIfTI or DICOM SEG")
+        if header.SOPClassUID == _LABEL_MAP:
+            raise DataError(
+                f"{file} is a label map SEG, which is not read: export it as binary SEG"
+            )
         if header.SOPClassUID != SegmentationStorage:
             raise DataError(f"{file} is neither DICOM SEG nor RTSTRUCT: give an exported mask")
         frames = np.atleast_3d(header.pixel_array)
@@ -72,8 +80,11 @@ def _labels(header: Dataset, frames: FloatArray, label: int | None, file: Path) 
     numbers = [
         int(functional(f, "SegmentIdentificationSequence").ReferencedSegmentNumber) for f in groups
     ]
-    if label is not None and label not in numbers:
-        raise DataError(f"{file}: there is no segment {label}: one of {sorted(set(numbers))}")
+    # A segment may be declared and empty: what a model missed altogether has no frame.
+    declared = {int(s.SegmentNumber) for s in header.get("SegmentSequence", None) or []}
+    if label is not None and label not in declared.union(numbers):
+        known = sorted(declared.union(numbers))
+        raise DataError(f"{file}: there is no segment {label}: one of {known}")
     heights = positions @ normal
     step = _slice_step(heights, measures, file)
     slices = np.rint((heights - heights.min()) / step).astype(np.int64)
@@ -83,7 +94,7 @@ def _labels(header: Dataset, frames: FloatArray, label: int | None, file: Path) 
         if label is not None and number != label:
             continue
         if (labels[z][inside] > 0).any():
-            raise DataError(f"{file}: segments overlap: choose one by --label")
+            raise DataError(f"{file}: segments overlap: choose one by --label, of score --labels")
         labels[z][inside] = number
     row_mm, column_mm = (float(part) for part in measures.PixelSpacing)
     origin = positions[int(heights.argmin())]
@@ -137,12 +148,11 @@ def read_contours(file: Path, geometry: Geometry, *, roi: str | None = None) -> 
             ),
             [],
         )
+        if contours and not any(map(_is_closed, contours)):
+            raise DataError(f"{file}: the region has no closed contour: export its outline")
         planes: dict[int, dict[float, list[FloatArray]]] = defaultdict(lambda: defaultdict(list))
         for contour in contours:
-            if str(contour.get("ContourGeometricType", "")) not in (
-                "CLOSED_PLANAR",
-                "CLOSEDPLANAR_XOR",
-            ):
+            if not _is_closed(contour):
                 continue
             points = np.array(contour.ContourData, dtype=np.float64).reshape(-1, 3)
             index_zyx = geometry.index_from_points(points)
@@ -151,6 +161,10 @@ def read_contours(file: Path, geometry: Geometry, *, roi: str | None = None) -> 
             off = np.abs(index_zyx[:, 0] - z).max()
             if not 0 <= z < geometry.shape_zyx[0] or off > _OFF_PLANE:
                 raise DataError(f"{file}: a contour lies on no slice of the other file's grid")
+            ends = np.array(geometry.shape_zyx[1:]) - _HALF
+            first, last = index_zyx[:, 1:].min(axis=0), index_zyx[:, 1:].max(axis=0)
+            if (last < -_HALF).any() or (first > ends).any():
+                raise DataError(f"{file}: a contour lies beside the other file's grid")
             planes[z][round(height, 2)].append(index_zyx[:, :0:-1])
     mask = np.zeros(geometry.shape_zyx, dtype=bool)
     for z, by_height in planes.items():
@@ -161,11 +175,18 @@ def read_contours(file: Path, geometry: Geometry, *, roi: str | None = None) -> 
     return mask
 
 
+def _is_closed(contour: Dataset) -> bool:
+    kind = str(contour.get("ContourGeometricType", ""))
+    return kind in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+
+
 def _region(header: Dataset, roi: str | None, file: Path) -> int:
     named = {
         int(item.ROINumber): str(item.get("ROIName", "")).strip()
         for item in header.get("StructureSetROISequence", None) or []
     }
+    if not named:
+        raise DataError(f"{file} has no region: export one that has")
     wanted = [
         number
         for number, name in named.items()
@@ -174,7 +195,7 @@ def _region(header: Dataset, roi: str | None, file: Path) -> int:
     if len(wanted) != 1:
         raise DataError(
             f"{file}: {len(wanted)} regions fit: choose by --roi one of "
-            f"{', '.join(sorted(named.values())) or 'none: it has no region'}"
+            f"{', '.join(sorted(named.values()))}"
         )
     return wanted[0]
 
@@ -191,7 +212,9 @@ def _named_when_damaged(file: Path) -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except (
         AttributeError,
         KeyError,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import Geometry
+from evaluation.nifti_length import refuse_cut_off
 
 Labels = NDArray[np.int64]
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".npz", ".dcm")
@@ -59,7 +60,7 @@ def read_pair(
     if _is_rtstruct(predicted) and _is_rtstruct(reference):
         raise DataError(
             f"{predicted} and {reference} are both RTSTRUCT, which has no grid: give one of them "
-            "as NIfTI or DICOM SEG"
+            "as NIfTI"
         )
     if _is_rtstruct(predicted):
         other = read_labels(reference, label=label)
@@ -213,6 +214,8 @@ def _read_image(file: Path) -> LabelFile:
     axes = image.GetDimension()
     if axes not in (2, 3) or image.GetNumberOfComponentsPerPixel() != 1:
         raise DataError(f"{file} is no label map of two or three axes: give one")
+    if file.name.lower().endswith((".nii", ".nii.gz")):
+        refuse_cut_off(file)  # SimpleITK reads zeros there
     labels = _whole_numbers(SimpleITK.GetArrayFromImage(image), file)
     spacing = tuple(float(step) for step in image.GetSpacing()[::-1])
     if axes == 2:
@@ -227,9 +230,12 @@ def _read_image(file: Path) -> LabelFile:
 def _whole_numbers(labels: NDArray[np.generic], file: Path) -> Labels:
     if labels.ndim not in (2, 3) or labels.dtype.kind not in "biuf":
         raise DataError(f"{file} holds no label map of two or three axes: give one")
-    whole = labels.astype(np.int64)
+    with np.errstate(invalid="ignore"):  # NaN is no whole number, which the next line says
+        whole = labels.astype(np.int64)
     if labels.dtype.kind == "f" and not (whole == labels).all():
         raise DataError(f"{file} holds fractions: threshold the probabilities first")
+    if whole.size and whole.min() < 0:  # a mask of 255 kept in signed bytes is -1: not empty
+        raise DataError(f"{file} holds numbers below 0: write labels from 0, the background, on")
     return whole
 
 

@@ -1,6 +1,7 @@
 """Raters' contours in folders: how far they agree, as tables and rows."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,7 @@ def agreement_of_folders(
     second: Sequence[Path] = (),
     *,
     spacing_zyx_mm: Sequence[float] | None = None,
+    label: int | None = None,
 ) -> FolderAgreement:
     """Measure agreement between folders of masks that have the same file names.
 
@@ -108,6 +110,7 @@ def agreement_of_folders(
         raters: one folder each; the folder's name is the rater's.
         second: the folders of their second sitting, in the same order; none: between raters.
         spacing_zyx_mm: where the files do not say it.
+        label: compare this one; None: everything above 0 is one region.
 
     Raises:
         DataError: too few folders, other cases in one of them, or files that do not fit together.
@@ -119,7 +122,7 @@ def agreement_of_folders(
     names = [folder.resolve().name for folder in raters]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in raters]
-    if len(set(names)) < len(names):
+    if len({folder.resolve() for folder in raters}) < len(raters):
         raise DataError("one folder is given twice: every rater needs one of their own")
     folders = [*raters, *second]
     files = [mask_files(folder) for folder in folders]
@@ -135,10 +138,10 @@ def agreement_of_folders(
     spacings: list[Sequence[float]] = []
     for case in cases:
         paths = [found[case] for found in files]
-        contents = on_one_grid([read_labels(path) for path in paths], paths)
+        contents = on_one_grid([read_labels(path, label=label) for path in paths], paths)
         spacings.append(spacing_of(contents, spacing_zyx_mm, f"case {case}"))
         for row, content in zip(masks, contents, strict=True):
-            row.append(content.labels > 0)
+            row.append(content.labels == label if label else content.labels > 0)
     first = dict(zip(names, masks[: len(raters)], strict=True))
     later = dict(zip(names, masks[len(raters) :], strict=True)) if second else None
     pairs = rater_agreement(first, spacings, second=later)
@@ -171,16 +174,27 @@ def agreement_report(found: FolderAgreement) -> str:
         agreement_table(found.pairs),
         "",
     ]
-    for name, values in found.volume_icc().items():
+    coefficients = found.volume_icc()
+    for name, values in coefficients.items():
         told = ", ".join(
-            f"{kind} {values[key]['value']:.3f} ({values[key]['low']:.3f} to "
-            f"{values[key]['high']:.3f})"
+            f"{kind} {_coefficient(values[key])}"
             for kind, key in (("ICC(2,1)", "icc_2_1"), ("ICC(3,1)", "icc_3_1"))
         )
         lines.append(f"Volume, {name}: {told}")
-    kappa, spread = mean_and_sd(found.kappa)
-    lines.append(
-        f"Fleiss' kappa of the voxels in the box of all contours: {float(kappa):.3f} ± "
-        f"{float(spread):.3f}"
-    )
+    if not coefficients:
+        lines.append("Volume: no intraclass correlation, which needs two cases of known volume")
+    kappa, spread = (float(figure) for figure in mean_and_sd(found.kappa))
+    told = "-" if math.isnan(kappa) else f"{kappa:.3f}"
+    told += "" if math.isnan(spread) else f" ± {spread:.3f}"
+    if left_out := int(np.isnan(found.kappa).sum()):
+        told += f" ({left_out} undefined, where all of the box has one answer)"
+    lines.append(f"Fleiss' kappa of the voxels in the box of all contours: {told}")
     return "\n".join(lines)
+
+
+def _coefficient(found: Mapping[str, float]) -> str:
+    if math.isnan(found["value"]):
+        return "- (the cases do not differ)"
+    if math.isnan(found["low"]):
+        return f"{found['value']:.3f} (interval unknown)"
+    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"

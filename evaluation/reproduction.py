@@ -319,7 +319,7 @@ def published_beside_ours(paths: Sequence[Path]) -> list[ComparedRow]:
             a folder, and benchmarks of which the thesis publishes nothing, are passed over.
 
     Raises:
-        DataError: for a file that is none, or when nothing could be compared.
+        DataError: for a file that is none or damaged, or when nothing could be compared.
     """
     rows = []
     for path in paths:
@@ -327,7 +327,7 @@ def published_beside_ours(paths: Sequence[Path]) -> list[ComparedRow]:
         for file in files:
             record = _read(file, strict=not path.is_dir())
             if record is not None:
-                rows += _compare(record, file.name)
+                rows += _compare(record, str(file))
     if not rows:
         raise DataError(
             f"nothing in {', '.join(map(str, paths)) or 'nowhere'} can be put beside the thesis: "
@@ -376,7 +376,14 @@ def _compare(record: Record, file: str) -> list[ComparedRow]:
     name = str(record["benchmark"])
     rows = []
     for one in PUBLISHED.get(name, ()):
-        found = one.ours(record)
+        try:
+            found = one.ours(record)
+            seeds = len(record.get("seeds", ()))
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            raise DataError(
+                f"{file}: not as 'fedgtv-evaluate benchmark {name} --json' writes it now: run that "
+                "again"
+            ) from None
         ours, sd = found if found is not None else (None, None)
         outside = None
         if ours is not None:
@@ -391,7 +398,7 @@ def _compare(record: Record, file: str) -> list[ComparedRow]:
                 published=one.values,
                 ours=ours,
                 ours_sd=sd,
-                seeds=len(record.get("seeds", ())),
+                seeds=seeds,
                 outside=outside,
                 differs=DIFFERS[name],
             )

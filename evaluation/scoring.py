@@ -6,6 +6,7 @@ CSV.
 """
 
 import csv
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -26,8 +27,7 @@ SHOWN = (
     "hd95_mm",
     "assd_mm",
     "asd_predicted_to_reference_mm",
-    "nsd_at_1mm",
-    "nsd_at_2mm",
+    "nsd",  # at every tolerance that was asked for
     "added_path_length_mm",
 )
 _FRACTIONS = ("dsc", "jaccard", "nsd")  # shown in percent
@@ -171,7 +171,7 @@ def flat(metrics: CaseMetrics) -> Row:
 
 def score_table(rows: Sequence[Row]) -> str:
     """Show every case, then mean and spread per label; failures are named, not averaged away."""
-    shown = [name for name in SHOWN if name in rows[0]]
+    shown = _shown_names(rows[0])
     lines = ["| case | label | " + " | ".join(map(_title, shown)) + " |"]
     lines.append("| --- | --- |" + " --- |" * len(shown))
     for row in rows:
@@ -190,6 +190,10 @@ def score_table(rows: Sequence[Row]) -> str:
             for row in failed
         )
     return "\n".join([*lines, "", told + ".", EMPTY_MASK_POLICY])
+
+
+def _shown_names(row: Row) -> list[str]:
+    return [name for one in SHOWN for name in row if name == one or name.startswith(f"{one}_at_")]
 
 
 def _title(name: str) -> str:
@@ -249,12 +253,16 @@ def read_scores(file: Path) -> list[Row]:
         DataError: a file that is not there, or holds something else.
     """
     try:
-        text = file.read_text("utf-8")
+        text = file.read_text("utf-8-sig")  # spreadsheets write a mark before the first name
         if file.suffix.lower() == ".json":
             content = json.loads(text)
             rows = content["rows"] if isinstance(content, dict) else content
         else:
-            rows = list(csv.DictReader(text.splitlines()))
+            rows = list(csv.DictReader(io.StringIO(text, newline="")))
+            if any(None in row.values() for row in rows):
+                raise DataError(
+                    f"{file}: a line is cut off: write it again by fedgtv-evaluate score"
+                )
         found = [_number_row(row) for row in rows]
     except FileNotFoundError:
         raise DataError(f"{file} is not there: write it by fedgtv-evaluate score --csv") from None
@@ -262,6 +270,8 @@ def read_scores(file: Path) -> list[Row]:
         raise DataError(f"{file} holds no scores: write it by fedgtv-evaluate score") from None
     if not found:
         raise DataError(f"{file} holds no scores: write it by fedgtv-evaluate score")
+    if any(not 0 <= row["dsc"] <= 1 for row in found if not math.isnan(row["dsc"])):
+        raise DataError(f"{file}: a Dice lies outside 0 to 1: give fractions, not percent")
     return found
 
 

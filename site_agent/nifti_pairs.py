@@ -10,12 +10,7 @@ NIfTI does not say the modality, so `Volume.modality` stays "". Values that are 
 0: SimpleITK reads them so.
 """
 
-import gzip
-import math
-import struct
-import zlib
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +20,7 @@ from numpy.typing import NDArray
 
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.volume import Geometry, Mask, Volume
+from evaluation.nifti_length import refuse_cut_off
 
 _ENDINGS = (".nii.gz", ".nii")
 _IMAGE_SUFFIX = "_image"
@@ -99,50 +95,8 @@ def _split(stem: str) -> tuple[str, bool]:
     return stem[: -len(_IMAGE_SUFFIX)] if stem.lower().endswith(_IMAGE_SUFFIX) else stem, False
 
 
-def _refuse_cut_off(file: Path) -> None:
-    """Refuse a file that ends before its last voxel; SimpleITK reads zeros there.
-
-    Raises:
-        DataError: naming the file.
-    """
-    try:
-        with _open(file) as stream:
-            header = stream.read(540)
-            size = len(header)
-            while block := stream.read(1 << 20):
-                size += len(block)
-        whole = size >= _bytes_needed(header)
-    except (OSError, EOFError, ValueError, zlib.error, struct.error) as error:
-        raise DataError(f"{file} is cut off or damaged: copy or write the file again") from error
-    if not whole:
-        raise DataError(f"{file} ends before its last voxel: copy or write the file again")
-
-
-def _open(file: Path) -> gzip.GzipFile | BufferedReader:
-    return gzip.open(file) if file.name.lower().endswith(".gz") else file.open("rb")
-
-
-def _bytes_needed(header: bytes) -> int:
-    """Return where the voxels end, by a NIfTI-1 or NIfTI-2 header; 0 when it is neither."""
-    for order in "<>":
-        (size,) = struct.unpack_from(order + "i", header)
-        if size == 348:
-            dimensions = struct.unpack_from(order + "8h", header, 40)
-            (bits,) = struct.unpack_from(order + "h", header, 72)
-            (start,) = struct.unpack_from(order + "f", header, 108)
-        elif size == 540:
-            dimensions = struct.unpack_from(order + "8q", header, 16)
-            (bits,) = struct.unpack_from(order + "h", header, 14)
-            (start,) = struct.unpack_from(order + "q", header, 168)
-        else:
-            continue
-        voxels: int = math.prod(dimensions[1 : dimensions[0] + 1])
-        return int(start) + voxels * int(bits) // 8
-    return 0
-
-
 def _read(file: Path) -> tuple[NDArray[Any], Geometry]:
-    _refuse_cut_off(file)
+    refuse_cut_off(file)
     try:
         image: Any = SimpleITK.ReadImage(str(file))
     except RuntimeError as error:

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -165,6 +167,14 @@ def expand(table):
     """Two raters' categories from a table of counts."""
     pairs = [(i, j) for (i, j), count in np.ndenumerate(table) for _ in range(count)]
     return [list(side) for side in zip(*pairs, strict=True)]
+
+
+def test_targets_that_are_all_alike_leave_no_interval():
+    for ratings in ([[1.2, 1.3], [1.2, 1.3]], [[1.0, 1, 1], [1, 2, 0], [1, 0, 2]]):
+        found = icc_2_1(np.array(ratings))
+        assert found.value <= 0.0
+        assert math.isnan(found.low)
+        assert math.isnan(found.high)
 
 
 def test_cohens_kappa_of_a_known_table():

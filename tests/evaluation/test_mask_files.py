@@ -1,3 +1,5 @@
+import gzip
+
 import numpy as np
 import pytest
 
@@ -6,6 +8,15 @@ from evaluation.mask_files import read_labels, read_pair
 
 sitk = pytest.importorskip("SimpleITK")
 pytest.importorskip("pydicom")
+
+from pydicom import dcmread  # noqa: E402
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset  # noqa: E402
+from pydicom.uid import (  # noqa: E402
+    ExplicitVRLittleEndian,
+    RTStructureSetStorage,
+    SegmentationStorage,
+    generate_uid,
+)
 
 
 def cube(shape=(6, 8, 9)):
@@ -111,6 +122,30 @@ def test_a_slice_and_rounded_coordinates_are_no_other_grid(tmp_path):
     assert read_pair(one, two)[1].labels.sum() == cube().sum()
 
 
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("left_out", [1, 200])
+def test_a_file_that_ends_before_its_last_voxel_is_refused(tmp_path, ending, left_out):
+    """SimpleITK reads zeros there, which would be scored as a mask that misses half the tumour."""
+    whole = write(tmp_path / "whole.nii", cube()).read_bytes()
+    cut = whole[:-left_out]
+    (tmp_path / f"cut{ending}").write_bytes(gzip.compress(cut) if ending == ".nii.gz" else cut)
+    with pytest.raises(DataError, match="ends before its last voxel") as error:
+        read_labels(tmp_path / f"cut{ending}")
+    line(error)
+
+
+def test_numbers_that_are_no_labels_are_refused(tmp_path, recwarn):
+    signed = write(tmp_path / "a.nii.gz", (cube() * 255).astype(np.uint8).view(np.int8))
+    with pytest.raises(DataError, match="below 0") as error:
+        read_labels(signed)
+    line(error)
+    for number in (np.nan, 1e300):
+        np.savez(tmp_path / "b.npz", mask=np.where(cube() > 0, number, 0.0))
+        with pytest.raises(DataError, match="fractions"):
+            read_labels(tmp_path / "b.npz")
+    assert not recwarn.list
+
+
 # -- DICOM ------------------------------------------------------------------------------------
 
 
@@ -176,3 +211,102 @@ def test_a_segmentation_of_some_slices_is_laid_onto_the_whole_grid(data_packs, t
     sitk.WriteImage(image, str(tmp_path / "shifted.nii.gz"))
     with pytest.raises(DataError, match="not one"):
         read_pair(file, tmp_path / "shifted.nii.gz")
+
+
+def structure_set(file, *, kind="CLOSED_PLANAR", shift=(0.0, 0.0, 0.0), regions=1):
+    """An RTSTRUCT of squares on slice 2 of the grid that `write` makes."""
+    header = FileDataset(str(file), {}, preamble=b"\0" * 128)
+    header.file_meta = FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID = RTStructureSetStorage
+    header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    header.StructureSetROISequence, header.ROIContourSequence = [], []
+    square = np.array([(11.5, -18, 36), (13, -18, 36), (13, -15, 36), (11.5, -15, 36)]) + shift
+    for number in range(1, regions + 1):
+        region, drawn, contour = Dataset(), Dataset(), Dataset()
+        region.ROINumber = drawn.ReferencedROINumber = number
+        region.ROIName = f"GTV{number}"
+        contour.ContourGeometricType = kind
+        contour.ContourData = square.ravel().tolist()
+        drawn.ContourSequence = [contour]
+        header.StructureSetROISequence.append(region)
+        header.ROIContourSequence.append(drawn)
+    header.save_as(file, enforce_file_format=True)
+    return file
+
+
+def test_a_structure_set_that_cannot_be_filled_is_no_missed_tumour(tmp_path):
+    grid = write(tmp_path / "grid.nii.gz", cube())
+    drawn, _ = read_pair(structure_set(tmp_path / "rs.dcm"), grid)
+    assert 6 <= drawn.labels.sum() == drawn.labels[2].sum() <= 16
+    for arguments, said in (
+        ({"kind": "OPEN_PLANAR"}, "no closed contour"),
+        ({"shift": (100.0, 0.0, 0.0)}, "beside the other file's grid"),
+        ({"shift": (0.0, -50.0, 0.0)}, "beside the other file's grid"),
+        ({"shift": (0.0, 0.0, 90.0)}, "on no slice"),
+        ({"regions": 0}, "has no region"),
+        ({"regions": 2}, "2 regions fit: choose by --roi one of GTV1, GTV2"),
+    ):
+        file = structure_set(tmp_path / "rs.dcm", **arguments)
+        with pytest.raises(DataError, match=said) as error:
+            read_pair(file, grid)
+        line(error)
+    with pytest.raises(DataError, match="is RTSTRUCT, which has no grid"):
+        read_labels(file)
+
+
+def segmentation(file, frames, *, declared=(1, 2)):
+    """A binary SEG: per frame (segment, slice); each segment is a square in the slice."""
+    header = FileDataset(str(file), {}, preamble=b"\0" * 128)
+    header.file_meta = FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID = SegmentationStorage
+    header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    header.SegmentationType, header.PhotometricInterpretation = "BINARY", "MONOCHROME2"
+    header.Rows, header.Columns, header.NumberOfFrames = 8, 8, len(frames)
+    header.BitsAllocated = header.BitsStored = header.SamplesPerPixel = 1
+    header.HighBit = header.PixelRepresentation = 0
+    header.SegmentSequence = []
+    for number in declared:
+        segment = Dataset()
+        segment.SegmentNumber = number
+        header.SegmentSequence.append(segment)
+    shared, plane, measures = Dataset(), Dataset(), Dataset()
+    plane.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    measures.PixelSpacing, measures.SpacingBetweenSlices = [1, 1], 3
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [plane], [measures]
+    header.SharedFunctionalGroupsSequence = [shared]
+    header.PerFrameFunctionalGroupsSequence = []
+    for number, z in frames:
+        group, place, whose = Dataset(), Dataset(), Dataset()
+        place.ImagePositionPatient, whose.ReferencedSegmentNumber = [0, 0, 3 * z], number
+        group.PlanePositionSequence, group.SegmentIdentificationSequence = [place], [whose]
+        header.PerFrameFunctionalGroupsSequence.append(group)
+    pixels = np.zeros((len(frames), 8, 8), dtype=np.uint8)
+    pixels[:, 2:5, 2:6] = 1
+    header.PixelData = np.packbits(pixels.ravel(), bitorder="little").tobytes()
+    header["PixelData"].VR = "OB"
+    header.save_as(file, enforce_file_format=True)
+    return file
+
+
+def test_a_segment_that_is_declared_but_has_no_frame_is_empty(tmp_path):
+    """Writers leave out empty frames: a model that missed the second target is to be counted."""
+    missed = segmentation(tmp_path / "missed.dcm", [(1, 0), (1, 1)])
+    both = segmentation(tmp_path / "both.dcm", [(1, 0), (1, 1), (2, 2), (2, 3)])
+    ours, theirs = read_pair(missed, both, label=2)
+    assert not ours.labels.any()
+    assert theirs.labels.sum() == 2 * 2 * 12
+    assert ours.labels.shape == theirs.labels.shape == (4, 8, 8)
+    with pytest.raises(DataError, match=r"no segment 3: one of \[1, 2\]"):
+        read_labels(missed, label=3)
+
+
+def test_a_label_map_segmentation_is_named_as_what_it_is(tmp_path):
+    file = segmentation(tmp_path / "map.dcm", [(1, 0)])
+    header = dcmread(file)
+    header.SOPClassUID = "1.2.840.10008.5.1.4.1.1.66.7"
+    header.save_as(file)
+    with pytest.raises(DataError, match="label map SEG") as error:
+        read_labels(file)
+    line(error)

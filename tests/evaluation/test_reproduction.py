@@ -109,3 +109,27 @@ def test_other_files_of_a_folder_are_passed_over_but_none_at_all_is_said(tmp_pat
         published_beside_ours([tmp_path])
     with pytest.raises(DataError, match=r"other\.json: not what"):
         published_beside_ours([tmp_path / "other.json"])
+
+
+def test_a_record_of_another_shape_is_named(tmp_path):
+    for name, more in (
+        ("sts-vendors", {"summary": None}),
+        ("sts-vendors", {"summary": [{"arm": "stdr + stages, 20 %", "dsc": 0.5}]}),
+        ("acdc-scribble", {"summary": [{"method": "DMPLS", "dsc": "high"}]}),
+        ("acdc-scribble", {"summary": [], "seeds": 3}),
+        ("annotator-styles", {"rows": ["text"]}),
+    ):
+        file = record(tmp_path, name, **{"rows": [], **more})
+        with pytest.raises(DataError, match=rf"{name}\.json: not as .* run that again") as error:
+            published_beside_ours([file])
+        assert "\n" not in str(error.value)
+
+
+def test_two_files_of_one_name_are_two_tables(tmp_path):
+    for folder, seeds in (("a", [0]), ("b", [0, 1, 2])):
+        (tmp_path / folder).mkdir()
+        record(tmp_path / folder, "acdc-scribble", [], summary=[], seeds=seeds)
+    text = reproduction_tables(published_beside_ours([tmp_path]))
+    assert text.count("### acdc-scribble") == 2
+    assert "1 seed)" in text
+    assert "3 seeds)" in text

@@ -234,3 +234,120 @@ def test_rater_mistakes_are_one_line(run, folders):
         code, out, err = run("agreement", *arguments)
         assert (code, out, err.count("\n")) == (2, "", 1), arguments
         assert said in err
+
+
+def scored(run, folders, *names):
+    for name in names:
+        run("score", folders / name, folders / "ref", "--csv", folders / f"{name}.csv")
+    return [folders / f"{name}.csv" for name in names]
+
+
+def test_the_surface_dice_that_was_asked_for_is_shown(run, folders):
+    code, out, _ = run("score", folders / "better", folders / "ref", "--tolerances", "0.5,3")
+    assert code == 0
+    assert "| nsd at 0.5mm, % | nsd at 3mm, % |" in out.splitlines()[0]
+
+
+def test_tables_from_a_spreadsheet_are_read(run, folders):
+    """A spreadsheet puts a mark before the first name of a UTF-8 file."""
+    one, other = scored(run, folders, "worse", "better")
+    groups = folders / "groups.csv"
+    lines = [f"p{k:02d},{'north' if k % 2 else 'south'}" for k in range(12)]
+    groups.write_text("\n".join(["case,site", *lines]), "utf-8")
+    _, plain, _ = run("compare", one, other, "--groups", groups)
+    for file in (one, groups):
+        file.write_text(file.read_text("utf-8"), "utf-8-sig")
+    code, out, err = run("compare", one, other, "--groups", groups)
+    assert (code, out, err) == (0, plain, "")
+    assert "Across 2 sites" in out
+
+
+def test_scores_that_would_mislead_are_refused(run, folders):
+    one, other = scored(run, folders, "worse", "better")
+    text = other.read_text()
+    (folders / "cut.csv").write_text(text[:-60])  # a kill, or a full disk, in the last line
+    header, *rows = text.splitlines()
+    (folders / "percent.csv").write_text(
+        "\n".join([header, *(row.replace(",0.", ",80.", 1) for row in rows)])
+    )
+    (folders / "names.csv").write_text("case,site\np00.npz,north\n")
+    (folders / "two.csv").write_text("case,site\np00,north\np00,south\n")
+    for arguments, said in (
+        ((one, folders / "cut.csv"), "a line is cut off"),
+        ((one, folders / "percent.csv"), "not percent"),
+        ((one, other, "--groups", folders / "names.csv"), "names no case of the scores"),
+        ((one, other, "--groups", folders / "two.csv"), "case p00 comes twice"),
+        ((one, other, "--margin", "2"), "below 1"),
+        ((one, other, "--margin", "nan"), "below 1"),
+        ((one, other, "--label", "3"), "holds label 0"),
+    ):
+        code, out, err = run("compare", *arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1), arguments
+        assert said in err
+
+
+def test_what_a_comparison_cannot_say_is_told_and_the_rest_is_kept(run, folders):
+    one, other = scored(run, folders, "worse", "better")
+    groups = folders / "groups.csv"
+    groups.write_text("case,site\np00,north\np01,south\n")
+    code, out, err = run("compare", one, other, "--groups", groups, "--json", folders / "c.json")
+    assert (code, err) == (0, "")
+    assert "No mixed model across sites: 2 patients are too few" in out
+    assert "does not name them: p02, p03, p04" in out
+    found = strict_json(folders / "c.json")
+    assert found["groups"]["mixed_model"] is None
+    assert found["not_in_groups"] == [f"p{k:02d}" for k in range(2, 12)]
+    # The same file twice has no spread at all.
+    groups.write_text("case,site\n" + "".join(f"p{k:02d},{'ab'[k % 2]}\n" for k in range(12)))
+    code, out, _ = run("compare", one, one, "--groups", groups)
+    assert (code, "no spread" in out) == (0, True)
+
+
+def test_methods_whose_files_have_one_name_are_told_apart(run, folders):
+    for name in ("worse", "better"):
+        run("score", folders / name, folders / "ref", "--csv", folders / name / "scores.csv")
+    files = [folders / name / "scores.csv" for name in ("worse", "better")]
+    _, out, _ = run("compare", *files)
+    assert out.splitlines()[0].startswith(f"| | {files[0]} | {files[1]} | second - first (95 %")
+
+
+def test_a_case_with_two_labels_counts_once(run, folders, tmp_path):
+    labels = {}
+    for name in ("ref", "better"):
+        with np.load(folders / name / "p00.npz") as archive:
+            labels[name] = archive["mask"].astype(np.uint8)
+        labels[name][4:] *= 2
+    for name, found in labels.items():
+        for case in ("a", "b"):
+            save(tmp_path / f"two-{name}", case, found)
+    file = tmp_path / "two.csv"
+    run("score", tmp_path / "two-better", tmp_path / "two-ref", "--labels", "1,2,1", "--csv", file)
+    assert [row["label"] for row in read_scores(file)] == [1, 2, 1, 2]
+    code, out, err = run("compare", file, file)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "label 1, 2: choose one by --label" in err
+    code, out, _ = run("compare", file, file, "--label", "2")
+    assert (code, out.splitlines()[2].split(" | ")[-2:]) == (0, ["2", "0 |"])
+    code, out, _ = run(
+        "agreement", tmp_path / "two-ref", tmp_path / "two-better", "--label", "2",
+        "--json", tmp_path / "a.json",
+    )  # fmt: skip
+    assert code == 0
+    dice = strict_json(tmp_path / "a.json")["dsc"]["mean"][0][1]
+    assert dice == pytest.approx(read_scores(file)[1]["dsc"])
+
+
+def test_coefficients_that_are_undefined_are_said_to_be(run, tmp_path):
+    box = np.ones((3, 4, 5), dtype=bool)
+    for rater in ("a", "b"):
+        save(tmp_path / rater, "p", box)
+    code, out, _ = run("agreement", tmp_path / "a", tmp_path / "b")
+    assert code == 0
+    assert "no intraclass correlation, which needs two cases" in out
+    assert "in the box of all contours: - (1 undefined" in out
+    save(tmp_path / "a", "q", box)
+    save(tmp_path / "b", "q", box)
+    _, out, _ = run("agreement", tmp_path / "a", tmp_path / "b")
+    assert "ICC(2,1) - (the cases do not differ)" in out
+    code, _, err = run("agreement", tmp_path / "a", tmp_path / "b" / ".." / "a")
+    assert (code, "given twice" in err) == (2, True)
