@@ -237,15 +237,15 @@ class PooledAttribute(_Noun):
     Attributes:
         groups: in their order; of scanners, those that anybody tells.
         tests: figure -> the adapted model between the subgroups; none without two that are told.
-        difference: Dice of the adapted model in the last group less that in the first, inside each
-            hospital that tells both; None where the groups have no order, or nobody tells both.
+        differences: figure -> the adapted model's in the last group less that in the first, inside
+            each hospital that tells both; none where groups have no order, or nobody tells both.
         untold: hospital by hospital, where there are any.
     """
 
     attribute: Attribute
     groups: tuple[PooledSubgroup, ...]
     tests: dict[str, BoundedTest]
-    difference: MeanDifference | None
+    differences: dict[str, MeanDifference]
     untold: tuple[UntoldPatients, ...]
 
 
@@ -493,7 +493,12 @@ def _pool_attribute(attribute: Attribute, reports: Sequence[SiteReport]) -> Pool
         attribute=attribute,
         groups=tuple(_pool_subgroup(group, found) for group, found in told.items()),
         tests=tests,
-        difference=_difference_inside(attribute, reports) if attribute in ORDERED else None,
+        differences={
+            figure: difference
+            for figure, *_ in _SUBGROUP_FIGURES
+            if attribute in ORDERED
+            and (difference := _difference_inside(attribute, figure, reports)) is not None
+        },
         untold=tuple(
             UntoldPatients(site=report.site, patients=tested - inside, tested=tested)
             for report in reports
@@ -504,23 +509,21 @@ def _pool_attribute(attribute: Attribute, reports: Sequence[SiteReport]) -> Pool
 
 
 def _difference_inside(
-    attribute: Attribute, reports: Sequence[SiteReport]
+    attribute: Attribute, figure: str, reports: Sequence[SiteReport]
 ) -> MeanDifference | None:
     """Compare the outermost groups, in their order, inside each hospital that tells both."""
     first, last = SUBGROUPS[attribute][0], SUBGROUPS[attribute][-1]
     pairs = []
     for report in reports:
-        dsc = {
-            one.group: (arm.dsc.n, arm.dsc.mean, arm.dsc.sd)
-            for one in report.subgroups
-            for arm in one.arms
-            if one.attribute == attribute
-            and arm.arm == "adapted"
-            and arm.dsc.mean is not None
-            and arm.dsc.sd is not None
-        }
-        if first in dsc and last in dsc:
-            pairs.append((dsc[first], dsc[last]))
+        told: dict[str, tuple[int, float, float]] = {}
+        for one in report.subgroups:
+            for arm in one.arms:
+                said: Distribution = getattr(arm, figure)
+                mine = one.attribute == attribute and arm.arm == "adapted"
+                if mine and said.mean is not None and said.sd is not None:
+                    told[one.group] = (said.n, said.mean, said.sd)
+        if first in told and last in told:
+            pairs.append((told[first], told[last]))
     return difference_within_sites(pairs)
 
 

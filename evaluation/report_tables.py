@@ -23,7 +23,7 @@ from evaluation.aggregate_report import (
     StudyReport,
 )
 from evaluation.cohort_statistics import holm
-from evaluation.cross_site_tests import paired_t_test
+from evaluation.cross_site_tests import MeanDifference, paired_t_test
 from evaluation.report_drawing import why_not
 from evaluation.site_summary import PAIRS
 from evaluation.study_record import SiteTraffic
@@ -174,7 +174,8 @@ class SubgroupTable:
         title: of the attribute.
         test: name of the test; "" where there is none.
         p: figure -> words, adjusted by Holm over the attributes; "-" without a test.
-        difference: what the last group has over the first inside hospitals, in words; "" without.
+        compared: the last group with the first, inside hospitals, in words; "" where nobody can.
+        differences: figure -> the difference with its interval and p; "-" without.
         untold: who is in no told subgroup, in words.
     """
 
@@ -182,11 +183,17 @@ class SubgroupTable:
     groups: tuple[PooledSubgroup, ...]
     test: str
     p: dict[str, str]
-    difference: str
+    compared: str
+    differences: dict[str, str]
     untold: str
 
 
-SUBGROUP_FIGURES = ("dsc", "hd95_mm", "asd_predicted_to_reference_mm")
+SUBGROUP_FIGURES = (
+    ("dsc", 100.0, 1),
+    ("hd95_mm", 1.0, 1),
+    ("asd_predicted_to_reference_mm", 1.0, 2),
+)
+"""Name, what it is multiplied with to be shown, digits after the point."""
 _TEST_NAMES = {
     "mann_whitney": "Mann-Whitney",
     "jonckheere_terpstra": "Jonckheere-Terpstra, trend over the groups",
@@ -204,7 +211,7 @@ def subgroup_tables(package: PackageResult) -> list[SubgroupTable]:
                 for one in package.subgroups
             ]
         )
-        for figure in SUBGROUP_FIGURES
+        for figure, *_ in SUBGROUP_FIGURES
         for end in ("p_low", "p_high")
     }
 
@@ -217,8 +224,12 @@ def subgroup_tables(package: PackageResult) -> list[SubgroupTable]:
             title=ATTRIBUTE_LABELS[one.attribute],
             groups=one.groups,
             test=next((_TEST_NAMES[test.test] for test in one.tests.values()), ""),
-            p={figure: words(figure, place) for figure in SUBGROUP_FIGURES},
-            difference=_difference_words(one),
+            p={figure: words(figure, place) for figure, *_ in SUBGROUP_FIGURES},
+            compared=_compared(one),
+            differences={
+                figure: _difference_words(one.differences.get(figure), scale, digits)
+                for figure, scale, digits in SUBGROUP_FIGURES
+            },
             untold="; ".join(
                 f"{left.site} {left.patients} of {left.tested} patients" for left in one.untold
             ),
@@ -227,17 +238,19 @@ def subgroup_tables(package: PackageResult) -> list[SubgroupTable]:
     ]
 
 
-def _difference_words(one: PooledAttribute) -> str:
-    test = one.difference
-    if test is None:
+def _compared(one: PooledAttribute) -> str:
+    if not one.differences:
         return ""
     first, last = one.groups[0].group, one.groups[-1].group
-    mean, low, high = (number(100 * value, 1) for value in (test.mean, test.low, test.high))
-    hospitals = "1 hospital" if test.sites == 1 else f"each of {test.sites} hospitals"
-    return (
-        f"Dice of {last} less {first} inside {hospitals}: {mean} points ({low} to {high}), "
-        f"p {p_value(test.p)}"
-    )
+    sites = max(test.sites for test in one.differences.values())
+    return f"{last} less {first} inside {'1 hospital' if sites == 1 else f'{sites} hospitals'}"
+
+
+def _difference_words(test: MeanDifference | None, scale: float, digits: int) -> str:
+    if test is None:
+        return "-"
+    mean, low, high = (number(scale * x, digits) for x in (test.mean, test.low, test.high))
+    return f"{mean} ({low} to {high}), p {p_value(test.p)}"
 
 
 @dataclass(frozen=True)

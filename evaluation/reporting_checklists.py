@@ -309,7 +309,12 @@ TRIPOD_AI = Checklist(
         Item("20c", "Characteristics: development against evaluation"),
         Item("21", "Participants in each analysis", "figures"),
         Item("22", "The model in full, to be used by others", "lineage", "how to get its weights"),
-        Item("23a", "Performance with intervals, groups too", "interval", "groups of patients"),
+        Item(
+            "23a",
+            "Performance with intervals, groups too",
+            "interval",
+            "groups by other than T stage, volume and scanner",
+        ),
         Item("23b", "Differences between clusters", "hospitals"),
         Item("24", "Results of updating", "interval"),
         Item("25", "Interpretation"),
