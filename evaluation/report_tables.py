@@ -175,7 +175,7 @@ class SubgroupTable:
         test: name of the test; "" where there is none.
         p: figure -> words, adjusted by Holm over the attributes; "-" without a test.
         compared: the last group with the first, inside hospitals, in words; "" where nobody can.
-        differences: figure -> the difference with its interval and p; "-" without.
+        differences: figure -> the difference with its interval, and p; "-" without.
         untold: who is in no told subgroup, in words.
     """
 
@@ -184,7 +184,7 @@ class SubgroupTable:
     test: str
     p: dict[str, str]
     compared: str
-    differences: dict[str, str]
+    differences: dict[str, tuple[str, ...]]
     untold: str
 
 
@@ -246,11 +246,11 @@ def _compared(one: PooledAttribute) -> str:
     return f"{last} less {first} inside {'1 hospital' if sites == 1 else f'{sites} hospitals'}"
 
 
-def _difference_words(test: MeanDifference | None, scale: float, digits: int) -> str:
+def _difference_words(test: MeanDifference | None, scale: float, digits: int) -> tuple[str, ...]:
     if test is None:
-        return "-"
+        return ("-",)
     mean, low, high = (number(scale * x, digits) for x in (test.mean, test.low, test.high))
-    return f"{mean} ({low} to {high}), p {p_value(test.p)}"
+    return f"{mean} ({low} to {high})", f"p {p_value(test.p)}"
 
 
 @dataclass(frozen=True)
