@@ -137,6 +137,13 @@ def mean_and_sd(figures: FloatArray) -> tuple[FloatArray, FloatArray]:
         return mean, np.sqrt(np.where(count > 1, squares / (count - 1), np.nan))
 
 
+def _shown(mean: float, sd: float) -> str:
+    """Write mean and SD; of one patient there is no SD, of none not even a mean."""
+    if np.isnan(mean):
+        return "not defined"
+    return f"{mean:.2f}" if np.isnan(sd) else f"{mean:.2f} ± {sd:.2f}"
+
+
 def agreement_table(agreement: RaterAgreement) -> str:
     """Show raters as table 2-4 of the thesis: below the diagonal Dice in %, above it HD95 in mm.
 
@@ -147,8 +154,8 @@ def agreement_table(agreement: RaterAgreement) -> str:
     hd95, hd95_sd = mean_and_sd(agreement.hd95_mm)
 
     def cell(i: int, j: int) -> str:
-        overlap = f"{dsc[i, j]:.2f} ± {dsc_sd[i, j]:.2f}"
-        distance = f"{hd95[i, j]:.2f} ± {hd95_sd[i, j]:.2f}"
+        overlap = _shown(dsc[i, j], dsc_sd[i, j])
+        distance = _shown(hd95[i, j], hd95_sd[i, j])
         if agreement.repeated:
             return f"{overlap} / {distance}"
         return "-" if i == j else overlap if j < i else distance

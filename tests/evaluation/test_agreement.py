@@ -87,12 +87,20 @@ def test_raters_are_compared_per_patient_with_their_own_spacing():
     assert sd[0, 1] == pytest.approx(np.std([2 / 3, 1], ddof=1))
 
 
+def test_without_any_distance_the_table_says_so():
+    found = rater_agreement({"a": rods(20), "b": rods(0)}, SPACINGS[:1])
+    assert agreement_table(found).splitlines()[2:4] == [
+        "| a | - | not defined |",
+        "| b | 0.00 | - |",
+    ]
+
+
 def test_the_table_has_dice_below_and_distance_above_the_diagonal_and_counts_failures():
     raters = {"a": rods(20, 20), "b": rods(10, 0), "c": rods(20, 0)}
     found = rater_agreement(raters, SPACINGS)
     lines = agreement_table(found).splitlines()
     assert lines[0] == "| | a | b | c |"
-    assert lines[3] == "| b | 33.33 ± 47.14 | - | 4.53 ± nan |"
+    assert lines[3] == "| b | 33.33 ± 47.14 | - | 4.53 |"  # of the one patient who has an HD95
     assert "a, b" not in "\n".join(lines[5:])
     assert lines[6].startswith("b, a: 1 of 2 patients share nothing")
     assert "1 without an HD95" in lines[6]
