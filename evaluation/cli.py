@@ -254,19 +254,19 @@ def score(
     """
     from evaluation.scoring import find_pairs, score_files, score_table, write_csv, write_json
 
-    steps = _numbers(spacing, "--spacing") if spacing else None
-    rows = [
-        row
-        for case, files in find_pairs(predicted, reference).items()
-        for row in score_files(
-            case,
-            *files,
-            spacing_zyx_mm=steps,
-            tolerances_mm=_numbers(tolerances, "--tolerances"),
-            labels=_labels(labels),
-            roi=roi,
-        )
-    ]
+    measure = partial(
+        score_files,
+        spacing_zyx_mm=_numbers(spacing, "--spacing") if spacing else None,
+        tolerances_mm=_numbers(tolerances, "--tolerances"),
+        labels=_labels(labels),
+        roi=roi,
+    )
+    pairs = find_pairs(predicted, reference)
+    rows: list[dict[str, Any]] = []
+    with Console(stderr=True, markup=False, emoji=False).status("") as status:
+        for number, (case, files) in enumerate(pairs.items(), start=1):
+            status.update(f"{case}: {number} of {len(pairs)}")
+            rows += measure(case, *files)
     print(score_table(rows))
     if csv_file:
         write_csv(rows, csv_file)
