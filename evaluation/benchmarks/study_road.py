@@ -343,6 +343,7 @@ def _run(road: Road, name: str, command: Sequence[str | Path]) -> str:
     if sys.platform == "linux":
         words = [sys.executable, "-c", _ENDS_WITH_PARENT, str(os.getpid()), *words]
     environment = os.environ | {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+    environment |= {"COLUMNS": "118"}  # a command whose output is read takes 80, too few for tables
     with log.open("a", encoding="utf-8") as file:
         process = subprocess.Popen(
             words,
@@ -357,7 +358,7 @@ def _run(road: Road, name: str, command: Sequence[str | Path]) -> str:
             file.write(line)
             lines.append(line)
             if name != "public key":
-                console.print(f"  [dim]{line.rstrip()}[/dim]", markup=True)
+                console.print(f"  [dim]{line.rstrip()}[/dim]", markup=True, soft_wrap=True)
         if process.wait() != 0:
             last = lines[-1].strip() if lines else "no output"
             raise DataError(f"'{name}' failed: {last} (log: {log}); mend it and run again")
