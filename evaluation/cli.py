@@ -243,6 +243,9 @@ def score(
         str, typer.Option(help="One row per label, such as 1,2; else all above 0 is one region.")
     ] = "",
     roi: Annotated[str | None, typer.Option(help="The region of an RTSTRUCT.")] = None,
+    grid: Annotated[
+        Path | None, typer.Option(help="Image that RTSTRUCTs were drawn on, or a folder of them.")
+    ] = None,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Write the rows.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows.")] = None,
 ) -> None:
@@ -252,7 +255,14 @@ def score(
 
     Example: fedgtv-evaluate score predictions/ references/ --csv scores.csv
     """
-    from evaluation.scoring import find_pairs, score_files, score_table, write_csv, write_json
+    from evaluation.scoring import (
+        find_grids,
+        find_pairs,
+        score_files,
+        score_table,
+        write_csv,
+        write_json,
+    )
 
     measure = partial(
         score_files,
@@ -262,11 +272,14 @@ def score(
         roi=roi,
     )
     pairs = find_pairs(predicted, reference)
+    grids: dict[str, Path] = {}
+    if grid is not None:
+        grids = find_grids(grid, list(pairs)) if predicted.is_dir() else dict.fromkeys(pairs, grid)
     rows: list[dict[str, Any]] = []
     with Console(stderr=True, markup=False, emoji=False).status("") as status:
         for number, (case, files) in enumerate(pairs.items(), start=1):
             status.update(f"{case}: {number} of {len(pairs)}")
-            rows += measure(case, *files)
+            rows += measure(case, *files, grid=grids.get(case))
     print(score_table(rows))
     if csv_file:
         write_csv(rows, csv_file)
@@ -359,6 +372,10 @@ def agreement(
     label: Annotated[
         int | None, typer.Option(min=1, help="Compare this label; else all above 0 is one region.")
     ] = None,
+    roi: Annotated[str | None, typer.Option(help="The region of RTSTRUCTs.")] = None,
+    grid: Annotated[
+        Path | None, typer.Option(help="Folder of the images that RTSTRUCTs were drawn on.")
+    ] = None,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Every pair and case.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all of it.")] = None,
 ) -> None:
@@ -370,7 +387,9 @@ def agreement(
     from evaluation.scoring import write_csv, write_json
 
     steps = _numbers(spacing, "--spacing") if spacing else None
-    found = agreement_of_folders(raters, second, spacing_zyx_mm=steps, label=label)
+    found = agreement_of_folders(
+        raters, second, spacing_zyx_mm=steps, label=label, roi=roi, grid=grid
+    )
     print(agreement_report(found))
     if csv_file:
         write_csv(found.rows(), csv_file)

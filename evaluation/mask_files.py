@@ -1,7 +1,7 @@
 """Read contours from files to measure them: label maps and DICOM objects, each with its grid.
 
 Reads NIfTI, NRRD and MetaImage through SimpleITK, `.npz` with one label array, DICOM SEG, and DICOM
-RTSTRUCT onto the grid of another file. Site agents read clinical DICOM with
+RTSTRUCT onto the grid of another file or of an image. Site agents read clinical DICOM with
 `site_agent.dicom_series` and `site_agent.rtstruct`; these readers are for masks that were exported.
 """
 
@@ -44,34 +44,94 @@ class LabelFile:
 
 
 def read_pair(
-    predicted: Path, reference: Path, *, label: int | None = None, roi: str | None = None
+    predicted: Path,
+    reference: Path,
+    *,
+    label: int | None = None,
+    roi: str | None = None,
+    grid: Path | None = None,
 ) -> tuple[LabelFile, LabelFile]:
-    """Read two files that show one patient, on one grid.
+    """Read two files that show one patient, on one grid: see `read_together`."""
+    ours, theirs = read_together([predicted, reference], label=label, roi=roi, grid=grid)
+    return ours, theirs
+
+
+def read_together(
+    files: Sequence[Path],
+    *,
+    label: int | None = None,
+    roi: str | None = None,
+    grid: Path | None = None,
+) -> tuple[LabelFile, ...]:
+    """Read files that show one patient, on one grid.
 
     Args:
-        predicted: file of the prediction.
-        reference: file of the reference.
+        files: any kinds. What is drawn in an RTSTRUCT is filled on the grid of the first that is
+            none.
         label: of segments that overlap, read this one alone.
         roi: the region to read from an RTSTRUCT; None takes its only one.
+        grid: an image on whose grid RTSTRUCTs are filled; needed where all files are RTSTRUCT.
 
     Raises:
-        DataError: a file that cannot be read, grids that differ, or two RTSTRUCTs, which have none.
+        DataError: a file that cannot be read, grids that differ, or nothing but RTSTRUCTs, which
+            have none.
     """
-    if _is_rtstruct(predicted) and _is_rtstruct(reference):
+    drawn = [file for file in files if _is_rtstruct(file)]
+    read = {file: read_labels(file, label=label) for file in files if file not in drawn}
+    if drawn:
+        from evaluation.dicom_masks import read_contours
+
+        grid_file = grid or next(iter(read), None)
+        if grid_file is None:
+            raise DataError(
+                f"{' and '.join(map(str, files))} are RTSTRUCT, which has no grid: give --grid, "
+                "the image that they were drawn on, or one of them as NIfTI"
+            )
+        geometry = read_grid(grid_file) if grid else _whole_grid(read[grid_file])
+        if geometry is None:
+            raise DataError(
+                f"{grid_file} does not say where its grid lies: RTSTRUCT needs a NIfTI beside it"
+            )
+        for file in drawn:
+            mask = read_contours(file, geometry, roi=roi)
+            read[file] = LabelFile(mask.astype(np.int64), geometry.spacing_zyx_mm, geometry)
+    return on_one_grid([read[file] for file in files], files)
+
+
+def read_grid(image: Path) -> Geometry:
+    """Read where an image lies, whatever it shows.
+
+    Args:
+        image: a file of three axes, or the folder of a DICOM series.
+
+    Raises:
+        DataError: none of either, or a folder that holds several series.
+    """
+    import SimpleITK
+
+    reader: Any = SimpleITK.ImageFileReader()  # type: ignore[no-untyped-call]
+    of_series: Any = SimpleITK.ImageSeriesReader
+    try:
+        if image.is_dir():
+            series = of_series.GetGDCMSeriesIDs(str(image))
+            if len(series) != 1:
+                raise DataError(f"{image} holds {len(series)} DICOM series: give a folder of one")
+            names = of_series.GetGDCMSeriesFileNames(str(image), series[0])
+            reader = SimpleITK.ReadImage(names)
+        else:
+            reader.SetFileName(str(image))
+            reader.ReadImageInformation()
+    except RuntimeError as error:  # its text holds a stack of C++ file names
         raise DataError(
-            f"{predicted} and {reference} are both RTSTRUCT, which has no grid: give one of them "
-            "as NIfTI"
-        )
-    if _is_rtstruct(predicted):
-        other = read_labels(reference, label=label)
-        one = read_rtstruct_onto(predicted, other, reference, roi=roi)
-    elif _is_rtstruct(reference):
-        one = read_labels(predicted, label=label)
-        other = read_rtstruct_onto(reference, one, predicted, roi=roi)
-    else:
-        one, other = read_labels(predicted, label=label), read_labels(reference, label=label)
-    ours, theirs = on_one_grid([one, other], [predicted, reference])
-    return ours, theirs
+            f"{image} cannot be read as an image: give a NIfTI or the folder of a DICOM series"
+        ) from error
+    if reader.GetDimension() != 3:
+        raise DataError(f"{image} has {reader.GetDimension()} axes: give an image of three")
+    return _geometry(reader)
+
+
+def _whole_grid(content: LabelFile) -> Geometry | None:
+    return None if content.cropped else content.geometry
 
 
 def read_labels(file: Path, *, label: int | None = None) -> LabelFile:
@@ -95,25 +155,6 @@ def read_labels(file: Path, *, label: int | None = None) -> LabelFile:
     if file.name.lower().endswith(ENDINGS) and not file.name.lower().endswith(".dcm"):
         return _read_image(file)
     raise DataError(f"{file} is of an unknown kind: give one of {', '.join(ENDINGS)}")
-
-
-def read_rtstruct_onto(
-    file: Path, grid: LabelFile, grid_file: Path, *, roi: str | None
-) -> LabelFile:
-    """Read a region of an RTSTRUCT onto the grid of another file, which must say where it lies.
-
-    Raises:
-        DataError: a grid without a place, or as `evaluation.dicom_masks.read_contours`.
-    """
-    from evaluation.dicom_masks import read_contours
-
-    if grid.geometry is None or grid.cropped:
-        raise DataError(
-            f"{grid_file} does not say where its grid lies: {file} is RTSTRUCT and needs a NIfTI "
-            "beside it"
-        )
-    labels = read_contours(file, grid.geometry, roi=roi).astype(np.int64)
-    return LabelFile(labels, grid.spacing_mm, grid.geometry)
 
 
 def on_one_grid(contents: Sequence[LabelFile], files: Sequence[Path]) -> tuple[LabelFile, ...]:
@@ -220,11 +261,14 @@ def _read_image(file: Path) -> LabelFile:
     spacing = tuple(float(step) for step in image.GetSpacing()[::-1])
     if axes == 2:
         return LabelFile(labels, spacing)
-    direction = np.reshape(image.GetDirection(), (3, 3)).T
-    x, y, z = (tuple(float(part) for part in axis) for axis in direction)
-    origin = tuple(float(part) for part in image.GetOrigin())
-    geometry = Geometry(labels.shape, spacing, origin, (x, y, z))  # type: ignore[arg-type]
-    return LabelFile(labels, spacing, geometry)
+    return LabelFile(labels, spacing, _geometry(image))
+
+
+def _geometry(image: Any) -> Geometry:
+    """Return the grid of what SimpleITK knows of an image of three axes."""
+    x, y, z = np.reshape(image.GetDirection(), (3, 3)).T.tolist()
+    shape, spacing, origin = image.GetSize(), image.GetSpacing(), image.GetOrigin()
+    return Geometry(shape[::-1], spacing[::-1], origin, (tuple(x), tuple(y), tuple(z)))
 
 
 def _whole_numbers(labels: NDArray[np.generic], file: Path) -> Labels:

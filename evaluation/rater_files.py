@@ -19,9 +19,9 @@ from evaluation.agreement import (
     mean_and_sd,
     rater_agreement,
 )
-from evaluation.mask_files import on_one_grid, read_labels
+from evaluation.mask_files import read_together
 from evaluation.overlap import volume_ml
-from evaluation.scoring import mask_files, spacing_of
+from evaluation.scoring import find_grids, mask_files, spacing_of
 
 Row = dict[str, Any]
 
@@ -103,6 +103,8 @@ def agreement_of_folders(
     *,
     spacing_zyx_mm: Sequence[float] | None = None,
     label: int | None = None,
+    roi: str | None = None,
+    grid: Path | None = None,
 ) -> FolderAgreement:
     """Measure agreement between folders of masks that have the same file names.
 
@@ -111,6 +113,8 @@ def agreement_of_folders(
         second: the folders of their second sitting, in the same order; none: between raters.
         spacing_zyx_mm: where the files do not say it.
         label: compare this one; None: everything above 0 is one region.
+        roi: the region to read from RTSTRUCTs.
+        grid: folder of the images on which RTSTRUCTs were drawn: `scoring.find_grids`.
 
     Raises:
         DataError: too few folders, other cases in one of them, or files that do not fit together.
@@ -134,14 +138,16 @@ def agreement_of_folders(
                 "(an empty mask where nothing was drawn)"
             )
     cases = tuple(files[0])
+    grids = find_grids(grid, cases) if grid else {}
     masks: list[list[MaskArray]] = [[] for _ in folders]
     spacings: list[Sequence[float]] = []
     for case in cases:
         paths = [found[case] for found in files]
-        contents = on_one_grid([read_labels(path, label=label) for path in paths], paths)
+        contents = read_together(paths, label=label, roi=roi, grid=grids.get(case))
         spacings.append(spacing_of(contents, spacing_zyx_mm, f"case {case}"))
-        for row, content in zip(masks, contents, strict=True):
-            row.append(content.labels == label if label else content.labels > 0)
+        regions = [one.labels == label if label else one.labels > 0 for one in contents]
+        for row, region in zip(masks, _cut_out(regions), strict=True):
+            row.append(region)
     first = dict(zip(names, masks[: len(raters)], strict=True))
     later = dict(zip(names, masks[len(raters) :], strict=True)) if second else None
     pairs = rater_agreement(first, spacings, second=later)
@@ -157,12 +163,19 @@ def agreement_of_folders(
     )
 
 
-def _voxel_kappa(masks: Sequence[MaskArray]) -> float:
+def _cut_out(masks: Sequence[MaskArray]) -> list[MaskArray]:
+    """Keep of masks the box that holds all contours: nothing that is measured lies outside."""
     drawn = np.argwhere(np.logical_or.reduce(masks))
     if not len(drawn):
-        return float("nan")
+        return [mask[(slice(1),) * mask.ndim].copy() for mask in masks]
     box = tuple(slice(a, b + 1) for a, b in zip(drawn.min(axis=0), drawn.max(axis=0), strict=True))
-    return fleiss_kappa([mask[box].ravel().tolist() for mask in masks])
+    return [mask[box].copy() for mask in masks]
+
+
+def _voxel_kappa(masks: Sequence[MaskArray]) -> float:
+    if not any(mask.any() for mask in masks):
+        return float("nan")
+    return fleiss_kappa([mask.ravel().tolist() for mask in masks])
 
 
 def agreement_report(found: FolderAgreement) -> str:

@@ -87,6 +87,20 @@ def mask_files(folder: Path) -> dict[str, Path]:
     return found
 
 
+def find_grids(grid: Path, cases: Sequence[str]) -> dict[str, Path]:
+    """Find the image of every case in a folder: a file of its name, or a folder with its series.
+
+    Raises:
+        DataError: no such folder, or none for a case.
+    """
+    if not grid.is_dir():
+        raise DataError(f"{grid} is not a folder: give the folder that holds an image per case")
+    found = {path.name if path.is_dir() else case_name(path): path for path in grid.iterdir()}
+    if lacking := [case for case in cases if case not in found]:
+        raise DataError(f"{grid} has no image of {lacking[0]}: name file or folder as the case")
+    return {case: found[case] for case in cases}
+
+
 def case_name(file: Path) -> str:
     """Return the name of a file without its ending.
 
@@ -106,6 +120,7 @@ def score_files(
     tolerances_mm: Sequence[float] = (1.0, 2.0),
     labels: Sequence[int] = (),
     roi: str | None = None,
+    grid: Path | None = None,
 ) -> list[Row]:
     """Score one pair of files.
 
@@ -117,13 +132,14 @@ def score_files(
         tolerances_mm: of the surface Dice.
         labels: one row each; none: everything above 0 is one region, named label 0.
         roi: the region to read from an RTSTRUCT.
+        grid: the image on whose grid RTSTRUCTs are filled; else the other file's.
 
     Raises:
         DataError: files that cannot be read or compared, or whose spacing nobody says.
     """
     rows = []
     for label in labels or (0,):
-        ours, theirs = read_pair(predicted, reference, label=label or None, roi=roi)
+        ours, theirs = read_pair(predicted, reference, label=label or None, roi=roi, grid=grid)
         spacing = spacing_of([ours, theirs], spacing_zyx_mm, f"{predicted} and {reference}")
         found = measure_case(
             _region(theirs, label),

@@ -165,7 +165,9 @@ def test_a_structure_set_equals_its_origins_own_mask(data_packs, patient):
     assert 2 * shared / ((ours.labels > 0).sum() + (theirs.labels > 0).sum()) > 0.999
     back, _ = read_pair(folder / "mask_reference.nii.gz", rtstruct)
     np.testing.assert_array_equal(back.labels, theirs.labels)
-    with pytest.raises(DataError, match="both RTSTRUCT"):
+    on_series, _ = read_pair(rtstruct, rtstruct, grid=folder / "image")
+    np.testing.assert_array_equal(on_series.labels, ours.labels)
+    with pytest.raises(DataError, match="are RTSTRUCT, which has no grid: give --grid"):
         read_pair(rtstruct, rtstruct)
     with pytest.raises(DataError, match="choose by --roi"):
         read_pair(rtstruct, folder / "mask_reference.nii.gz", roi="no such region")
@@ -253,6 +255,30 @@ def test_a_structure_set_that_cannot_be_filled_is_no_missed_tumour(tmp_path):
         line(error)
     with pytest.raises(DataError, match="is RTSTRUCT, which has no grid"):
         read_labels(file)
+
+
+def test_structure_sets_alone_are_filled_on_the_grid_of_the_image(tmp_path):
+    image = write(tmp_path / "mr.nii.gz", np.full((6, 8, 9), -3.7, dtype=np.float32))
+    one, two = (structure_set(tmp_path / f"{i}.dcm", shift=(0, i, 0)) for i in range(2))
+    ours, theirs = read_pair(one, two, grid=image)
+    beside, _ = read_pair(one, write(tmp_path / "mask.nii.gz", cube()))
+    np.testing.assert_array_equal(ours.labels, beside.labels)
+    np.testing.assert_array_equal(theirs.labels[:, 1:], ours.labels[:, :-1])
+    assert ours.spacing_mm == (3.0, 1.0, 0.5)
+
+
+def test_what_is_no_grid_is_told_in_one_line(tmp_path):
+    drawn = structure_set(tmp_path / "rs.dcm")
+    flat = write(tmp_path / "flat.nii.gz", np.zeros((8, 9), np.uint8), (1.0, 0.5), (0.0, 0.0))
+    (tmp_path / "empty").mkdir()
+    for grid, said in (
+        (flat, "2 axes"),
+        (tmp_path / "empty", "holds 0 DICOM series: give a folder of one"),
+        (tmp_path / "nothing.nii.gz", "cannot be read as an image"),
+    ):
+        with pytest.raises(DataError, match=said) as error:
+            read_pair(drawn, drawn, grid=grid)
+        line(error)
 
 
 def segmentation(file, frames, *, declared=(1, 2)):

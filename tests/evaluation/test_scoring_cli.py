@@ -11,6 +11,7 @@ from evaluation import cli
 from evaluation.case_metrics import measure_case
 from evaluation.scoring import read_scores
 from tests.evaluation.test_interactive_cli import strict_json
+from tests.evaluation.test_mask_files import structure_set, write
 
 SPACING = (3.0, 1.0, 1.0)
 
@@ -351,3 +352,27 @@ def test_coefficients_that_are_undefined_are_said_to_be(run, tmp_path):
     assert "ICC(2,1) - (the cases do not differ)" in out
     code, _, err = run("agreement", tmp_path / "a", tmp_path / "b" / ".." / "a")
     assert (code, "given twice" in err) == (2, True)
+
+
+def test_structure_sets_of_raters_are_compared_on_the_images_they_were_drawn_on(run, tmp_path):
+    for rater, shift in (("a", 0.0), ("b", 1.0), ("ref", 0.0)):
+        (tmp_path / rater).mkdir()
+        for case in ("p1", "p2"):
+            structure_set(tmp_path / rater / f"{case}.dcm", shift=(0, shift * (case == "p2"), 0))
+    (tmp_path / "mr").mkdir()
+    for case in ("p1", "p2"):
+        write(tmp_path / "mr" / f"{case}.nii.gz", np.zeros((6, 8, 9), np.int16))
+    a, b, mr = tmp_path / "a", tmp_path / "b", tmp_path / "mr"
+    code, out, err = run("agreement", a, b, "--grid", mr)
+    assert (code, err) == (0, "")
+    assert "| b | 83.33 ± 23.57 |" in out  # 3 rows of the square, 2 of them shared
+    code, out, _ = run("score", b, tmp_path / "ref", "--grid", mr, "--csv", tmp_path / "s.csv")
+    assert code == 0
+    assert [row["dsc"] for row in read_scores(tmp_path / "s.csv")] == [
+        1.0,
+        pytest.approx(2 / 3),
+    ]
+    assert run("agreement", a, b)[2].strip().endswith("or one of them as NIfTI")
+    (mr / "p2.nii.gz").unlink()
+    assert "has no image of p2" in run("agreement", a, b, "--grid", mr)[2]
+    assert "is not a folder" in run("agreement", a, b, "--grid", mr / "p1.nii.gz")[2]
