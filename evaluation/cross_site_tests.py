@@ -35,7 +35,7 @@ class MeanDifference(_Noun):
 
     Attributes:
         model: "all_patients" (paired t test of all patients together) or "sites_differ" (random
-            effects of DerSimonian and Laird: each hospital has its own true difference).
+            effects: each hospital has its own true difference).
         heterogeneity: I^2, the share of the variation between hospitals that is not chance.
     """
 
@@ -111,10 +111,13 @@ def paired_t_test(sites: Sequence[Moments]) -> MeanDifference | None:
 
 
 def random_effects(sites: Sequence[Moments]) -> MeanDifference | None:
-    """Estimate a difference that may be another in every hospital (DerSimonian and Laird, 1986).
+    """Estimate a difference that may be another in every hospital, from k hospitals.
 
     tau^2 = max(0, (Q - (k - 1)) / (sum(w) - sum(w^2) / sum(w)));  w* = 1 / (s^2 / n + tau^2), where
-    w = n / s^2 and Q = sum(w (m - m_fixed)^2) over the k hospitals.
+    w = n / s^2 and Q = sum(w (m - m_fixed)^2) (DerSimonian and Laird, 1986). The interval is that
+    of Hartung and Knapp, never narrower than without: the variance 1 / sum(w*) times
+    max(1, sum(w* (m - mean)^2) / (k - 1)), and t with k - 1 degrees of freedom. A normal quantile
+    would make three hospitals look like all.
 
     Returns:
         None with fewer than two hospitals whose differences vary.
@@ -133,8 +136,8 @@ def difference_within_sites(sites: Sequence[tuple[Moments, Moments]]) -> MeanDif
     """Compare two groups of other patients inside each hospital: mean of the second less the first.
 
     The variance of a hospital's difference is s_1^2 / n_1 + s_2^2 / n_2 (Welch); hospitals are put
-    together as by `random_effects`, so that what differs between hospitals does not enter. None
-    without a hospital where both groups have two patients and vary.
+    together as by `random_effects`, so that what differs between hospitals does not enter; of one
+    alone it is Welch's test. None without a hospital where both groups have two patients and vary.
     """
     comparable = [
         (first, second)
@@ -143,27 +146,40 @@ def difference_within_sites(sites: Sequence[tuple[Moments, Moments]]) -> MeanDif
     ]
     if not comparable:
         return None
+    parts = np.array([[one[2] ** 2 / one[0] for one in pair] for pair in comparable])
+    sizes = np.array([[one[0] for one in pair] for pair in comparable])
+    welch = parts.sum(axis=1) ** 2 / (parts**2 / (sizes - 1)).sum(axis=1)
     return _combined(
         np.array([second[1] - first[1] for first, second in comparable]),
-        np.array([a[2] ** 2 / a[0] + b[2] ** 2 / b[0] for a, b in comparable]),
-        n=sum(first[0] + second[0] for first, second in comparable),
+        parts.sum(axis=1),
+        n=int(sizes.sum()),
+        freedom_alone=float(welch[0]),
     )
 
 
 def _combined(
-    means: NDArray[np.float64], variances: NDArray[np.float64], *, n: int
+    means: NDArray[np.float64],
+    variances: NDArray[np.float64],
+    *,
+    n: int,
+    freedom_alone: float = math.inf,
 ) -> MeanDifference:
+    """Put hospitals' differences together; one alone is tested with its own degrees of freedom."""
     weights = 1 / variances
     fixed = float(np.average(means, weights=weights))
     q = float((weights * (means - fixed) ** 2).sum())
     freedom = len(means) - 1
-    tau2 = 0.0
+    tau2, stretch = 0.0, 1.0
     if freedom:
         scale = float(weights.sum() - (weights**2).sum() / weights.sum())
         tau2 = max(0.0, (q - freedom) / scale)
     weights = 1 / (variances + tau2)
-    mean, error = float(np.average(means, weights=weights)), float(weights.sum() ** -0.5)
-    reach = float(stats.norm.ppf(0.975)) * error
+    mean = float(np.average(means, weights=weights))
+    if freedom:
+        stretch = max(1.0, float((weights * (means - mean) ** 2).sum() / freedom))
+    error = math.sqrt(stretch / float(weights.sum()))
+    t = stats.t(freedom or freedom_alone)
+    reach = float(t.ppf(0.975)) * error
     return MeanDifference(
         model="sites_differ",
         sites=len(means),
@@ -171,7 +187,7 @@ def _combined(
         mean=mean,
         low=mean - reach,
         high=mean + reach,
-        p=float(2 * stats.norm.sf(abs(mean) / error)),
+        p=float(2 * t.sf(abs(mean) / error)),
         heterogeneity=max(0.0, (q - freedom) / q) if q > 0 else 0.0,
     )
 

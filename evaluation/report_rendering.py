@@ -75,6 +75,11 @@ METRIC_DEFINITIONS = {
         "a pooled median or p value whose bounds are too wide to say anything, since counts were "
         "merged until no bin tells of few patients; the bounds are in study.json."
     ),
+    "Hospitals may differ": (
+        "each hospital has a true difference of its own (random effects, DerSimonian and Laird); "
+        "interval and p are those of Hartung and Knapp, by t with one degree of freedom less than "
+        "there are hospitals: wide where they are few."
+    ),
     "I²": "share of the variation between hospitals' differences that is not chance.",
     "Share of the way": (
         "how far the adapted weights that were tested lie from the package's (0) to those at the "

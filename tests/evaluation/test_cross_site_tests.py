@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.meta_analysis import combine_effects
 
 from algorithms.contracts.scale import FRACTION, FRACTION_DIFFERENCE
 from evaluation.cross_site_tests import (
@@ -95,10 +96,33 @@ def test_random_effects_in_closed_form():
     made = random_effects([(25, 0.0, 1.0), (25, 1.0, 1.0)])
     variance, tau2 = 1 / 25, 1 / 2 - 1 / 25
     assert made.mean == pytest.approx(0.5)
-    assert made.high - made.mean == pytest.approx(1.959964 * ((variance + tau2) / 2) ** 0.5)
+    error = ((variance + tau2) / 2) ** 0.5
+    assert made.high - made.mean == pytest.approx(stats.t.ppf(0.975, 1) * error)
+    assert made.p == pytest.approx(2 * stats.t.sf(0.5 / error, 1))
     assert made.heterogeneity == pytest.approx((12.5 - 1) / 12.5)
     same = random_effects([(25, 0.3, 1.0), (100, 0.3, 1.0)])
     assert (same.mean, same.heterogeneity) == (pytest.approx(0.3), 0.0)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(5, 60), st.floats(-0.3, 0.3), st.floats(0.02, 0.3)),
+        min_size=2,
+        max_size=7,
+    )
+)
+def test_random_effects_are_those_of_statsmodels(sites):
+    """DerSimonian-Laird; the interval is the wider of it and Hartung-Knapp, both with t."""
+    sizes, means, spreads = (np.array(part) for part in zip(*sites, strict=True))
+    made = random_effects(sites)
+    theirs = combine_effects(means, spreads**2 / sizes, method_re="dl")
+    if theirs.tau2 <= 0:
+        return  # statsmodels goes below 0 there; the closed form above covers it
+    error = max(theirs.sd_eff_w_re, theirs.sd_eff_w_re_hksj)
+    assert made.mean == pytest.approx(theirs.mean_effect_re, abs=1e-9)
+    assert made.high - made.mean == pytest.approx(
+        stats.t.ppf(0.975, len(sites) - 1) * error, rel=1e-9
+    )
 
 
 def test_without_enough_to_test_there_is_no_test():
@@ -199,7 +223,9 @@ def test_the_difference_inside_one_hospital_is_welchs(pair):
     made = difference_within_sites([(moments(first), moments(second))])
     welch = stats.ttest_ind(second, first, equal_var=False)
     assert made.mean == pytest.approx(np.mean(second) - np.mean(first), abs=1e-12)
-    assert made.p == pytest.approx(2 * stats.norm.sf(abs(welch.statistic)), abs=1e-9)
+    assert made.p == pytest.approx(welch.pvalue, abs=1e-9)
+    interval = welch.confidence_interval()
+    assert (made.low, made.high) == pytest.approx((interval.low, interval.high), abs=1e-9)
     assert made.sites == 1
 
 
@@ -210,9 +236,9 @@ def test_what_differs_between_hospitals_is_not_in_the_difference_inside(pair, sh
     made = difference_within_sites(sites)
     alone = difference_within_sites(sites[:1])
     assert made.mean == pytest.approx(alone.mean, abs=1e-9)
-    assert made.high - made.low == pytest.approx(
-        (alone.high - alone.low) / np.sqrt(hospitals), rel=1e-6
-    )
+    error = np.sqrt(sum(np.var(values, ddof=1) / len(values) for values in pair) / hospitals)
+    reach = stats.t.ppf(0.975, hospitals - 1) * error
+    assert made.high - made.low == pytest.approx(2 * reach, rel=1e-6)
 
 
 def test_groups_of_one_patient_have_no_difference():
