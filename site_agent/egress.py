@@ -46,7 +46,7 @@ from site_agent.database import CaseRow, LedgerRow, transaction
 from site_agent.model_update import promised_epsilon
 from site_agent.package_store import PackageRefused, read_safetensors_header
 from site_agent.plan_store import PlanRefused, approved_plan, plan_in_force
-from site_agent.release_memory import told_by
+from site_agent.release_memory import figures_by, told_by
 from site_agent.residue import Known, known_residue, residues, text_residue
 
 NEEDS_A_PERSON = (SourcePackageOffer, SiteReportMessage, ModelUpdateOffer)
@@ -124,7 +124,7 @@ def _release(
     with transaction(engine) as session:
         audit_log.next_link(session, LedgerRow)  # one writer from here on: nothing leaves meanwhile
         if isinstance(message, SiteReportMessage):
-            detail["told"] = _check_earlier(home, session, message)
+            detail |= _check_earlier(home, session, message)
         row = _record(session, message.kind, body, "released", detail, now)
         _stage_copies(home, row, (body, *contents.values()))
     _settle_copies(home, row)
@@ -415,29 +415,44 @@ def _check_group_size(message: SiteReportMessage, minimum: int) -> None:
         )
 
 
-def _check_earlier(home: SiteHome, session: Session, message: SiteReportMessage) -> Told:
-    """Check a report beside all that were released before, and return whom it is about."""
-    told = told_by(session, message.report)
-    minimum = home.config.minimum_group_size
+def _check_earlier(home: SiteHome, session: Session, message: SiteReportMessage) -> dict[str, Told]:
+    """Check a report beside all that were released before, and return what to remember of it."""
+    memory = {
+        "told": told_by(session, message.report),
+        "figures": figures_by(session, message.report),
+    }
+    minimum = message.report.minimum_group_size  # no smaller than the site's and the plan's
     released = select(LedgerRow).where(
         LedgerRow.state == "released", LedgerRow.kind == message.kind
     )
     earlier = [_told_earlier(home, session, row) for row in session.scalars(released)]
-    if rule := differencing_rule(told, earlier, minimum_group_size=minimum):
+    if rule := differencing_rule(
+        _all_of(memory), earlier, minimum_group_size=minimum, least_told=1
+    ):
         raise ReleaseRefused(
             rule,
             f"beside an earlier report this one would tell of fewer than {minimum} patients: the "
             "earlier one stands, or wait for more patients",
         )
-    return told
+    return memory
 
 
 def _told_earlier(home: SiteHome, session: Session, row: LedgerRow) -> Told:
-    if "told" in row.detail:
-        return row.detail["told"]  # type: ignore[no-any-return]
-    # Versions that did not remember kept the report itself.
+    if "figures" in row.detail:
+        return _all_of(row.detail)
+    # Versions that remembered less kept the report itself.
     body = _read_copy(_message_copy(home, row), row.message_sha256, row)
-    return told_by(session, SiteReportMessage.model_validate_json(body).report)
+    report = SiteReportMessage.model_validate_json(body).report
+    told = row.detail.get("told", told_by(session, report))
+    least = report.minimum_group_size
+    return {
+        **{group: members for group, members in told.items() if len(members) >= least},
+        **figures_by(session, report),
+    }
+
+
+def _all_of(memory: Mapping[str, Any]) -> Told:
+    return {**memory["told"], **memory["figures"]}
 
 
 def _check_files(message: LeavingMessage, files: Mapping[str, bytes]) -> None:

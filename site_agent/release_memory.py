@@ -5,20 +5,54 @@ database. Patients and their figures are there as digests.
 """
 
 from collections import Counter, defaultdict
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from algorithms.contracts.canonical_json import canonical_json, sha256_hex
-from algorithms.contracts.site_report import SiteReport
+from algorithms.contracts.site_report import (
+    ArmSummary,
+    Distribution,
+    RaterAgreement,
+    RevisionSummary,
+    SiteReport,
+    SubgroupArm,
+)
 from algorithms.contracts.subgroups import SUBGROUPS
-from evaluation.differencing import Told, differencing_rule, subgroup_of, unknown_members
+from evaluation.differencing import (
+    Told,
+    differencing_rule,
+    figure_of,
+    subgroup_of,
+    unknown_members,
+)
 from site_agent.database import CaseRow, LedgerRow, MeasurementRow, ReviewRow, RoundRow
 
 REVISION = "revision"
 _DIGITS = 16
+_FIGURES = ("dsc", "hd95_mm", "assd_mm", "asd_predicted_to_reference_mm", "nsd_at_1mm")
+_KNOWN_OF_FAILURES = ("dsc", "nsd_at_1mm")
+
+_Part = ArmSummary | SubgroupArm | RaterAgreement | RevisionSummary
+
+
+class _Group(NamedTuple):
+    """What a report says of some patients: how many they are, and what.
+
+    Attributes:
+        patients: those in whom something is said that is not known anyway.
+        attribute: of a subgroup.
+        among: the group of which they are those with such a value.
+    """
+
+    name: str
+    patients: int
+    attribute: str
+    figures: Any
+    among: str
 
 
 def agreement_of(first: str, second: str) -> str:
@@ -33,10 +67,22 @@ def told_by(session: Session, report: SiteReport) -> Told:
     subgroups that they were in then. Where the database does not know them all, only their number
     counts.
     """
+    return _told(_groups(report), _known(session, report))
+
+
+def figures_by(session: Session, report: SiteReport) -> Told:
+    """Return whom each figure of a report is about: those whose value is not known anyway.
+
+    Five patients more are a group, but not their mean Dice when four of them failed.
+    """
+    return _told(_figure_groups(report), _known(session, report))
+
+
+def _known(session: Session, report: SiteReport) -> Told:
     said = report.model_dump(mode="json")
     rounds = session.scalars(select(RoundRow).where(RoundRow.package_id == report.package_id))
     made_by = [row.round_id for row in rounds if row.report is not None and _same(row.report, said)]
-    return _told(report, _members(session, made_by[0]) if made_by else {})
+    return _members(session, made_by[0]) if made_by else {}
 
 
 def beside_earlier(session: Session, round_id: str, report: SiteReport) -> SiteReport:
@@ -53,7 +99,11 @@ def beside_earlier(session: Session, round_id: str, report: SiteReport) -> SiteR
     released = select(LedgerRow).where(
         LedgerRow.state == "released", LedgerRow.kind == "site_report"
     )
-    earlier = [row.detail["told"] for row in session.scalars(released) if "told" in row.detail]
+    earlier = [
+        row.detail["told"] | row.detail.get("figures", {})
+        for row in session.scalars(released)
+        if "told" in row.detail
+    ]
     members = _members(session, round_id)
     kept = report.model_copy(update={"subgroups": (), "agreement": ()})
     for attribute in SUBGROUPS:
@@ -69,43 +119,83 @@ def _with(
 ) -> SiteReport:
     """Add to a field of a report what may be said beside earlier ones; else leave it as it is."""
     wider = report.model_copy(update={field: (*getattr(report, field), *more)})
-    minimum = report.minimum_group_size
-    rule = differencing_rule(_told(wider, members), earlier, minimum_group_size=minimum)
+    rule = differencing_rule(
+        _told({**_groups(wider), **_figure_groups(wider)}, members),
+        earlier,
+        minimum_group_size=report.minimum_group_size,
+        least_told=1,
+    )
     return wider if rule is None else report
 
 
-def _told(report: SiteReport, known: Told) -> dict[str, dict[str, str]]:
+def _told(said: Mapping[str, Sequence[_Group]], known: Told) -> dict[str, dict[str, str]]:
     """Return group -> members: the known ones where their number is the report's, of all parts."""
     told: dict[str, dict[str, str]] = {}
-    for groups in _groups(report).values():
-        if all(len(known.get(group, {})) == patients for group, patients, _, _ in groups):
-            told |= {group: dict(known.get(group, {})) for group, _, _, _ in groups}
-            continue
-        placed: Counter[str] = Counter()
-        # One digest for all: a patient's figures are the same in every part of the whole.
-        digest = _digest([figures for _, _, _, figures in groups])
-        for group, patients, attribute, _ in groups:
-            told[group] = unknown_members(patients, digest, first=placed[attribute])
-            placed[attribute] += patients
+    for groups in said.values():
+        # Where no value is kept but nobody is without one, they are all of the larger group.
+        for named in ([group.name for group in groups], [group.among for group in groups]):
+            members = [known.get(name, {}) for name in named]
+            if [len(one) for one in members] == [group.patients for group in groups]:
+                told |= {group.name: dict(m) for group, m in zip(groups, members, strict=True)}
+                break
+        else:
+            placed: Counter[str] = Counter()
+            # One digest for all: a patient's figures are the same in every part of the whole.
+            digest = _digest([group.figures for group in groups])
+            for group in groups:
+                first = placed[group.attribute]
+                told[group.name] = unknown_members(group.patients, digest, first=first)
+                placed[group.attribute] += group.patients
     return told
 
 
-def _groups(report: SiteReport) -> dict[str, list[tuple[str, int, str, Any]]]:
-    """Return whole -> its groups of figures: name, patients, attribute, figures."""
-    groups: dict[str, list[tuple[str, int, str, Any]]] = {
-        arm.arm: [(arm.arm, arm.patients, "", arm.model_dump(mode="json"))] for arm in report.arms
-    }
+def _parts(report: SiteReport) -> Iterator[tuple[str, str, str, _Part]]:
+    """Yield what a report says of its patients: whole, attribute, group, figures.
+
+    Of fewer than a group nothing is said but their number.
+    """
+    least = report.minimum_group_size
+    for arm in report.arms:
+        if arm.patients >= least:
+            yield arm.arm, "", "", arm
     for subgroup in report.subgroups:
         for part in subgroup.arms:
-            name = subgroup_of(part.arm, subgroup.attribute, subgroup.group)
-            figures = part.model_dump(mode="json")
-            groups[part.arm].append((name, part.patients, subgroup.attribute, figures))
+            yield part.arm, subgroup.attribute, subgroup.group, part
     for pair in report.agreement:
-        name = agreement_of(pair.first, pair.second)
-        groups[name] = [(name, pair.patients, "", pair.model_dump(mode="json"))]
-    if report.revision is not None:
-        figures = report.revision.model_dump(mode="json")
-        groups[REVISION] = [(REVISION, report.revision.patients, "", figures)]
+        if pair.patients >= least:
+            yield agreement_of(pair.first, pair.second), "", "", pair
+    if report.revision is not None and report.revision.patients >= least:
+        yield REVISION, "", "", report.revision
+
+
+def _named(whole: str, attribute: str, group: str) -> str:
+    return subgroup_of(whole, attribute, group) if attribute else whole
+
+
+def _groups(report: SiteReport) -> dict[str, list[_Group]]:
+    """Return whole -> its groups of patients."""
+    groups: defaultdict[str, list[_Group]] = defaultdict(list)
+    for whole, attribute, group, part in _parts(report):
+        name = _named(whole, attribute, group)
+        figures = part.model_dump(mode="json")
+        groups[whole].append(_Group(name, part.patients, attribute, figures, name))
+    return groups
+
+
+def _figure_groups(report: SiteReport) -> dict[str, list[_Group]]:
+    """Return whole and figure -> its groups of patients whose value is not known anyway."""
+    groups: defaultdict[str, list[_Group]] = defaultdict(list)
+    for whole, attribute, group, part in _parts(report):
+        for figure in type(part).model_fields:
+            said = getattr(part, figure)
+            if not isinstance(said, Distribution) or said.mean is None:
+                continue
+            failures = getattr(part, "failures", None) if figure in _KNOWN_OF_FAILURES else None
+            open_ = said.n - (failures or 0) if said.sketch is None else said.sketch.patients
+            among = _named(whole, attribute, group)
+            name = figure_of(among, figure)
+            figures = said.model_dump(mode="json")
+            groups[figure_of(whole, figure)].append(_Group(name, open_, attribute, figures, among))
     return groups
 
 
@@ -142,8 +232,28 @@ def _members(session: Session, round_id: str) -> dict[str, dict[str, str]]:
         figures[REVISION, patient].append([degree, active_s])
     known: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for (group, patient), values in figures.items():
-        known[group][sha256_hex(patient.encode())[:_DIGITS]] = _digest(values)
+        one = sha256_hex(patient.encode())[:_DIGITS]
+        known[group][one] = _digest(values)
+        # What one patient's figures were: two that are equal by chance are not the same figure.
+        for figure in _open_figures(group, values):
+            known[figure_of(group, figure)][one] = known[group][one]
     return dict(known)
+
+
+def _open_figures(group: str, cases: Sequence[Any]) -> Iterator[str]:
+    """Yield the figures of a patient that nobody knows from what else is told."""
+    if group == REVISION:
+        if any(degree < 100.0 for degree, _ in cases):
+            yield "degree_percent"
+        if any(active_s is not None for _, active_s in cases):
+            yield "active_s"
+        return
+    for figure in _FIGURES:
+        values = [case.get(figure) for case in cases]
+        if figure in _KNOWN_OF_FAILURES:  # the same patients: those who were not missed
+            values = [case.get("dsc") or None for case in cases]
+        if any(value is not None for value in values):
+            yield figure
 
 
 def _digest(figures: object) -> str:

@@ -1,6 +1,7 @@
 """Small real homes and packages for tests of the federation: no image, no training."""
 
 import io
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -321,7 +322,11 @@ def store_round(engine: Engine, report: SiteReport, rows: Sequence[PatientRow]) 
                 round_id=round_id,
                 case_id=f"case-{row.patient}",
                 arm=row.arm,
-                metrics={"dsc": row.metrics.dsc},
+                metrics={
+                    figure: None if math.isnan(value) else value
+                    for figure, value in vars(row.metrics).items()
+                    if isinstance(value, float)
+                },
                 subgroups=dict(row.subgroups),
             )
             for row in rows

@@ -187,3 +187,32 @@ def test_the_door_refuses_one_more_rated_patient(site):
     with pytest.raises(ReleaseRefused) as refused:
         released(site, careless)
     assert refused.value.rule == "few_patients_differ"
+
+
+def measured(site, package_id, dice):
+    """Make the report of a round, and leave in the database what measuring leaves."""
+    patients = [
+        PatientRow("direct", metrics(dsc, 3.0 + i / 7), patient=f"p{i}")
+        for i, dsc in enumerate(dice)
+    ]
+    return made(site, package_id, patients)
+
+
+def test_five_patients_more_of_whom_four_were_missed_do_not_tell_the_fifths_dice(site):
+    """25 times the mean less 20 times the earlier one is the sum of five, of whom four are 0."""
+    dice = [0.6 + 0.01 * i for i in range(20)]
+    first = measured(site, FIRST, dice)
+    released(site, first)
+    second = measured(site, SECOND, [*dice, 0.0, 0.0, 0.0, 0.0, 0.7311])
+    told = [one.arms[0].dsc.n * one.arms[0].dsc.mean for one in (first, second)]
+    assert told[1] - told[0] == pytest.approx(0.7311, abs=0.003)  # what the rule is there for
+    with pytest.raises(ReleaseRefused) as refused:
+        released(site, second)
+    assert refused.value.rule == "few_figures_differ"
+    released(site, measured(site, THIRD, [*dice, 0.5, 0.6, 0.7, 0.8, 0.9]))
+
+
+def test_other_failures_of_another_model_stand_in_no_reports_way(site):
+    dice = [0.6 + 0.01 * i for i in range(20)]
+    released(site, measured(site, FIRST, [0.0, *dice[1:]]))
+    released(site, measured(site, SECOND, [value + 0.01 for value in dice]))
