@@ -23,7 +23,8 @@ Rules, applied before a figure reaches a report:
 9. **Subgroups** are parts of one whole that is told, too: `evaluation.subgroup_summary`.
 
 What no rule here prevents: somebody who knows the values of all patients but one learns the last
-from any mean; where every patient of a group has the same value, the mean is everybody's value.
+from any mean; where every patient of a group has the same value, the mean is everybody's value; and
+one patient far from all others is told about by mean and SD together.
 """
 
 from collections.abc import Iterable, Sequence
