@@ -191,7 +191,7 @@ def report(
     output: Annotated[Path, typer.Option(help="Folder for the study report.")],
     pdf: Annotated[bool, typer.Option(help="Print it, too (pip install 'fedgtv[pdf]').")] = False,
 ) -> None:
-    """Write and sign the study report: study.html, study.csv, study.json, study.signature.json.
+    """Write and sign the study report: study.html to read, CSV and JSON to compute with.
 
     Example: fedgtv-coordinator report --home study --output study-report
     """

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,6 @@ from algorithms.contracts.model_package import (
     Manifest,
     Signature,
 )
-from algorithms.contracts.package_folder import write_package_folder
 from algorithms.contracts.package_stream import stream_bytes, stream_spans
 from coordinator.config import CoordinatorHome
 
@@ -110,7 +110,7 @@ def publish(home: CoordinatorHome, manifest: Manifest, files: Mapping[str, bytes
     }
     folder = home.packages / manifest.package_id
     if not folder.is_dir():
-        write_package_folder(folder, contents)
+        _write_folder(folder, contents)
     return manifest.package_id
 
 
@@ -128,6 +128,22 @@ def open_package(home: CoordinatorHome, package_id: str) -> PublishedPackage:
     named = json.loads(manifest)["files"].items()
     files = {name: FileEntry.model_validate(entry) for name, entry in named}
     return PublishedPackage(manifest, (folder / SIGNATURE_FILE).read_bytes(), files, folder)
+
+
+def _write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write a folder that appears at once, with all files; a part from a kill is replaced."""
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(mode=0o700, parents=True)
+    try:
+        for name, content in contents.items():
+            with (part / name).open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())  # or a power cut leaves the name with no content
+        part.replace(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _read_piece(file: Path, offset: int, size_bytes: int) -> bytes:

@@ -62,8 +62,6 @@ _SUBGROUP_FIGURES = (
     ("asd_predicted_to_reference_mm", MILLIMETRE, None),
 )
 
-TableRow = dict[str, str | int | float | None]
-
 
 class _Noun(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -151,12 +149,16 @@ class PooledDistribution(_Noun):
 
 
 class PooledArm(_Noun):
-    """One way of segmenting, over all hospitals that tested it; `failures` of those that say."""
+    """One way of segmenting, over all hospitals that tested it.
+
+    Attributes:
+        failures: of those that say; None where none does.
+    """
 
     arm: str
     sites: int
     patients: int
-    failures: int
+    failures: int | None
     dsc: PooledDistribution
     hd95_mm: PooledDistribution
     assd_mm: PooledDistribution
@@ -340,19 +342,6 @@ def check_arms(report: SiteReport) -> None:
         raise ProtocolError(f"site '{report.site}': its report holds an arm twice")
 
 
-def table_rows(report: StudyReport) -> list[TableRow]:
-    """Flatten a study report: one row per package and site, and one "all sites" row per package.
-
-    Every row has the same columns in the same order. None is a figure that was suppressed, is
-    undefined or was not asked for.
-    """
-    rows: list[TableRow] = []
-    for package in report.packages:
-        rows += [_site_row(report.study, package, site) for site in package.sites]
-        rows.append(_pooled_row(report.study, package))
-    return rows
-
-
 def _package_result(
     package_id: str, reports: Mapping[str, SiteReport], expected_sites: frozenset[str]
 ) -> PackageResult:
@@ -407,11 +396,12 @@ def _pool_arm(name: str, arms: Sequence[ArmSummary]) -> PooledArm:
     def millimetres(figure: str) -> PooledDistribution:
         return _pool([getattr(arm, figure) for arm in arms], decimals=2, scale=MILLIMETRE)
 
+    told = [arm.failures for arm in arms if arm.failures is not None]
     return PooledArm(
         arm=name,
         sites=len(arms),
         patients=sum(arm.patients for arm in arms),
-        failures=sum(arm.failures or 0 for arm in arms),
+        failures=sum(told) if told else None,
         dsc=_pool([arm.dsc for arm in arms], decimals=4, scale=FRACTION, known_as=0.0),
         hd95_mm=millimetres("hd95_mm"),
         assd_mm=millimetres("assd_mm"),
@@ -634,109 +624,3 @@ def _gap_closed(dsc: Mapping[str, Distribution] | Mapping[str, PooledDistributio
     if round(gap, 4) <= MINIMUM_GAP:
         return GapClosed(reason=GapReason.NO_GAP)
     return GapClosed(fraction=round((adapted.mean - direct.mean) / gap, 4))
-
-
-def _site_row(study: str, package: PackageResult, site: SiteResult) -> TableRow:
-    report = site.report
-    annotation, yardstick, revision = report.annotation, report.yardstick, report.revision
-    row = _row_head(study, package, report.site)
-    row |= {
-        "code_version": report.code_version,
-        "seed": report.seed,
-        "adapted_model_sha256": report.adapted_model_sha256,
-        "minimum_group_size": report.minimum_group_size,
-        "selection_strategy": annotation.strategy,
-        "training_patients": annotation.training_patients,
-        "training_slices": annotation.training_slices,
-        "selected_slices": annotation.selected_slices,
-        "earlier_slices": annotation.earlier_slices,
-        "annotator_simulated": str(annotation.simulated).lower(),
-        "patients_against_reference": yardstick.reference_contour if yardstick else None,
-        "patients_against_reviewed": yardstick.reviewed_contour if yardstick else None,
-    }
-    for name in ARMS:
-        row |= _arm_columns(name, site.arm(name))
-    row |= _gap_columns(site.gap_closed)
-    row |= _gain_columns(next((p.difference for p in report.paired if _is_gain(p)), None))
-    row |= {
-        "revision_patients": revision.patients if revision else None,
-        "revision_degree_percent_mean": revision.degree_percent.mean if revision else None,
-        "revision_degree_percent_sd": revision.degree_percent.sd if revision else None,
-        "revision_active_s_median": revision.active_s.median if revision else None,
-        "revision_active_s_q1": revision.active_s.q1 if revision else None,
-        "revision_active_s_q3": revision.active_s.q3 if revision else None,
-        "reviewer_simulated": str(revision.simulated).lower() if revision else None,
-    }
-    return row
-
-
-def _pooled_row(study: str, package: PackageResult) -> TableRow:
-    annotations = [site.report.annotation for site in package.sites]
-    # Start from a site's columns, so that the table cannot fall out of step, and empty them.
-    row: TableRow = dict.fromkeys(_site_row(study, package, package.sites[0]))
-    row |= _row_head(study, package, "all sites")
-    row |= {
-        "training_patients": sum(a.training_patients for a in annotations),
-        "training_slices": sum(a.training_slices for a in annotations),
-        "selected_slices": sum(a.selected_slices for a in annotations),
-    }
-    pooled = {arm.arm: arm for arm in package.pooled}
-    for name in ARMS:
-        row |= _arm_columns(name, pooled.get(name))
-    row |= _gap_columns(package.gap_closed)
-    row |= _gain_columns(next((p.difference for p in package.paired if _is_gain(p)), None))
-    revision, time = package.revision_degree_percent, package.revision_active_s
-    close = time is not None and time.close_median is not None
-    q1, median, q3 = time.quantiles if time is not None and close else (None, None, None)
-    row |= {
-        "revision_patients": revision.n,
-        "revision_degree_percent_mean": revision.mean,
-        "revision_degree_percent_sd": revision.sd,
-        "revision_active_s_median": median.estimate if median else None,
-        "revision_active_s_q1": q1.estimate if q1 else None,
-        "revision_active_s_q3": q3.estimate if q3 else None,
-    }
-    return row
-
-
-def _row_head(study: str, package: PackageResult, site: str) -> TableRow:
-    return {
-        "study": study,
-        "package_id": package.package_id,
-        "model_version": package.model_version,
-        "site": site,
-    }
-
-
-def _arm_columns(name: str, arm: ArmSummary | PooledArm | None) -> TableRow:
-    """Flatten one arm; a pooled median is the estimate from the sites' sketches."""
-    columns: TableRow = {
-        f"{name}_patients": arm.patients if arm else None,
-        f"{name}_failures": arm.failures if arm else None,
-    }
-    for figure in ("dsc", "hd95_mm", "assd_mm", "asd_predicted_to_reference_mm", "nsd_at_1mm"):
-        values = getattr(arm, figure, None)
-        columns[f"{name}_{figure}_n"] = getattr(values, "n", None)
-        for statistic in ("mean", "sd", "median"):
-            columns[f"{name}_{figure}_{statistic}"] = getattr(values, statistic, None)
-        if isinstance(values, PooledDistribution) and values.close_median is not None:
-            columns[f"{name}_{figure}_median"] = values.close_median.estimate
-    return columns
-
-
-def _is_gain(pair: PairedSummary | PooledPair) -> bool:
-    return (pair.first, pair.second) == PAIRS[0]
-
-
-def _gain_columns(difference: Distribution | PooledDistribution | None) -> TableRow:
-    return {
-        f"adapted_minus_direct_dsc_{statistic}": getattr(difference, statistic, None)
-        for statistic in ("n", "mean", "sd")
-    }
-
-
-def _gap_columns(gap: GapClosed) -> TableRow:
-    return {
-        "gap_closed": gap.fraction,
-        "gap_closed_reason": gap.reason.value if gap.reason else None,
-    }

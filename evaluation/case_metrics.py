@@ -94,11 +94,11 @@ def measure_case(
     spacing_mm = _in_mask_axes(spacing_zyx_mm, reference.ndim)
     if any(not tolerance >= 0 for tolerance in tolerances_mm):
         raise ValueError(f"tolerances_mm must not be negative: {tuple(tolerances_mm)}")
-    if not (reference.any() and predicted.any()):
+    box = _shared_box(reference, predicted)
+    if box is None:
         return metrics_of_empty_masks(
             reference, predicted, spacing_zyx_mm=spacing_zyx_mm, tolerances_mm=tolerances_mm
         )
-    box = _foreground_box(reference, predicted)
     reference, predicted = (np.ascontiguousarray(mask[box]) for mask in (reference, predicted))
     voxels = boundary_voxel_distances(reference, predicted, spacing_mm)
     elements = surface_element_distances(reference, predicted, spacing_mm)
@@ -211,16 +211,20 @@ def _in_mask_axes(spacing_zyx_mm: Sequence[float], axes: int) -> tuple[float, ..
     return tuple(float(step) for step in spacing_zyx_mm[-axes:])
 
 
-def _foreground_box(*masks: MaskArray) -> tuple[slice, ...]:
-    """Find the box that holds every mask, some of them not empty: outside it is no surface.
+def _shared_box(*masks: MaskArray) -> tuple[slice, ...] | None:
+    """Find the box that holds every mask, outside of which is no surface; None if one is empty.
 
     The first pass, over the whole volume, reads contiguous memory; the others only what it left.
     """
-    first = _span([_any(mask.reshape(len(mask), -1), 1) for mask in masks])
+    hits = [_any(mask.reshape(len(mask), -1), 1) for mask in masks]
+    if not all(hit.any() for hit in hits):
+        return None
+    first = _span(hits)
     planes = [_any(mask[first], 0) for mask in masks]
     if masks[0].ndim == 2:
         return first, _span(planes)
-    return first, *(_span([_any(plane, axis) for plane in planes]) for axis in (1, 0))
+    second = _span([_any(plane, 1) for plane in planes])
+    return first, second, _span([_any(plane[second], 0) for plane in planes])
 
 
 def _any(mask: MaskArray, axis: int) -> MaskArray:

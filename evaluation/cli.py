@@ -393,7 +393,10 @@ def report(
     key: Annotated[Path | None, typer.Option(help="Signing key; else it stays unsigned.")] = None,
     pdf: Annotated[bool, typer.Option(help="Print it, too (pip install 'fedgtv[pdf]').")] = False,
 ) -> None:
-    """Make a study's report from its hospitals' reports: study.html, study.csv and study.json.
+    """Make a study's report from its hospitals' reports.
+
+    study.html is to read; study.csv, study-subgroups.csv, study-raters.csv and study.json are to
+    compute with.
 
     Example: fedgtv-evaluate report reports/ --output study-report --expect hospital-b
     """

@@ -20,6 +20,7 @@ from evaluation.svg_drawing import (
 )
 
 _SITE_SHAPES: tuple[Shape, ...] = ("circle", "square", "diamond")
+_LABEL_PX = 15.0  # from a label to the next one
 _SITE_COLOURS = (BLUE, ORANGE, GREEN, "#cc79a7", "#e69f00", "#56b4e9", INK)
 
 
@@ -111,10 +112,11 @@ def _curves(
     ticks: Sequence[str] | None,
 ) -> Figure:
     """Draw a line per hospital through its points, Dice upwards."""
-    left, right, bottom = 46.0, 396.0, 288.0
+    left, right, top = 46.0, 396.0, 30.0
+    bottom = max(288.0, top + _LABEL_PX * (len(curves) - 1))
     drawing = Drawing(name, right + 40.0 + LETTER_PX * max(map(len, curves)), bottom + 46.0)
     lowest = min(y for points in curves.values() for _, y in points)
-    upward = Axis(10.0 * (min(lowest, 90.0) // 10.0), 100.0, bottom, 30.0)
+    upward = Axis(10.0 * (min(lowest, 90.0) // 10.0), 100.0, bottom, top)
     across = (
         Axis(0.0, most, left + 8, right) if ticks is None else Axis(0.8, most + 0.2, left, right)
     )
@@ -132,7 +134,7 @@ def _curves(
     drawing.text((left + right) / 2, bottom + 33, title, anchor="middle", colour=SOFT)
     drawing.text(0, 10, "Dice, %", colour=SOFT, size=11)
     names = _spread_labels(
-        {label: upward.at(points[-1][1]) for label, points in curves.items()}, gap=15.0
+        {label: upward.at(points[-1][1]) for label, points in curves.items()}, highest=top
     )
     for i, (label, points) in enumerate(curves.items()):
         colour = INK if label == ALL_SITES else _SITE_COLOURS[i % len(_SITE_COLOURS)]
@@ -152,11 +154,15 @@ def _curves(
     return finish(drawing, caption)
 
 
-def _spread_labels(heights: dict[str, float], *, gap: float) -> dict[str, float]:
-    """Move labels upwards until each is `gap` px from the next one below."""
+def _spread_labels(heights: dict[str, float], *, highest: float) -> dict[str, float]:
+    """Move labels apart: upwards, and from what would be above `highest` downwards again."""
     placed: dict[str, float] = {}
     lower = math.inf
     for label, y in sorted(heights.items(), key=lambda item: (-item[1], item[0])):
-        lower = min(y, lower - gap)
+        lower = min(y, lower - _LABEL_PX)
         placed[label] = lower
+    upper = highest - _LABEL_PX
+    for label, y in reversed(list(placed.items())):
+        upper = max(y, upper + _LABEL_PX)
+        placed[label] = upper
     return placed

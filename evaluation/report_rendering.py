@@ -4,8 +4,6 @@ The page is one file: style and drawings inline, no script, nothing fetched from
 report, title and time give the same bytes.
 """
 
-import csv
-import io
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -14,15 +12,17 @@ from jinja2 import Environment, StrictUndefined
 
 from algorithms.contracts.canonical_json import canonical_json
 from algorithms.contracts.site_report import SiteReport, YardstickSummary
-from evaluation.aggregate_report import GapClosed, StudyReport, table_rows
+from evaluation.aggregate_report import GapClosed, PackageResult, StudyReport
 from evaluation.case_metrics import EMPTY_MASK_POLICY
 from evaluation.disclosure_control import SUPPRESSION_RULE
 from evaluation.plain_notes import plain_notes
+from evaluation.report_csv import render_csv, render_raters_csv, render_subgroups_csv
 from evaluation.report_drawing import ALL_SITES, ARM_LABELS, why_not
 from evaluation.report_figures import package_figures, study_figures
 from evaluation.report_pdf import PDF_FILE
 from evaluation.report_seal import SEAL_FILE, SIGNED_FILES
 from evaluation.report_tables import (
+    bounded_p,
     budget_rows,
     mean_sd,
     median_iqr,
@@ -69,9 +69,17 @@ METRIC_DEFINITIONS = {
     ),
     "p of rank tests": (
         "the sign test and Wilcoxon's signed ranks are computed from counts on a public scale, so "
-        "p is known within bounds; the upper one is shown."
+        "p is known within bounds: the upper one is shown (≤), the lower one (≥) where that is 1."
+    ),
+    "Not known closely": (
+        "a pooled median or p value whose bounds are too wide to say anything, since counts were "
+        "merged until no bin tells of few patients; the bounds are in study.json."
     ),
     "I²": "share of the variation between hospitals' differences that is not chance.",
+    "Share of the way": (
+        "how far the adapted weights that were tested lie from the package's (0) to those at the "
+        "end of adaptation (1)."
+    ),
     "All sites": (
         "patient-weighted mean over the sites that gave the figure; the SD combines the spread "
         "within and between sites. Medians and quartiles are estimates from counts of patients on "
@@ -84,7 +92,7 @@ YARDSTICK_RULE = (
     "is none, against the reviewed contour, which a reviewer made by editing the adapted model's."
 )
 YARDSTICK_WARNING = (
-    "Not every patient was measured against a reference contour, or a site does not say so. A "
+    "not every patient there was measured against a reference contour, or it is not said. A "
     "reviewed contour was edited from the adapted model's: it favours “Adapted” over the other "
     "models, and with it the gap closed."
 )
@@ -107,11 +115,11 @@ def render_html(report: StudyReport, *, title: str, generated_at: str) -> str:
         percent=percent,
         number=number,
         p_value=p_value,
+        bounded_p=bounded_p,
         gap=_gap_text,
         yardstick=_yardstick_text,
         why_not=why_not,
     )
-    environment.tests["none_reviewed"] = _none_reviewed
     template = files("evaluation").joinpath("report_template.html").read_text(encoding="utf-8")
     return environment.from_string(template).render(
         report=report,
@@ -140,22 +148,8 @@ def render_html(report: StudyReport, *, title: str, generated_at: str) -> str:
         suppression_rule=SUPPRESSION_RULE,
         yardstick_rule=YARDSTICK_RULE,
         yardstick_warning=YARDSTICK_WARNING,
+        other_yardsticks=[_other_yardsticks(package) for package in report.packages],
     )
-
-
-def render_csv(report: StudyReport) -> str:
-    """Render the rows of a study report as CSV (RFC 4180, header first).
-
-    An empty cell is a figure that was suppressed, is undefined or was not asked for. A text that a
-    spreadsheet would take for a formula gets an apostrophe in front.
-    """
-    rows = table_rows(report)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({column: _safe_cell(value) for column, value in row.items()})
-    return text.getvalue()
 
 
 def render_json(report: StudyReport) -> str:
@@ -169,6 +163,8 @@ def report_files(report: StudyReport, *, title: str, generated_at: str) -> dict[
         render_json(report),
         render_html(report, title=title, generated_at=generated_at),
         render_csv(report),
+        render_subgroups_csv(report),
+        render_raters_csv(report),
     )
     return {name: text.encode("utf-8") for name, text in zip(SIGNED_FILES, made, strict=True)}
 
@@ -191,12 +187,6 @@ def write_report(
     for name, content in written.items():
         (folder / name).write_bytes(content)
     return [folder / name for name in written]
-
-
-def _safe_cell(value: str | int | float | None) -> str | int | float | None:
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return f"'{value}"
-    return value
 
 
 def _simulated_annotators(report: StudyReport) -> list[str]:
@@ -229,5 +219,13 @@ def _yardstick_text(yardstick: YardstickSummary | None) -> str:
     )
 
 
-def _none_reviewed(yardstick: YardstickSummary | None) -> bool:
-    return yardstick is not None and yardstick.reviewed_contour == 0
+def _other_yardsticks(package: PackageResult) -> list[str]:
+    """Name the hospitals that do not say that every patient has a reference contour."""
+    return [
+        site.report.site
+        if any(arm.dsc.mean is not None for arm in site.report.arms)
+        else f"{site.report.site} (in no figure)"
+        for site in package.sites
+        if site.report.arms
+        and (site.report.yardstick is None or site.report.yardstick.reviewed_contour != 0)
+    ]

@@ -19,7 +19,13 @@ from algorithms.contracts.errors import DataError
 from algorithms.contracts.model_package import Signature
 
 SEAL_FILE = "study.signature.json"
-SIGNED_FILES = ("study.json", "study.html", "study.csv")
+SIGNED_FILES = (
+    "study.json",
+    "study.html",
+    "study.csv",
+    "study-subgroups.csv",
+    "study-raters.csv",
+)
 
 
 class ReportStatement(BaseModel):

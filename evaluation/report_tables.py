@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from math import isnan, nan
 
 from algorithms.contracts.canonical_json import canonical_json, sha256_hex
@@ -29,6 +30,7 @@ from evaluation.study_record import SiteTraffic
 from evaluation.svg_drawing import number
 
 SIGNIFICANT = 0.05
+UNKNOWN = "not known closely"
 _SHORT_DIGEST = 16
 
 Summary = Distribution | PooledDistribution
@@ -49,7 +51,7 @@ def median_iqr(summary: Summary, digits: int = 1, scale: float = 1.0) -> str:
     """
     if isinstance(summary, PooledDistribution):
         if summary.close_median is None:
-            return "not known closely" if summary.quantiles else "not given"
+            return UNKNOWN if summary.quantiles else "not given"
         q1, median, q3 = (f"{q.estimate * scale:.{digits}f}" for q in summary.quantiles)
         return f"{median} ({q1}-{q3})"
     if summary.median is None:
@@ -66,14 +68,33 @@ def percent(part: int, whole: int) -> str:
 
 
 def p_value(p: float, *, at_most: bool = False) -> str:
-    """Write a p value as journals do; `at_most` says that it is an upper bound.
+    """Write a p value as journals do; `at_most` says that it is an upper bound, rounded upwards.
 
-    >>> p_value(0.0004), p_value(0.0312), p_value(0.27, at_most=True)
-    ('<0.001', '0.031', '≤0.27')
+    >>> p_value(0.0004), p_value(0.0312), p_value(0.27, at_most=True), p_value(0.2701, at_most=True)
+    ('<0.001', '0.031', '≤0.27', '≤0.28')
     """
     if p < 0.001:
         return "<0.001"
-    return ("≤" if at_most else "") + (f"{p:.3f}" if p < 0.1 else f"{p:.2f}")
+    return f"≤{_rounded(p, ROUND_CEILING)}" if at_most else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def bounded_p(low: float, high: float) -> str:
+    """Write a p value that is known within bounds: the upper one, unless that says nothing.
+
+    >>> bounded_p(0.0, 0.2701), bounded_p(0.318, 1.0), bounded_p(0.0, 1.0), bounded_p(1.0, 1.0)
+    ('≤0.28', '≥0.31', 'not known closely', '1.00')
+    """
+    if high <= 0.99:
+        return p_value(high, at_most=True)
+    if low < SIGNIFICANT:
+        return UNKNOWN
+    return f"{low:.2f}" if low == high else f"≥{_rounded(low, ROUND_FLOOR)}"
+
+
+def _rounded(p: float, rounding: str) -> str:
+    """Round a bound to the digits of a p value, to the side on which it still is one."""
+    step = Decimal("0.001" if p < 0.1 else "0.01")
+    return str(Decimal(str(p)).quantize(step, rounding=rounding))
 
 
 def starred_sites(package: PackageResult) -> frozenset[str]:
@@ -175,21 +196,28 @@ _TEST_NAMES = {
 
 def subgroup_tables(package: PackageResult) -> list[SubgroupTable]:
     """Lay out the subgroups of a package, attribute by attribute."""
+    # Holm's p only rises with each p that goes in: adjusted bounds are bounds of the adjusted.
     adjusted = {
-        figure: holm(
-            [one.tests[figure].p_high if figure in one.tests else nan for one in package.subgroups]
+        (figure, end): holm(
+            [
+                getattr(one.tests[figure], end) if figure in one.tests else nan
+                for one in package.subgroups
+            ]
         )
         for figure in SUBGROUP_FIGURES
+        for end in ("p_low", "p_high")
     }
+
+    def words(figure: str, place: int) -> str:
+        low, high = (adjusted[figure, end][place] for end in ("p_low", "p_high"))
+        return "-" if isnan(high) else bounded_p(low, high)
+
     return [
         SubgroupTable(
             title=ATTRIBUTE_LABELS[one.attribute],
             groups=one.groups,
             test=next((_TEST_NAMES[test.test] for test in one.tests.values()), ""),
-            p={
-                figure: "-" if isnan(p[place]) else p_value(p[place], at_most=True)
-                for figure, p in adjusted.items()
-            },
+            p={figure: words(figure, place) for figure in SUBGROUP_FIGURES},
             difference=_difference_words(one),
             untold="; ".join(
                 f"{left.site} {left.patients} of {left.tested} patients" for left in one.untold

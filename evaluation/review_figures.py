@@ -8,7 +8,14 @@ from algorithms.contracts.scale import SECOND
 from algorithms.contracts.site_report import Distribution
 from evaluation.aggregate_report import PackageResult, SiteResult
 from evaluation.pooled_sketch import QUARTILES, BoundedFigure, bounded_quantile, merge, spread
-from evaluation.report_drawing import ALL_SITES, TOP_PX, Figure, HospitalRows, finish
+from evaluation.report_drawing import (
+    ALL_SITES,
+    TOP_PX,
+    Figure,
+    HospitalRows,
+    digits_of,
+    finish,
+)
 from evaluation.revision import REVISION_BIN_LABELS
 from evaluation.svg_drawing import BLUE, INK, LETTER_PX, LINE, SHADES, SOFT, Axis, Drawing, spanning
 
@@ -78,7 +85,7 @@ def time_figure(package: PackageResult, name: str) -> Figure | None:
     rows = HospitalRows(name, [label for label, _ in boxes], plot=760)
     ends = [end for _, box in boxes if box is not None for end in box.ends]
     axis = spanning(ends, start=rows.left, end=rows.right, least=0.0, most=1.0)
-    rows.frame(axis, "active time per patient, s")
+    rows.frame(axis, "active time per patient, s", digits=digits_of(axis))
     for row, (_, box) in enumerate(boxes):
         y = rows.middle(row)
         if box is None:

@@ -82,16 +82,12 @@ def failures_figure(package: PackageResult, name: str) -> Figure | None:
     axis = spanning(shares, start=rows.left, end=rows.right - 76, least=0.0, most=1.0)
     rows.frame(axis, "tumours missed, % of patients", digits=digits_of(axis))
     rows.legend(arms)
-    silent = {
-        row: patients
-        for row, patients in silent_rows(
-            [
-                [None if o is None else (o.patients, o.failures is not None) for o in ones]
-                for ones in found.values()
-            ]
-        ).items()
-        if row < len(package.sites)
-    }
+    silent = silent_rows(
+        [
+            [None if o is None else (o.patients, o.failures is not None) for o in ones]
+            for ones in found.values()
+        ]
+    )
     for row, patients in silent.items():
         rows.hatch(rows.middle(row), too_few(patients), height=30)
     for arm, offset in zip(arms, OFFSETS_PX[len(arms)], strict=True):

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from algorithms.contracts.volume import MaskArray
 
-Cells = NDArray[np.int64]
+Cells = NDArray[np.int32]  # `[n, 3]`, places (z, y, x) on a grid; z is 0 on a plane
 
 
 def boundary_cells(mask: MaskArray) -> Cells:
-    """Return the foreground voxels with a face neighbour outside the mask, as flat indices.
+    """Return the places of the foreground voxels with a face neighbour outside the mask.
 
-    >>> boundary_cells(np.ones((3, 3), dtype=bool)).tolist()
-    [0, 1, 2, 3, 5, 6, 7, 8]
+    >>> boundary_cells(np.ones((3, 1), dtype=bool)).tolist()
+    [[0, 0, 0], [0, 1, 0], [0, 2, 0]]
 
     Args:
         mask: bool `[y, x]` or `[z, y, x]`; outside the array counts as outside the mask.
@@ -34,7 +34,7 @@ def cut_cells(mask: MaskArray) -> tuple[Cells, NDArray[np.uint8]]:
 
     >>> cells, codes = cut_cells(np.ones((1, 1), dtype=bool))
     >>> cells.tolist(), codes.tolist()
-    ([0, 1, 2, 3], [8, 4, 2, 1])
+    ([[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1]], [8, 4, 2, 1])
     """
     cells: Cells
     codes: NDArray[np.uint8]
@@ -51,13 +51,12 @@ def _solid(mask: MaskArray) -> NDArray[np.uint8]:
 @njit(cache=True, nogil=True)
 def _boundary(mask: NDArray[np.uint8], solid: bool) -> Cells:
     nz, ny, nx = mask.shape
-    found = np.empty(mask.size, dtype=np.int64)
+    found = np.empty((mask.size, 3), dtype=np.int32)
     count = 0
     for z in range(nz):
         edge_z = solid and (z == 0 or z == nz - 1)
         for y in range(ny):
             edge = edge_z or y == 0 or y == ny - 1
-            row = (z * ny + y) * nx
             for x in range(nx):
                 if not mask[z, y, x]:
                     continue
@@ -68,7 +67,7 @@ def _boundary(mask: NDArray[np.uint8], solid: bool) -> Cells:
                         inside &= mask[z - 1, y, x] & mask[z + 1, y, x]
                     if inside:
                         continue
-                found[count] = row + x
+                found[count] = z, y, x
                 count += 1
     return found[:count].copy()
 
@@ -77,8 +76,8 @@ def _boundary(mask: NDArray[np.uint8], solid: bool) -> Cells:
 def _cut(mask: NDArray[np.uint8], solid: bool) -> tuple[Cells, NDArray[np.uint8]]:
     nz, ny, nx = mask.shape
     planes = nz + 1 if solid else 1
-    cells = np.empty(planes * (ny + 1) * (nx + 1), dtype=np.int64)
-    codes = np.empty(cells.size, dtype=np.uint8)
+    codes = np.empty(planes * (ny + 1) * (nx + 1), dtype=np.uint8)
+    cells = np.empty((codes.size, 3), dtype=np.int32)
     # The pairs of bits of the last axis, behind 2 (2-D) or 4 (3-D) rows of voxels.
     upper, full = (0xAA, 0xFF) if solid else (0x0A, 0x0F)
     nothing = np.zeros(nx, dtype=np.uint8)
@@ -94,7 +93,6 @@ def _cut(mask: NDArray[np.uint8], solid: bool) -> tuple[Cells, NDArray[np.uint8]
                 c = mask[z, y - 1] if y > 0 else nothing
                 d = mask[z, y] if y < ny else nothing
             code = 0
-            row = (z * (ny + 1) + y) * (nx + 1)
             for x in range(nx + 1):
                 code = (code & upper) >> 1  # what was ahead is behind
                 if x < nx:
@@ -103,7 +101,7 @@ def _cut(mask: NDArray[np.uint8], solid: bool) -> tuple[Cells, NDArray[np.uint8]
                     else:
                         code |= c[x] << 1 | d[x] << 3
                 if code != 0 and code != full:
-                    cells[count] = row + x
+                    cells[count] = z, y, x
                     codes[count] = code
                     count += 1
     return cells[:count].copy(), codes[:count].copy()

@@ -57,7 +57,7 @@ def boundary_voxel_distances(
 
     cells = boundary_cells(reference), boundary_cells(predicted)
     weights = np.ones(len(cells[0])), np.ones(len(cells[1]))
-    return _distances(cells, weights, reference.shape, spacing_mm)
+    return _distances(cells, weights, spacing_mm)
 
 
 def surface_element_distances(
@@ -81,7 +81,6 @@ def surface_element_distances(
     return _distances(
         (reference_cells, predicted_cells),
         (areas[reference_codes], areas[predicted_codes]),
-        tuple(n + 1 for n in reference.shape),
         spacing_mm,
     )
 
@@ -95,7 +94,7 @@ def hausdorff_mm(distances: SurfaceDistances, percentile: float = 100.0) -> floa
     both = distances.predicted_to_reference_mm, distances.reference_to_predicted_mm
     if percentile == 100.0:  # which needs no sorting
         return float(max(one.max() for one in both))
-    return float(max(np.percentile(one, percentile) for one in both))
+    return max(_percentile(one, percentile) for one in both)
 
 
 def pooled_percentile_mm(distances: SurfaceDistances, percentile: float = 95.0) -> float:
@@ -105,7 +104,7 @@ def pooled_percentile_mm(distances: SurfaceDistances, percentile: float = 95.0) 
     is less than `hausdorff_mm`; figures under one name must not mix the two.
     """
     pooled = [distances.predicted_to_reference_mm, distances.reference_to_predicted_mm]
-    return float(np.percentile(np.concatenate(pooled), percentile))
+    return _percentile(np.concatenate(pooled), percentile)
 
 
 def pooled_mean_mm(distances: SurfaceDistances) -> float:
@@ -137,10 +136,18 @@ def surface_dice(distances: SurfaceDistances, tolerance_mm: float) -> float:
     return float((near_predicted + near_reference) / total)
 
 
+def _percentile(values: FloatArray, percentile: float) -> float:
+    """Interpolate linearly as `np.percentile` does, which takes longer than all distances here."""
+    rank = percentile / 100 * (len(values) - 1)
+    low = int(rank)
+    high = min(low + 1, len(values) - 1)
+    ordered = np.partition(values, (low, high))
+    return float(ordered[low] + (ordered[high] - ordered[low]) * (rank - low))
+
+
 def _distances(
-    cells: tuple[NDArray[np.int64], NDArray[np.int64]],
+    cells: tuple[NDArray[np.int32], NDArray[np.int32]],
     weights: tuple[FloatArray, FloatArray],
-    shape: tuple[int, ...],
     spacing_mm: Sequence[float],
 ) -> SurfaceDistances:
     """Measure between two surfaces, (reference, predicted), on one grid."""
@@ -149,9 +156,10 @@ def _distances(
     reference, predicted = cells
     if not (len(reference) and len(predicted)):
         raise ValueError("an empty mask has no surface to measure a distance to")
+    spacing_zyx_mm = spacing_mm if len(spacing_mm) == 3 else (1.0, *spacing_mm)
     return SurfaceDistances(
-        predicted_to_reference_mm=nearest_mm(predicted, reference, shape, spacing_mm),
-        reference_to_predicted_mm=nearest_mm(reference, predicted, shape, spacing_mm),
+        predicted_to_reference_mm=nearest_mm(predicted, reference, spacing_zyx_mm),
+        reference_to_predicted_mm=nearest_mm(reference, predicted, spacing_zyx_mm),
         predicted_weights=weights[1],
         reference_weights=weights[0],
     )

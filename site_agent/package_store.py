@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import shutil
 import struct
 from collections.abc import Collection, Iterable, Mapping
@@ -28,7 +29,6 @@ from algorithms.contracts.model_package import (
     Manifest,
     Signature,
 )
-from algorithms.contracts.package_folder import write_package_folder
 from algorithms.sample_selection import STRATEGIES
 from site_agent import audit_log
 from site_agent.config import SiteHome
@@ -461,4 +461,15 @@ def _write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
         ):
             return
         shutil.rmtree(folder)  # damaged since: the verified bytes at hand replace it
-    write_package_folder(folder, contents)
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # what a killed attempt left
+    part.mkdir(mode=0o700, parents=True)
+    try:
+        for name, content in contents.items():
+            with (part / name).open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())  # or a power cut leaves the name with no content
+        part.replace(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

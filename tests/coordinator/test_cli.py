@@ -75,6 +75,8 @@ def test_a_study_by_command(tmp_path: Path) -> None:
     assert {f.name for f in (tmp_path / "out").iterdir()} == {
         "study.html",
         "study.csv",
+        "study-subgroups.csv",
+        "study-raters.csv",
         "study.json",
         "study.signature.json",
     }

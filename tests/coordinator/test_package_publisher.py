@@ -16,6 +16,7 @@ from coordinator.package_publisher import (
 )
 from site_agent.package_store import verify_folder, verify_package
 from tests.simulated_site import STUDY, make_coordinator, tiny_package
+from tests.site_agent.stored_site import killed_at
 
 MANIFEST, FILES = tiny_package()
 
@@ -38,6 +39,16 @@ def test_publishing_twice_writes_the_same_bytes(tmp_path: Path) -> None:
     first = open_package(home, publish(home, manifest, files))
     assert open_package(home, publish(home, manifest, files)) == first
     assert len(list(home.packages.iterdir())) == 1
+
+
+def test_a_kill_at_any_change_of_a_file_leaves_a_whole_package_or_none(tmp_path: Path) -> None:
+    home = make_coordinator(tmp_path / "c")
+    step = 0
+    while killed_at(step, lambda: publish(home, MANIFEST, FILES)):
+        assert not (home.packages / MANIFEST.package_id).exists()
+        step += 1
+    assert step > len(FILES)
+    assert [folder.name for folder in home.packages.iterdir()] == [MANIFEST.package_id]
 
 
 @given(st.integers(0, 70_000), st.integers(0, 70_000))

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from algorithms.contracts.errors import ProtocolError
-from evaluation.aggregate_report import GapReason, StudyReport, aggregate, table_rows
+from evaluation.aggregate_report import GapReason, StudyReport, aggregate
+from evaluation.report_csv import table_rows
 from tests.evaluation.report_builders import report
 
 dscs = st.lists(st.floats(0.001, 1), min_size=2, max_size=9)  # beside failures: see attack tests

@@ -165,6 +165,31 @@ def test_failures_are_counted_of_those_whose_hospital_says(package, drawn):
     assert "1 of 60" in words(drawn["failures"])
 
 
+def test_where_no_hospital_says_how_many_failed_nobody_says_none_did():
+    (small,) = simulate_study(np.random.default_rng(1), sites={"small": 3})
+    study = aggregate([small.report()])
+    assert [arm.failures for arm in study.packages[0].pooled] == [None, None, None]
+    figures = package_figures(study.packages[0], "p0")
+    assert words(figures["failures"]).count("suppressed: 3 patients") == 2  # and all sites
+    assert not [word for word in words(figures["failures"]) if re.match("[0-9]+ of", word)]
+    ticks = [word for word in words(figures["time"]) if re.fullmatch(r"[0-9.]+", word)]
+    assert len(ticks) == len(set(ticks)) > 2
+
+
+def test_labels_of_many_curves_stay_inside_and_apart():
+    generator = np.random.default_rng(6)
+    names = [f"hospital-{i:02d}" for i in range(25)]
+    hospitals = simulate_study(generator, sites=dict.fromkeys(names, 12), failures=0)
+    study = aggregate([hospital.report() for hospital in hospitals])
+    root = root_of(study_figures(study)["budget"])
+    height = float(root.get("viewBox").split()[3])
+    labels = sorted(float(t.get("y")) for t in root.iter(f"{SVG}text") if t.text in names)
+    assert len(labels) == 25
+    assert labels[0] > 12
+    assert labels[-1] < height
+    assert min(np.diff(labels)) >= 14.9
+
+
 def test_a_budget_curve_goes_from_direct_use_over_rounds_to_the_comparator():
     study = of_rounds(3)
     curves = budget_points(study)

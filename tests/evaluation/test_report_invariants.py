@@ -19,7 +19,8 @@ from statsmodels.stats.meta_analysis import combine_effects
 from algorithms.contracts.subgroups import SUBGROUPS
 from evaluation.aggregate_report import aggregate
 from evaluation.benchmarks.simulated_reports import simulate_study
-from evaluation.report_rendering import render_csv, render_html, render_json
+from evaluation.report_csv import render_csv
+from evaluation.report_rendering import render_html, render_json
 from evaluation.site_summary import ARMS, RaterRow
 from tests.evaluation.test_report_rendering import Page
 

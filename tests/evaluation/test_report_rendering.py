@@ -6,10 +6,13 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from evaluation.aggregate_report import StudyReport, aggregate
-from evaluation.report_rendering import render_csv, render_html, render_json
+from evaluation.benchmarks.simulated_reports import simulate_study
+from evaluation.report_csv import render_csv
+from evaluation.report_rendering import render_html, render_json
 from tests.evaluation.report_builders import report
 
 WHEN = "2026-11-23T10:00:00Z"
@@ -222,6 +225,49 @@ def test_csv_reads_back(study):
     assert [row["site"] for row in rows] == ["north", "south", "tiny", "all sites"]
     assert float(rows[0]["direct_dsc_mean"]) == 0.45
     assert rows[2]["adapted_dsc_mean"] == ""
+
+
+def test_csv_holds_the_quartiles_that_the_page_shows():
+    (hospital,) = simulate_study(np.random.default_rng(1), sites={"north": 60})
+    made = aggregate([hospital.report()])
+    north, together = csv.DictReader(io.StringIO(render_csv(made), newline=""))
+    (site,) = made.packages[0].sites
+    for arm in site.report.arms:
+        for statistic in ("q1", "median", "q3"):
+            told = getattr(arm.dsc, statistic)
+            assert told is not None
+            assert float(north[f"{arm.arm}_dsc_{statistic}"]) == told
+    dice = made.packages[0].pooled[0].dsc
+    assert dice.close_median is not None
+    estimates = [str(quantile.estimate) for quantile in dice.quantiles]
+    assert [together[f"direct_dsc_{s}"] for s in ("q1", "median", "q3")] == estimates
+
+
+def test_a_hospital_that_never_reported_is_counted_and_has_a_line():
+    made = aggregate([report("north", adapted=[0.8, 0.9])], expected_sites=["north", "south"])
+    page = Page(render_html(made, title="t", generated_at=WHEN))
+    assert "2 patients, 1 of 2 sites" in page.text
+    place = page.rows.index(["south"])
+    assert page.rows[place + 1] == ["no report on this package has arrived"]
+
+
+def test_where_nobody_reviewed_or_no_rater_drew_twice_the_page_says_so():
+    known = report("north", adapted=[0.8, 0.9])
+    bare = Page(render_html(aggregate([known]), title="t", generated_at=WHEN))
+    assert "No hospital reports a review by oncologists." in bare.text
+    assert "No hospital reports the agreement of raters." in bare.text
+    reviewed = report("south", adapted=[0.8, 0.9], degrees=[1.0, 2.0])
+    page = Page(render_html(aggregate([known, reviewed]), title="t", generated_at=WHEN))
+    assert "Without a review: north." in page.text
+    assert "No hospital reports a review" not in page.text
+
+
+def test_the_yardstick_warning_names_its_hospitals_and_those_that_are_in_no_figure():
+    edited = report("south", adapted=[0.8, 0.9], against_reviewed=True)
+    tiny = report("tiny", adapted=[0.8])
+    made = aggregate([report("north", adapted=[0.8, 0.9]), edited, tiny])
+    page = Page(render_html(made, title="t", generated_at=WHEN))
+    assert "south, tiny (in no figure): not every patient there was measured" in page.text
 
 
 def test_a_text_that_a_spreadsheet_would_run_is_defused():

@@ -13,12 +13,14 @@ from evaluation.aggregate_report import PooledDistribution, aggregate
 from evaluation.benchmarks.simulated_reports import SITES, simulate_study
 from evaluation.pooled_sketch import BoundedFigure
 from evaluation.report_tables import (
+    bounded_p,
     budget_rows,
     mean_sd,
     median_iqr,
     rater_matrices,
     release_rows,
     starred_sites,
+    subgroup_tables,
 )
 from evaluation.site_summary import PatientRow, RaterRow, summarise_site
 from evaluation.study_record import SiteTraffic, StudyRecord
@@ -60,6 +62,34 @@ def test_a_pooled_median_is_shown_only_where_its_bounds_say_something():
     nothing = PooledDistribution(sites=0, n=0, undefined=0, mean=None, sd=None)
     assert median_iqr(nothing) == "not given"
     assert nothing.close_median is None
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_a_bound_of_p_is_written_so_that_it_still_is_one(one, other):
+    low, high = sorted((one, other))
+    said = bounded_p(low, high)
+    if said.startswith("≤"):
+        assert high <= float(said[1:]) < 1
+    elif said.startswith("≥"):
+        assert 0.05 <= float(said[1:]) <= low
+    elif said == "<0.001":
+        assert high < 0.001
+    else:
+        assert said == ("1.00" if low == high == 1 else "not known closely") or low == high
+
+
+def test_where_counts_leave_a_p_value_open_it_is_not_called_at_most_one():
+    hospitals = simulate_study(np.random.default_rng(6), sites={"north": 200, "south": 150})
+    package = aggregate([hospital.report() for hospital in hospitals]).packages[0]
+    opened = [
+        (table.p[figure], one.tests[figure])
+        for table, one in zip(subgroup_tables(package), package.subgroups, strict=True)
+        for figure in one.tests
+        if one.tests[figure].p_high == 1
+    ]
+    assert opened
+    for said, test in opened:
+        assert said == "not known closely" if 3 * test.p_low < 0.05 else said.startswith("≥")
 
 
 @settings(max_examples=30, deadline=None)

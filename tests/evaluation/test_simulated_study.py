@@ -8,7 +8,8 @@ from algorithms.contracts.messages import SiteReportMessage
 from evaluation.aggregate_report import StudyReport, aggregate
 from evaluation.benchmarks.simulated_reports import SITES, STUDY, simulate_study
 from evaluation.plain_notes import plain_notes
-from evaluation.report_rendering import render_csv, render_html, render_json
+from evaluation.report_csv import render_csv
+from evaluation.report_rendering import render_html, render_json
 from site_agent import egress
 from site_agent.database import open_database
 from tests.evaluation.report_builders import report

@@ -69,7 +69,7 @@ def tiny_study() -> Study:
         plan=StudyPlan(
             preprocessing=PreprocessingRecipe(in_plane_spacing_mm=3.0, patch_yx=(64, 64)),
             network=NetworkSpec(base_channels=8, levels=3),
-            source_training=_schedule(500),
+            source_training=_schedule(300),
             adaptation=AdaptationPlan(
                 stage1=_schedule(60),
                 stage3=_schedule(10),

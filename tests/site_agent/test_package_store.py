@@ -40,6 +40,7 @@ from site_agent.package_store import (
     verify_stored,
 )
 from tests.simulated_site import STUDY, file_entry, make_site, tiny_package
+from tests.site_agent.stored_site import killed_at
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = KEY.public_key().public_bytes_raw().hex()
@@ -277,6 +278,21 @@ def test_a_refused_package_leaves_nothing(home: SiteHome, engine: Engine) -> Non
         store_package(home, engine, *_signed(MANIFEST), FILES | {MODEL_FILE: b""})
     assert packages_held(engine) == []
     assert not home.packages.exists()
+
+
+def test_what_a_kill_leaves_of_a_package_the_next_attempt_replaces(
+    home: SiteHome, engine: Engine
+) -> None:
+    left = []
+    while killed_at(len(left), lambda: _store(home)):
+        left.append(len(list(home.packages.iterdir())) if home.packages.exists() else 0)
+    assert max(left) == 1
+    assert [found.name for found in home.packages.iterdir()] == [MANIFEST.package_id]
+    assert load_package(home, MANIFEST.package_id)[0] == MANIFEST
+
+
+def _store(home: SiteHome) -> None:
+    store_package(home, open_database(home.database_url), *_signed(MANIFEST), FILES)
 
 
 def test_a_stored_file_that_changed_is_noticed_and_can_be_replaced(
