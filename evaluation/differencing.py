@@ -96,7 +96,7 @@ def differencing_rule(
             )
         ]
         if any(
-            _UNKNOWN in patient for told in releases for one in told.values() for patient in one
+            is_unknown(patient) for told in releases for one in told.values() for patient in one
         ):
             # Somebody unknown may be anybody who is known: then numbers are all there is.
             releases = [_as_numbers(told) for told in releases]
@@ -195,6 +195,11 @@ def _as_numbers(told: Told) -> Told:
 
 def _rank(rows: Sequence[tuple[bool, ...]]) -> int:
     return int(np.linalg.matrix_rank(np.asarray(rows, dtype=np.float64))) if rows else 0
+
+
+def is_unknown(patient: str) -> bool:
+    """Say whether somebody only stands in for one of whom the number is known."""
+    return patient.startswith(_UNKNOWN)
 
 
 def unknown_members(patients: int, figures: str, *, first: int = 0) -> dict[str, str]:

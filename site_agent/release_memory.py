@@ -1,9 +1,14 @@
 """Whom a report is about, so that the door can tell what it gives away beside earlier ones.
 
-Nothing of this leaves: it is kept in the ledger's entry of the release, which stays in the site's
-database. Patients and their figures are there as digests.
+Nothing of this leaves: it is kept in a table of its own in the site's database, and the ledger's
+entry of the release holds its SHA-256. Patients and their figures are there as digests under a key
+of the site, so that whoever has a copy of the database alone cannot try which patient or which
+figures give them.
 """
 
+import hashlib
+import hmac
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -26,13 +31,16 @@ from evaluation.differencing import (
     Told,
     differencing_rule,
     figure_of,
+    is_unknown,
     subgroup_of,
     unknown_members,
 )
-from site_agent.database import CaseRow, LedgerRow, MeasurementRow, ReviewRow, RoundRow
+from site_agent.config import SiteHome
+from site_agent.database import CaseRow, MeasurementRow, ReviewRow, RoundRow
 
 REVISION = "revision"
 _DIGITS = 16
+_WHOLE = re.compile(r"(?=[.|])")
 _FIGURES = ("dsc", "hd95_mm", "assd_mm", "asd_predicted_to_reference_mm", "nsd_at_1mm")
 _KNOWN_OF_FAILURES = ("dsc", "nsd_at_1mm")
 
@@ -60,7 +68,7 @@ def agreement_of(first: str, second: str) -> str:
     return f"agreement {first} {second}"
 
 
-def told_by(session: Session, report: SiteReport) -> Told:
+def told_by(session: Session, report: SiteReport) -> dict[str, dict[str, str]]:
     """Return whom the figures of a report are about, group by group, and a digest of their figures.
 
     The members are those who were measured and reviewed in the round that made the report, in the
@@ -70,7 +78,7 @@ def told_by(session: Session, report: SiteReport) -> Told:
     return _told(_groups(report), _known(session, report))
 
 
-def figures_by(session: Session, report: SiteReport) -> Told:
+def figures_by(session: Session, report: SiteReport) -> dict[str, dict[str, str]]:
     """Return whom each figure of a report is about: those whose value is not known anyway.
 
     Five patients more are a group, but not their mean Dice when four of them failed.
@@ -85,7 +93,74 @@ def _known(session: Session, report: SiteReport) -> Told:
     return _members(session, made_by[0]) if made_by else {}
 
 
-def beside_earlier(session: Session, round_id: str, report: SiteReport) -> SiteReport:
+def memory_key(home: SiteHome) -> bytes:
+    """Derive the key of the digests from the site's secret for pseudonyms.
+
+    Raises:
+        DataError: the secret is missing.
+    """
+    return hmac.digest(home.secret("pseudonym.key"), b"fedgtv release memory", "sha256")
+
+
+def keyed(told: Told, key: bytes) -> dict[str, dict[str, str]]:
+    """Put digests under a key: those of patients and those of figures, each in their own way."""
+
+    def digest(kind: str, plain: str) -> str:
+        return hmac.new(key, f"{kind}:{plain}".encode(), hashlib.sha256).hexdigest()[:_DIGITS]
+
+    return {
+        group: {
+            patient if is_unknown(patient) else digest("patient", patient): digest("figures", one)
+            for patient, one in members.items()
+        }
+        for group, members in told.items()
+    }
+
+
+def packed(told: Told) -> dict[str, Any]:
+    """Write down a memory: every patient of a whole once, and for each group who of them it is.
+
+    Groups of one whole mostly hold the same patients with the same figures.
+
+    >>> memory = {"adapted": {"ann": "1f", "bob": "2f"}, "adapted.dsc": {"bob": "2f"}}
+    >>> packed(memory)
+    {'adapted': {'members': [['ann', '1f'], ['bob', '2f']], 'groups': {'': '3', '.dsc': '2'}}}
+    >>> unpacked(packed(memory)) == memory
+    True
+    """
+    wholes: defaultdict[str, list[str]] = defaultdict(list)
+    for group in told:
+        wholes[_WHOLE.split(group)[0]].append(group)
+    memory = {}
+    for whole, groups in sorted(wholes.items()):
+        members = sorted({member for group in groups for member in told[group].items()})
+        place = {member: 1 << i for i, member in enumerate(members)}
+        memory[whole] = {
+            "members": [list(member) for member in members],
+            "groups": {
+                group.removeprefix(whole): f"{sum(place[one] for one in told[group].items()):x}"
+                for group in sorted(groups)
+            },
+        }
+    return memory
+
+
+def unpacked(memory: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Read what `packed` wrote."""
+    return {
+        whole + group: {
+            patient: figures
+            for i, (patient, figures) in enumerate(held["members"])
+            if int(mask, 16) >> i & 1
+        }
+        for whole, held in memory.items()
+        for group, mask in held["groups"].items()
+    }
+
+
+def beside_earlier(
+    session: Session, round_id: str, report: SiteReport, earlier: Sequence[Told], key: bytes
+) -> SiteReport:
     """Leave out of a report those subgroups and pairs of raters that earlier ones do not allow.
 
     Without them a report may still be refused at the door; with them it could be, although it need
@@ -95,16 +170,10 @@ def beside_earlier(session: Session, round_id: str, report: SiteReport) -> SiteR
         session: in which the round's measurements are stored.
         round_id: that made the report.
         report: about to be stored.
+        earlier: whom every report that left is about.
+        key: of the digests in there.
     """
-    released = select(LedgerRow).where(
-        LedgerRow.state == "released", LedgerRow.kind == "site_report"
-    )
-    earlier = [
-        row.detail["told"] | row.detail.get("figures", {})
-        for row in session.scalars(released)
-        if "told" in row.detail
-    ]
-    members = _members(session, round_id)
+    members = keyed(_members(session, round_id), key)
     kept = report.model_copy(update={"subgroups": (), "agreement": ()})
     for attribute in SUBGROUPS:
         more = tuple(one for one in report.subgroups if one.attribute == attribute)
@@ -115,7 +184,11 @@ def beside_earlier(session: Session, round_id: str, report: SiteReport) -> SiteR
 
 
 def _with(
-    report: SiteReport, field: str, more: tuple[BaseModel, ...], members: Told, earlier: list[Told]
+    report: SiteReport,
+    field: str,
+    more: tuple[BaseModel, ...],
+    members: Told,
+    earlier: Sequence[Told],
 ) -> SiteReport:
     """Add to a field of a report what may be said beside earlier ones; else leave it as it is."""
     wider = report.model_copy(update={field: (*getattr(report, field), *more)})

@@ -10,7 +10,7 @@ from evaluation.site_summary import PatientRow, RaterRow, summarise_site
 from site_agent import egress
 from site_agent.database import MeasurementRow, RoundRow, open_database, transaction
 from site_agent.egress import ReleaseRefused
-from site_agent.release_memory import agreement_of, beside_earlier, told_by
+from site_agent.release_memory import agreement_of, beside_earlier, memory_key, told_by
 from tests.evaluation.report_builders import annotation, metrics, subject
 from tests.simulated_site import AT, STUDY, approve_plan_for, make_site, store_round
 
@@ -63,13 +63,18 @@ def released(site, report):
     return egress.release(home, engine, SiteReportMessage(report=report), now=AT)
 
 
+def allowed(home, session, round_id, report):
+    earlier = egress.told_earlier(home, session)
+    return beside_earlier(session, round_id, report, earlier, memory_key(home))
+
+
 def made(site, package_id, patients):
     """Do what measuring does: store, then leave out what earlier reports do not allow."""
-    _, engine = site
+    home, engine = site
     round_id = store_round(engine, summarised(package_id, patients), patients)
     with transaction(engine) as session:
         row = session.get_one(RoundRow, round_id)
-        report = beside_earlier(session, round_id, summarised(package_id, patients))
+        report = allowed(home, session, round_id, summarised(package_id, patients))
         row.report = report.model_dump(mode="json")
     return report
 
@@ -146,7 +151,7 @@ def test_a_plan_that_does_not_name_subgroups_keeps_them_in(site):
 
 def rated(site, package_id, patients):
     """Two raters drew so many patients by the time of this report."""
-    _, engine = site
+    home, engine = site
     raters = [RaterRow("a", "b", 0.8, 3.0 + i) for i in range(patients)]
     everybody = rows(*range(10))
     report = summarised(package_id, everybody, raters)
@@ -162,7 +167,7 @@ def rated(site, package_id, patients):
             for i in range(patients)
         )
         session.flush()
-        report = beside_earlier(session, round_id, report)
+        report = allowed(home, session, round_id, report)
         session.get_one(RoundRow, round_id).report = report.model_dump(mode="json")
     return report
 
