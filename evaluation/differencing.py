@@ -18,6 +18,8 @@ Kind = tuple[tuple[bool, ...], ...]
 """For each value that a patient had, which sets of patients it is in."""
 _PART = "|"
 _FIGURE = "."
+_SKETCH = "~"
+BINS_DIFFER = "few_in_bins_differ"
 _UNKNOWN = "unknown-"
 
 
@@ -34,6 +36,16 @@ def figure_of(group: str, figure: str) -> str:
     """
     whole, part, rest = group.partition(_PART)
     return f"{whole}{_FIGURE}{figure}{part}{rest}"
+
+
+def sketch_of(figure: str) -> str:
+    """Name the sketch of one figure of a group.
+
+    >>> sketch_of(figure_of(subgroup_of("adapted", "t_stage", "T1+2"), "dsc"))
+    'adapted.dsc~|t_stage|T1+2'
+    """
+    whole, part, rest = figure.partition(_PART)
+    return f"{whole}{_SKETCH}{part}{rest}"
 
 
 def differencing_rule(
@@ -60,6 +72,10 @@ def differencing_rule(
 
     - "few_figures_differ": the same, for changes and any number of releases: a figure that changed
       is another one of the same patient. Of a single figure (`figure_of`) this alone is asked.
+    - "few_in_bins_differ": of two sketches of one figure (`sketch_of`), in which some patients have
+      the same value and others do not, the counts taken from one another leave those others, bin
+      by bin, few as they are in one. So two sketches are about the same values or about none in
+      common.
 
     The same report once more breaks none.
 
@@ -82,7 +98,7 @@ def differencing_rule(
         raise ValueError(f"a group has at least one patient, not {minimum_group_size}")
     before_least = minimum_group_size if least_told is None else least_told
     wholes_asked = {group.split(_PART)[0] for group in asked}
-    for whole in sorted(wholes_asked, key=lambda whole: (_FIGURE in whole, whole)):
+    for whole in sorted(wholes_asked, key=lambda name: (_SKETCH in name, _FIGURE in name, name)):
         # Of fewer than a group no figure was given: only how many they are.
         releases: list[Told] = [
             {
@@ -95,6 +111,10 @@ def differencing_rule(
                 *((told, before_least) for told in earlier),
             )
         ]
+        if _SKETCH in whole:
+            if any(_bins_tell_of_few(whole, releases[0], told) for told in releases[1:]):
+                return BINS_DIFFER
+            continue
         if any(
             is_unknown(patient) for told in releases for one in told.values() for patient in one
         ):
@@ -125,6 +145,38 @@ def differencing_rule(
         if few_differ:
             return "few_figures_differ"
     return None
+
+
+def _bins_tell_of_few(whole: str, now: Told, before: Told) -> bool:
+    """Say whether the sketches of one figure in two releases, taken from one another, tell of few.
+
+    Those of subgroups have bins that fit all patients and the other subgroups of their attribute.
+    So where all patients are the same, it is enough that an attribute parts them alike.
+    """
+    new, old = (
+        {group: frozenset(members.items()) for group, members in told.items()}
+        for told in (now, before)
+    )
+    if whole in new and new[whole] == old.get(whole):
+        of_new, of_old = (
+            {group.rpartition(_PART)[0] for group in told if group != whole} for told in (new, old)
+        )
+        return any(
+            _partition(whole, attribute, new) != _partition(whole, attribute, old)
+            for attribute in of_new & of_old
+        )
+    # Somebody unknown may be anybody.
+    return any(
+        bool(one & other) or any(is_unknown(patient) for patient, _ in one | other)
+        for one, other in product(new.values(), old.values())
+    )
+
+
+def _partition(
+    whole: str, attribute: str, values: Mapping[str, frozenset[tuple[str, str]]]
+) -> set[frozenset[tuple[str, str]]]:
+    parts = {one for group, one in values.items() if group.rpartition(_PART)[0] == attribute}
+    return {*parts, values[whole].difference(*parts)} - {frozenset()}
 
 
 def follows_about_few(cells: Mapping[tuple[bool, ...], int], *, minimum_group_size: int) -> bool:

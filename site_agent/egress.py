@@ -53,7 +53,15 @@ from site_agent.database import (
 from site_agent.model_update import promised_epsilon
 from site_agent.package_store import PackageRefused, read_safetensors_header
 from site_agent.plan_store import PlanRefused, approved_plan, plan_in_force
-from site_agent.release_memory import figures_by, keyed, memory_key, packed, told_by, unpacked
+from site_agent.release_memory import (
+    figures_by,
+    keyed,
+    memory_key,
+    packed,
+    sketches_in,
+    told_by,
+    unpacked,
+)
 from site_agent.residue import Known, known_residue, residues, text_residue
 
 NEEDS_A_PERSON = (SourcePackageOffer, SiteReportMessage, ModelUpdateOffer)
@@ -458,9 +466,9 @@ def _check_group_size(message: SiteReportMessage, minimum: int) -> None:
 def _check_earlier(home: SiteHome, session: Session, message: SiteReportMessage) -> Told:
     """Check a report beside all that were released before, and return what to remember of it."""
     report = message.report
+    figures = figures_by(session, report)
     told = keyed(
-        told_by(session, report) | figures_by(session, report),
-        memory_key(home),
+        {**told_by(session, report), **figures, **sketches_in(report, figures)}, memory_key(home)
     )
     minimum = report.minimum_group_size  # no smaller than the site's and the plan's
     if rule := differencing_rule(
@@ -500,7 +508,7 @@ def _remembered(home: SiteHome, session: Session, row: LedgerRow) -> Told:
     least = report.minimum_group_size
     told = {group: members for group, members in told.items() if len(members) >= least}
     figures: Told = row.detail.get("figures", figures_by(session, report))
-    return keyed({**told, **figures}, memory_key(home))
+    return keyed({**told, **figures, **sketches_in(report, figures)}, memory_key(home))
 
 
 def _check_files(message: LeavingMessage, files: Mapping[str, bytes]) -> None:

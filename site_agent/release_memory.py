@@ -11,7 +11,8 @@ import hmac
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 from sqlalchemy import select
@@ -21,17 +22,21 @@ from algorithms.contracts.canonical_json import canonical_json, sha256_hex
 from algorithms.contracts.site_report import (
     ArmSummary,
     Distribution,
+    PairedSummary,
     RaterAgreement,
     RevisionSummary,
     SiteReport,
     SubgroupArm,
+    SubgroupSummary,
 )
 from algorithms.contracts.subgroups import SUBGROUPS
 from evaluation.differencing import (
+    BINS_DIFFER,
     Told,
     differencing_rule,
     figure_of,
     is_unknown,
+    sketch_of,
     subgroup_of,
     unknown_members,
 )
@@ -43,8 +48,10 @@ _DIGITS = 16
 _WHOLE = re.compile(r"(?=[.|])")
 _FIGURES = ("dsc", "hd95_mm", "assd_mm", "asd_predicted_to_reference_mm", "nsd_at_1mm")
 _KNOWN_OF_FAILURES = ("dsc", "nsd_at_1mm")
+_LEFT_OUT = (*_KNOWN_OF_FAILURES, "degree_percent")  # of a sketch: those whose value is known
 
 _Part = ArmSummary | SubgroupArm | RaterAgreement | RevisionSummary
+_Said = TypeVar("_Said", ArmSummary, SubgroupArm, RaterAgreement, RevisionSummary, PairedSummary)
 
 
 class _Group(NamedTuple):
@@ -54,6 +61,8 @@ class _Group(NamedTuple):
         patients: those in whom something is said that is not known anyway.
         attribute: of a subgroup.
         among: the group of which they are those with such a value.
+        of: how many that group is where the report does not say how many values are known anyway:
+            `patients` are then the most who can be meant; else 0.
     """
 
     name: str
@@ -61,6 +70,7 @@ class _Group(NamedTuple):
     attribute: str
     figures: Any
     among: str
+    of: int = 0
 
 
 def agreement_of(first: str, second: str) -> str:
@@ -84,6 +94,38 @@ def figures_by(session: Session, report: SiteReport) -> dict[str, dict[str, str]
     Five patients more are a group, but not their mean Dice when four of them failed.
     """
     return _told(_figure_groups(report), _known(session, report))
+
+
+def sketches_in(report: SiteReport, figures: Told) -> dict[str, dict[str, str]]:
+    """Return whom each sketch of a report is about, of whom `figures` says whose value each is."""
+    counted: dict[str, dict[str, str]] = {}
+    for whole, attribute, group, part in _parts(report):
+        for figure in _sketched(part):
+            name = figure_of(_named(whole, attribute, group), figure)
+            said = getattr(part, figure)
+            unknown = unknown_members(said.n, _digest(said.model_dump(mode="json")))
+            counted[sketch_of(name)] = dict(figures.get(name, unknown))
+    for pair in report.paired:
+        if (sketch := pair.difference.sketch) is not None:
+            first, second = (
+                figures.get(figure_of(arm, "dsc"), {}) for arm in (pair.first, pair.second)
+            )
+            both = {one: first[one] + second[one] for one in first.keys() & second.keys()}
+            if len(both) != sketch.patients:
+                digest = _digest(pair.difference.model_dump(mode="json"))
+                both = unknown_members(sketch.patients, digest)
+            counted[sketch_of(figure_of(_whole(pair), "difference"))] = both
+    return counted
+
+
+def _sketched(part: BaseModel) -> Iterator[str]:
+    """Yield the figures of which patients are counted."""
+    for figure in type(part).model_fields:
+        said = getattr(part, figure)
+        if isinstance(said, Distribution) and said.sketch is not None:
+            yield figure
+    if isinstance(part, RevisionSummary) and part.bins and part.degree_percent.sketch is None:
+        yield "degree_percent"
 
 
 def _known(session: Session, report: SiteReport) -> Told:
@@ -161,8 +203,9 @@ def unpacked(memory: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 def beside_earlier(
     session: Session, round_id: str, report: SiteReport, earlier: Sequence[Told], key: bytes
 ) -> SiteReport:
-    """Leave out of a report those subgroups and pairs of raters that earlier ones do not allow.
+    """Leave out of a report what earlier ones do not allow: subgroups, pairs of raters, sketches.
 
+    With a sketch goes what is read from it, medians and quartiles; mean and SD stay.
     Without them a report may still be refused at the door; with them it could be, although it need
     not.
 
@@ -173,32 +216,104 @@ def beside_earlier(
         earlier: whom every report that left is about.
         key: of the digests in there.
     """
-    members = keyed(_members(session, round_id), key)
+    beside = _Beside(_members(session, round_id), earlier, key)
     kept = report.model_copy(update={"subgroups": (), "agreement": ()})
+    broken = beside.broken_sketches(kept)
+    kept = kept.model_copy(
+        update={
+            "arms": tuple(_bare(arm, broken) for arm in kept.arms),
+            "paired": tuple(_bare(pair, broken) for pair in kept.paired),
+            "revision": None if kept.revision is None else _bare(kept.revision, broken),
+        }
+    )
     for attribute in SUBGROUPS:
         more = tuple(one for one in report.subgroups if one.attribute == attribute)
-        kept = _with(kept, "subgroups", more, members, earlier)
+        kept = beside.with_more(kept, "subgroups", more)
     for pair in report.agreement:
-        kept = _with(kept, "agreement", (pair,), members, earlier)
+        kept = beside.with_more(kept, "agreement", (pair,))
     return kept
 
 
-def _with(
-    report: SiteReport,
-    field: str,
-    more: tuple[BaseModel, ...],
-    members: Told,
-    earlier: Sequence[Told],
-) -> SiteReport:
-    """Add to a field of a report what may be said beside earlier ones; else leave it as it is."""
-    wider = report.model_copy(update={field: (*getattr(report, field), *more)})
-    rule = differencing_rule(
-        _told({**_groups(wider), **_figure_groups(wider)}, members),
-        earlier,
-        minimum_group_size=report.minimum_group_size,
-        least_told=1,
-    )
-    return wider if rule is None else report
+@dataclass(frozen=True)
+class _Beside:
+    """What a round's report may say beside earlier ones.
+
+    Attributes:
+        members: of the round, group by group.
+        earlier: whom every report that left is about.
+        key: of the digests in there.
+    """
+
+    members: Told
+    earlier: Sequence[Told]
+    key: bytes
+
+    def with_more(
+        self, report: SiteReport, field: str, more: tuple[SubgroupSummary | RaterAgreement, ...]
+    ) -> SiteReport:
+        """Add to a field of a report what may be said, without its sketches if need be."""
+
+        def wider(more: tuple[BaseModel, ...]) -> SiteReport:
+            return report.model_copy(update={field: (*getattr(report, field), *more)})
+
+        whole = wider(more)
+        rule = self._rule(self._told(whole), report)
+        if rule == BINS_DIFFER:
+            broken = self.broken_sketches(whole)
+            whole = wider(tuple(_bare_part(one, broken) for one in more))
+            rule = self._rule(self._told(whole), report)
+        return whole if rule is None else report
+
+    def broken_sketches(self, report: SiteReport) -> frozenset[str]:
+        """Name the figures whose sketches may not leave beside earlier ones."""
+        told = self._told(report)
+        of_whole: defaultdict[str, dict[str, Mapping[str, str]]] = defaultdict(dict)
+        for name in sketches_in(report, told):
+            of_whole[name.partition("|")[0]][name] = told[name]
+        return frozenset(
+            whole for whole, sketches in of_whole.items() if self._rule(sketches, report)
+        )
+
+    def _told(self, report: SiteReport) -> Told:
+        told = _told({**_groups(report), **_figure_groups(report)}, self.members)
+        return told | sketches_in(report, told)
+
+    def _rule(self, told: Told, report: SiteReport) -> str | None:
+        return differencing_rule(
+            keyed(told, self.key),
+            self.earlier,
+            minimum_group_size=report.minimum_group_size,
+            least_told=1,
+        )
+
+
+def _bare_part(
+    more: SubgroupSummary | RaterAgreement, broken: frozenset[str]
+) -> SubgroupSummary | RaterAgreement:
+    if isinstance(more, RaterAgreement):
+        return _bare(more, broken)
+    return more.model_copy(update={"arms": tuple(_bare(arm, broken) for arm in more.arms)})
+
+
+def _bare(part: _Said, broken: frozenset[str]) -> _Said:
+    """Leave out the sketches of figures that are named, and what is read from them."""
+    figures = [f for f in _sketched(part) if sketch_of(figure_of(_whole(part), f)) in broken]
+    nothing = dict.fromkeys(("sketch", "median", "q1", "q3"))
+    update: dict[str, Any] = {f: getattr(part, f).model_copy(update=nothing) for f in figures}
+    if "degree_percent" in figures:
+        update["bins"] = None
+    return part.model_copy(update=update)
+
+
+def _whole(part: _Part | PairedSummary) -> str:
+    """Name the patients of whom this is said, or said of some."""
+    if isinstance(part, RevisionSummary):
+        return REVISION
+    if isinstance(part, RaterAgreement):
+        return agreement_of(part.first, part.second)
+    if isinstance(part, PairedSummary):
+        return f"{part.first} {part.second}"
+    return part.arm
 
 
 def _told(said: Mapping[str, Sequence[_Group]], known: Told) -> dict[str, dict[str, str]]:
@@ -208,7 +323,11 @@ def _told(said: Mapping[str, Sequence[_Group]], known: Told) -> dict[str, dict[s
         # Where no value is kept but nobody is without one, they are all of the larger group.
         for named in ([group.name for group in groups], [group.among for group in groups]):
             members = [known.get(name, {}) for name in named]
-            if [len(one) for one in members] == [group.patients for group in groups]:
+            if all(
+                len(one) == group.patients
+                or (0 < len(one) < group.patients and group.of == len(known.get(group.among, {})))
+                for one, group in zip(members, groups, strict=True)
+            ):
                 told |= {group.name: dict(m) for group, m in zip(groups, members, strict=True)}
                 break
         else:
@@ -230,15 +349,15 @@ def _parts(report: SiteReport) -> Iterator[tuple[str, str, str, _Part]]:
     least = report.minimum_group_size
     for arm in report.arms:
         if arm.patients >= least:
-            yield arm.arm, "", "", arm
+            yield _whole(arm), "", "", arm
     for subgroup in report.subgroups:
         for part in subgroup.arms:
-            yield part.arm, subgroup.attribute, subgroup.group, part
+            yield _whole(part), subgroup.attribute, subgroup.group, part
     for pair in report.agreement:
         if pair.patients >= least:
-            yield agreement_of(pair.first, pair.second), "", "", pair
+            yield _whole(pair), "", "", pair
     if report.revision is not None and report.revision.patients >= least:
-        yield REVISION, "", "", report.revision
+        yield _whole(report.revision), "", "", report.revision
 
 
 def _named(whole: str, attribute: str, group: str) -> str:
@@ -261,14 +380,19 @@ def _figure_groups(report: SiteReport) -> dict[str, list[_Group]]:
     for whole, attribute, group, part in _parts(report):
         for figure in type(part).model_fields:
             said = getattr(part, figure)
-            if not isinstance(said, Distribution) or said.mean is None:
+            if not isinstance(said, Distribution) or (
+                said.mean is None and figure not in _sketched(part)
+            ):
                 continue
             failures = getattr(part, "failures", None) if figure in _KNOWN_OF_FAILURES else None
             open_ = said.n - (failures or 0) if said.sketch is None else said.sketch.patients
             among = _named(whole, attribute, group)
             name = figure_of(among, figure)
             figures = said.model_dump(mode="json")
-            groups[figure_of(whole, figure)].append(_Group(name, open_, attribute, figures, among))
+            known_anyway = figure in _LEFT_OUT and failures is None and said.sketch is None
+            of = part.patients if known_anyway else 0
+            one = _Group(name, open_, attribute, figures, among, of)
+            groups[figure_of(whole, figure)].append(one)
     return groups
 
 
