@@ -16,9 +16,8 @@ Rules, applied before a figure reaches a report:
 5. **Counts on a scale** leave as bins that hold a group or, where the scale begins anew, nobody;
    the outermost reach to the ends of the scale.
 6. **Figures are rounded.** An exact mean of fractions with known denominators can be taken apart.
-7. **Complementary suppression.** A count below the minimum group size is hidden, and with it enough
-   others that the totals do not give it away: `suppressed_bins`, and for a table with row and
-   column totals `evaluation.table_suppression`.
+7. **Complementary suppression.** Where a count is below the minimum group size, it is hidden and
+   with it all counts of the same total, which could give it away: `suppressed_bins`.
 8. **No differencing across releases**: `evaluation.differencing`.
 9. **Subgroups** are parts of one whole that is told, too: `evaluation.subgroup_summary`.
 
@@ -210,15 +209,18 @@ def _full_bins(counts: NDArray[np.int64], minimum_group_size: int) -> list[tuple
 
 
 def suppressed_bins(counts: Sequence[int], *, minimum_group_size: int) -> tuple[int | None, ...]:
-    """Hide small counts, and enough others that the known total gives none of them away.
+    """Give all counts of a known total, or none where one is about few: from 1 to below a group.
 
-    A count from 1 to the minimum group size less one is hidden; then the smallest counts that are
-    left, until at least two are hidden and they hold a group together. 0 is given: it is nobody.
+    With only some hidden, whoever knows this rule could work out what else would have been hidden.
+    So could whoever sees no count where two make up just one group: both would be few, unless all
+    such pairs are hidden. 0 is nobody and may be given.
 
     >>> suppressed_bins((7, 9, 4, 0), minimum_group_size=5)
-    (None, 9, None, None)
+    (None, None, None, None)
     >>> suppressed_bins((7, 9, 6, 0), minimum_group_size=5)
     (7, 9, 6, 0)
+    >>> suppressed_bins((5, 0), minimum_group_size=5)
+    (None, None)
 
     Raises:
         ValueError: for a negative count, or a minimum group size below 1.
@@ -226,14 +228,9 @@ def suppressed_bins(counts: Sequence[int], *, minimum_group_size: int) -> tuple[
     check_group_size(minimum_group_size)
     if any(count < 0 for count in counts):
         raise ValueError(f"a count is not negative: {tuple(counts)}")
-    small = [i for i, count in enumerate(counts) if 0 < count < minimum_group_size]
-    if not small:
-        return tuple(counts)
-    hidden = set(small)
-    rest = sorted((i for i in range(len(counts)) if i not in hidden), key=lambda i: counts[i])
-    while rest and (len(hidden) < 2 or sum(counts[i] for i in hidden) < minimum_group_size):
-        hidden.add(rest.pop(0))
-    return tuple(None if i in hidden else count for i, count in enumerate(counts))
+    few = any(0 < count < minimum_group_size for count in counts)
+    just_a_group = len(counts) == 2 and sum(counts) == minimum_group_size > 1
+    return (None,) * len(counts) if few or just_a_group else tuple(counts)
 
 
 def check_group_size(minimum_group_size: int) -> None:
