@@ -19,7 +19,6 @@ Kind = tuple[tuple[bool, ...], ...]
 _PART = "|"
 _FIGURE = "."
 _SKETCH = "~"
-BINS_DIFFER = "few_in_bins_differ"
 _UNKNOWN = "unknown-"
 
 
@@ -113,7 +112,7 @@ def differencing_rule(
         ]
         if _SKETCH in whole:
             if any(_bins_tell_of_few(whole, releases[0], told) for told in releases[1:]):
-                return BINS_DIFFER
+                return "few_in_bins_differ"
             continue
         if any(
             is_unknown(patient) for told in releases for one in told.values() for patient in one
@@ -150,8 +149,8 @@ def differencing_rule(
 def _bins_tell_of_few(whole: str, now: Told, before: Told) -> bool:
     """Say whether the sketches of one figure in two releases, taken from one another, tell of few.
 
-    Those of subgroups have bins that fit all patients and the other subgroups of their attribute.
-    So where all patients are the same, it is enough that an attribute parts them alike.
+    Those of subgroups have bins that fit all patients and the other subgroups of their release. So
+    where all patients are the same, it is enough that the same attributes part them alike.
     """
     new, old = (
         {group: frozenset(members.items()) for group, members in told.items()}
@@ -161,9 +160,11 @@ def _bins_tell_of_few(whole: str, now: Told, before: Told) -> bool:
         of_new, of_old = (
             {group.rpartition(_PART)[0] for group in told if group != whole} for told in (new, old)
         )
-        return any(
+        if not of_new or not of_old:
+            return False
+        return of_new != of_old or any(
             _partition(whole, attribute, new) != _partition(whole, attribute, old)
-            for attribute in of_new & of_old
+            for attribute in of_new
         )
     # Somebody unknown may be anybody.
     return any(

@@ -26,13 +26,14 @@ from any mean; where every patient of a group has the same value, the mean is ev
 one patient far from all others is told about by mean and SD together.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from algorithms.contracts.scale import Scale
 from algorithms.contracts.site_report import Distribution, Sketch
+from evaluation.differencing import follows_about_few
 
 SUPPRESSION_RULE = (
     "A figure over fewer patients than the site's minimum group size is not given (suppressed), "
@@ -145,21 +146,27 @@ def sketch(values: Iterable[float], scale: Scale, *, minimum_group_size: int) ->
 
 
 def common_bins(
-    whole: Sketch, cells: Sequence[Sequence[float]], scale: Scale, *, minimum_group_size: int
+    whole: Sketch,
+    cells: Mapping[tuple[bool, ...], Sequence[float]],
+    scale: Scale,
+    *,
+    minimum_group_size: int,
 ) -> tuple[int, ...]:
-    """Put bins of a sketch together until each cell of its patients is a group or nobody in each.
+    """Put bins of a sketch together until in none anything follows about few of its patients.
 
-    So no difference between the sketch of all and those of some counts fewer than a group.
+    So neither the sketch of all less that of some, nor any other sum of the counts of sets of
+    patients, tells of fewer than a group.
 
     >>> from algorithms.contracts.scale import FRACTION
-    >>> cells = [[0.1, 0.2, 0.8, 0.9], [0.1, 0.15, 0.85, 0.9]]
-    >>> made = sketch([v for cell in cells for v in cell], FRACTION, minimum_group_size=2)
+    >>> cells = {(True, True): [0.1, 0.2, 0.8, 0.9], (True, False): [0.1, 0.15, 0.85, 0.9]}
+    >>> made = sketch([v for c in cells.values() for v in c], FRACTION, minimum_group_size=2)
     >>> made.last_steps, common_bins(made, cells, FRACTION, minimum_group_size=2)
     ((10, 20, 85, 100), (20, 100))
 
     Args:
         whole: of all patients.
-        cells: the same patients' values, cell by cell; each cell is a group.
+        cells: the same patients' values, by the sets that are counted and that they are in. Of
+            all bins together nothing follows about few.
         scale: of the sketch.
         minimum_group_size: at least 1.
 
@@ -168,18 +175,23 @@ def common_bins(
     """
     check_group_size(minimum_group_size)
     ends = np.asarray(whole.last_steps)
-    counts = [
-        np.bincount(np.searchsorted(ends, scale.steps_of(cell)), minlength=len(ends))
-        for cell in cells
-    ]
-    table = np.stack([*counts, np.zeros(len(ends), np.int64)])
+    counts = {
+        cell: np.bincount(np.searchsorted(ends, scale.steps_of(values)), minlength=len(ends))
+        for cell, values in cells.items()
+    }
+
+    def tells_of_few(bins: slice) -> bool:
+        sizes = {cell: int(one[bins].sum()) for cell, one in counts.items()}
+        return follows_about_few(
+            {cell: size for cell, size in sizes.items() if size},
+            minimum_group_size=minimum_group_size,
+        )
+
     kept: list[int] = []
     start = 0
     for i in range(len(ends)):
-        held = table[:, start : i + 1].sum(axis=1)
-        left = table[:, i + 1 :].sum(axis=1)
-        # What is left for the bins after this one has to be groups, too.
-        if not any(((n > 0) & (n < minimum_group_size)).any() for n in (held, left)):
+        # What is left for the bins after this one has to tell of no few, too.
+        if not tells_of_few(slice(start, i + 1)) and not tells_of_few(slice(i + 1, None)):
             kept.append(int(ends[i]))
             start = i + 1
     return tuple(kept)

@@ -27,11 +27,9 @@ from algorithms.contracts.site_report import (
     RevisionSummary,
     SiteReport,
     SubgroupArm,
-    SubgroupSummary,
 )
 from algorithms.contracts.subgroups import SUBGROUPS
 from evaluation.differencing import (
-    BINS_DIFFER,
     Told,
     differencing_rule,
     figure_of,
@@ -218,20 +216,26 @@ def beside_earlier(
     """
     beside = _Beside(_members(session, round_id), earlier, key)
     kept = report.model_copy(update={"subgroups": (), "agreement": ()})
+    for pair in report.agreement:
+        kept = beside.with_more(kept, "agreement", (pair,))
     broken = beside.broken_sketches(kept)
     kept = kept.model_copy(
         update={
             "arms": tuple(_bare(arm, broken) for arm in kept.arms),
             "paired": tuple(_bare(pair, broken) for pair in kept.paired),
+            "agreement": tuple(_bare(pair, broken) for pair in kept.agreement),
             "revision": None if kept.revision is None else _bare(kept.revision, broken),
         }
     )
     for attribute in SUBGROUPS:
         more = tuple(one for one in report.subgroups if one.attribute == attribute)
         kept = beside.with_more(kept, "subgroups", more)
-    for pair in report.agreement:
-        kept = beside.with_more(kept, "agreement", (pair,))
-    return kept
+    broken = beside.broken_sketches(kept)
+    subgroups = tuple(
+        one.model_copy(update={"arms": tuple(_bare(arm, broken) for arm in one.arms)})
+        for one in kept.subgroups
+    )
+    return kept.model_copy(update={"subgroups": subgroups})
 
 
 @dataclass(frozen=True)
@@ -248,35 +252,20 @@ class _Beside:
     earlier: Sequence[Told]
     key: bytes
 
-    def with_more(
-        self, report: SiteReport, field: str, more: tuple[SubgroupSummary | RaterAgreement, ...]
-    ) -> SiteReport:
-        """Add to a field of a report what may be said, without its sketches if need be."""
-
-        def wider(more: tuple[BaseModel, ...]) -> SiteReport:
-            return report.model_copy(update={field: (*getattr(report, field), *more)})
-
-        whole = wider(more)
-        rule = self._rule(self._told(whole), report)
-        if rule == BINS_DIFFER:
-            broken = self.broken_sketches(whole)
-            whole = wider(tuple(_bare_part(one, broken) for one in more))
-            rule = self._rule(self._told(whole), report)
-        return whole if rule is None else report
+    def with_more(self, report: SiteReport, field: str, more: tuple[BaseModel, ...]) -> SiteReport:
+        """Add to a field of a report what may be said, sketches aside; else leave it as it is."""
+        wider = report.model_copy(update={field: (*getattr(report, field), *more)})
+        return wider if self._rule(self._told(wider), report) is None else report
 
     def broken_sketches(self, report: SiteReport) -> frozenset[str]:
         """Name the figures whose sketches may not leave beside earlier ones."""
-        told = self._told(report)
         of_whole: defaultdict[str, dict[str, Mapping[str, str]]] = defaultdict(dict)
-        for name in sketches_in(report, told):
-            of_whole[name.partition("|")[0]][name] = told[name]
-        return frozenset(
-            whole for whole, sketches in of_whole.items() if self._rule(sketches, report)
-        )
+        for name, counted in sketches_in(report, self._told(report)).items():
+            of_whole[name.partition("|")[0]][name] = counted
+        return frozenset(whole for whole, said in of_whole.items() if self._rule(said, report))
 
     def _told(self, report: SiteReport) -> Told:
-        told = _told({**_groups(report), **_figure_groups(report)}, self.members)
-        return told | sketches_in(report, told)
+        return _told({**_groups(report), **_figure_groups(report)}, self.members)
 
     def _rule(self, told: Told, report: SiteReport) -> str | None:
         return differencing_rule(
@@ -285,14 +274,6 @@ class _Beside:
             minimum_group_size=report.minimum_group_size,
             least_told=1,
         )
-
-
-def _bare_part(
-    more: SubgroupSummary | RaterAgreement, broken: frozenset[str]
-) -> SubgroupSummary | RaterAgreement:
-    if isinstance(more, RaterAgreement):
-        return _bare(more, broken)
-    return more.model_copy(update={"arms": tuple(_bare(arm, broken) for arm in more.arms)})
 
 
 def _bare(part: _Said, broken: frozenset[str]) -> _Said:

@@ -91,7 +91,10 @@ def sketched(values, early, minimum):
     made = {WHOLE: (values, whole)}
     stages = [{p: v for p, v in values.items() if (p in early) == is_early} for is_early in (1, 0)]
     if all(len(one) >= minimum for one in stages):
-        cells = [list(one.values()) for one in stages]
+        cells = {
+            (True, is_early, not is_early): list(one.values())
+            for is_early, one in zip((True, False), stages, strict=True)
+        }
         last_steps = common_bins(whole, cells, FRACTION, minimum_group_size=minimum)
         for name, one in zip(("T1+2", "T3+4"), stages, strict=True):
             counted = count_in_bins(one.values(), last_steps, FRACTION)

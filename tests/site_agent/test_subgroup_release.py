@@ -356,7 +356,7 @@ def test_subgroups_whose_members_changed_are_told_without_their_bins(site):
         assert one.arms[0].dsc.mean is not None
         assert one.arms[0].dsc.sketch is None
     (scanner,) = (one for one in second.subgroups if one.attribute == "scanner")
-    assert scanner == next(one for one in first.subgroups if one.attribute == "scanner")
+    assert scanner.arms[0].dsc.sketch is None  # its bins were made beside other stages
     released(site, second)
 
 
