@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -10,6 +10,9 @@ from rich.table import Table
 
 from algorithms.contracts.errors import DataError
 from coordinator.config import open_home
+
+if TYPE_CHECKING:
+    from algorithms.contracts.federation_plan import FederationPlan
 
 plan_app = typer.Typer(
     help="Say what hospitals do with the package and what may leave them; it counts when the study "
@@ -73,6 +76,7 @@ def draft(
         f"'fedgtv-coordinator plan sign {output}'",
         soft_wrap=True,
     )
+    _warn_of_small_groups(plan)
 
 
 @plan_app.command("sign")
@@ -91,6 +95,7 @@ def sign(
     coordinator = open_home(home)
     plan = read_draft(file)
     typer.echo(readable(plan), nl=False)
+    _warn_of_small_groups(plan)
     if not yes and not typer.confirm("Sign this plan?"):
         typer.echo("not signed", err=True)
         raise typer.Exit(1)
@@ -167,6 +172,13 @@ def resend(
             raise DataError("no plan is signed yet: see 'fedgtv-coordinator plan draft'")
         records.forget_refusal(site, plans[-1].plan_sha256)
     console.print(f"{site}: will be sent plan {plans[-1].plan_number} at the next tick")
+
+
+def _warn_of_small_groups(plan: "FederationPlan") -> None:
+    from algorithms.contracts.site_report import small_group_concern
+
+    if few := small_group_concern(plan.cohort.minimum_group_size):
+        typer.echo(f"! {few}", err=True)
 
 
 def _now() -> datetime:

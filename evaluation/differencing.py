@@ -14,7 +14,11 @@ Told = Mapping[str, Mapping[str, str]]
 
 A group that is part of another says so: see `subgroup_of`.
 """
+Kind = tuple[tuple[bool, ...], ...]
+"""For each value that a patient had, which sets of patients it is in."""
 _PART = "|"
+_FIGURE = "."
+_SKETCH = "~"
 _UNKNOWN = "unknown-"
 
 
@@ -23,8 +27,32 @@ def subgroup_of(whole: str, attribute: str, group: str) -> str:
     return _PART.join((whole, attribute, group))
 
 
+def figure_of(group: str, figure: str) -> str:
+    """Name one figure of a group: of those patients whose value nobody knows anyway.
+
+    >>> figure_of(subgroup_of("adapted", "t_stage", "T1+2"), "dsc")
+    'adapted.dsc|t_stage|T1+2'
+    """
+    whole, part, rest = group.partition(_PART)
+    return f"{whole}{_FIGURE}{figure}{part}{rest}"
+
+
+def sketch_of(figure: str) -> str:
+    """Name the sketch of one figure of a group.
+
+    >>> sketch_of(figure_of(subgroup_of("adapted", "t_stage", "T1+2"), "dsc"))
+    'adapted.dsc~|t_stage|T1+2'
+    """
+    whole, part, rest = figure.partition(_PART)
+    return f"{whole}{_SKETCH}{part}{rest}"
+
+
 def differencing_rule(
-    asked: Told, earlier: Sequence[Told], *, minimum_group_size: int
+    asked: Told,
+    earlier: Sequence[Told],
+    *,
+    minimum_group_size: int,
+    least_told: int | None = None,
 ) -> str | None:
     """Name the rule that a release breaks beside all that was released before; None if none.
 
@@ -41,7 +69,14 @@ def differencing_rule(
       whose figures changed must be a group, or nobody: of one corrected contour, the change of the
       mean tells.
 
-    The same report once more breaks neither.
+    - "few_figures_differ": the same, for changes and any number of releases: a figure that changed
+      is another one of the same patient. Of a single figure (`figure_of`) this alone is asked.
+    - "few_in_bins_differ": of two sketches of one figure (`sketch_of`), in which some patients have
+      the same value and others do not, the counts taken from one another leave those others, bin
+      by bin, few as they are in one. So two sketches are about the same values or about none in
+      common.
+
+    The same report once more breaks none.
 
     >>> ten, nine = ({"adapted": {str(i): "" for i in range(n)}} for n in (10, 9))
     >>> differencing_rule(nine, [ten], minimum_group_size=5)
@@ -52,24 +87,35 @@ def differencing_rule(
         asked: what is about to leave.
         earlier: every release before, in any order.
         minimum_group_size: at least 1.
+        least_told: of fewer patients than this no figure was given before; the minimum group size
+            unless another one held then.
 
     Raises:
         ValueError: for a minimum group size below 1.
     """
     if minimum_group_size < 1:
         raise ValueError(f"a group has at least one patient, not {minimum_group_size}")
-    for whole in {group.split(_PART)[0] for group in asked}:
+    before_least = minimum_group_size if least_told is None else least_told
+    wholes_asked = {group.split(_PART)[0] for group in asked}
+    for whole in sorted(wholes_asked, key=lambda name: (_SKETCH in name, _FIGURE in name, name)):
         # Of fewer than a group no figure was given: only how many they are.
         releases: list[Told] = [
             {
                 group: members
                 for group, members in told.items()
-                if group.split(_PART)[0] == whole and len(members) >= minimum_group_size
+                if group.split(_PART)[0] == whole and len(members) >= least
             }
-            for told in (asked, *earlier)
+            for told, least in (
+                (asked, minimum_group_size),
+                *((told, before_least) for told in earlier),
+            )
         ]
+        if _SKETCH in whole:
+            if any(_bins_tell_of_few(whole, releases[0], told) for told in releases[1:]):
+                return "few_in_bins_differ"
+            continue
         if any(
-            _UNKNOWN in patient for told in releases for one in told.values() for patient in one
+            is_unknown(patient) for told in releases for one in told.values() for patient in one
         ):
             # Somebody unknown may be anybody who is known: then numbers are all there is.
             releases = [_as_numbers(told) for told in releases]
@@ -78,6 +124,11 @@ def differencing_rule(
             continue
         released = [members for told in before for members in told]
         everybody = sorted(set().union(*now, *released))
+        few_differ = _kinds_tell_of_few(_kinds((*now, *released)), minimum_group_size)
+        if _FIGURE in whole:  # whose value is known anyway differs from round to round
+            if few_differ:
+                return "few_figures_differ"
+            continue
         wholes = [told[whole] for told in releases if whole in told]
         cells = Counter(tuple(one in members for members in wholes) for one in everybody)
         parts = Counter(tuple(one in members for members in (*now, *released)) for one in everybody)
@@ -90,7 +141,43 @@ def differencing_rule(
             changed = sum(members[patient] != known[patient] for patient in shared)
             if 0 < changed < minimum_group_size:
                 return "few_figures_changed"
+        if few_differ:
+            return "few_figures_differ"
     return None
+
+
+def _bins_tell_of_few(whole: str, now: Told, before: Told) -> bool:
+    """Say whether the sketches of one figure in two releases, taken from one another, tell of few.
+
+    Those of subgroups have bins that fit all patients and the other subgroups of their release. So
+    where all patients are the same, it is enough that the same attributes part them alike.
+    """
+    new, old = (
+        {group: frozenset(members.items()) for group, members in told.items()}
+        for told in (now, before)
+    )
+    if whole in new and new[whole] == old.get(whole):
+        of_new, of_old = (
+            {group.rpartition(_PART)[0] for group in told if group != whole} for told in (new, old)
+        )
+        if not of_new or not of_old:
+            return False
+        return of_new != of_old or any(
+            _partition(whole, attribute, new) != _partition(whole, attribute, old)
+            for attribute in of_new
+        )
+    # Somebody unknown may be anybody.
+    return any(
+        bool(one & other) or any(is_unknown(patient) for patient, _ in one | other)
+        for one, other in product(new.values(), old.values())
+    )
+
+
+def _partition(
+    whole: str, attribute: str, values: Mapping[str, frozenset[tuple[str, str]]]
+) -> set[frozenset[tuple[str, str]]]:
+    parts = {one for group, one in values.items() if group.rpartition(_PART)[0] == attribute}
+    return {*parts, values[whole].difference(*parts)} - {frozenset()}
 
 
 def follows_about_few(cells: Mapping[tuple[bool, ...], int], *, minimum_group_size: int) -> bool:
@@ -113,20 +200,40 @@ def follows_about_few(cells: Mapping[tuple[bool, ...], int], *, minimum_group_si
         cells: which sets the patients of a cell are in -> how many they are.
         minimum_group_size: at least 1.
     """
-    left = {cell: size for cell, size in cells.items() if any(cell)}
+    kinds: dict[Kind, int] = {(cell,): size for cell, size in cells.items() if any(cell)}
+    return _kinds_tell_of_few(kinds, minimum_group_size)
+
+
+def _kinds_tell_of_few(kinds: Mapping[Kind, int], minimum_group_size: int) -> bool:
+    """Say the same of patients with several values, all of whom a basis takes or none."""
+    left = dict(kinds)
     if not left:
         return False
-    rank = _rank(list(left))
+    rank = _rank([row for kind in left for row in kind])
     for _ in range(minimum_group_size):
         basis: list[tuple[bool, ...]] = []
-        for cell in sorted(left, key=lambda cell: (-left[cell], cell)):
-            if left[cell] and _rank([*basis, cell]) > len(basis):
-                basis.append(cell)
-        if len(basis) < rank:
+        chosen = []
+        for kind in sorted(left, key=lambda kind: (-left[kind], kind)):
+            if left[kind] and (wider := _rank([*basis, *kind])) > _rank(basis):
+                basis += kind
+                chosen.append(kind)
+                if wider == rank:
+                    break
+        else:
             return True
-        for cell in basis:
-            left[cell] -= 1
+        for kind in chosen:
+            left[kind] -= 1
     return False
+
+
+def _kinds(released: Sequence[Mapping[str, str]]) -> Counter[Kind]:
+    """Count patients by which releases each value of theirs is in."""
+    kinds: Counter[Kind] = Counter()
+    for patient in set().union(*released):
+        said = [members.get(patient) for members in released]
+        values = {one for one in said if one is not None}
+        kinds[tuple(sorted(tuple(one == value for one in said) for value in values))] += 1
+    return kinds
 
 
 def _as_numbers(told: Told) -> Told:
@@ -140,7 +247,12 @@ def _as_numbers(told: Told) -> Told:
 
 
 def _rank(rows: Sequence[tuple[bool, ...]]) -> int:
-    return int(np.linalg.matrix_rank(np.asarray(rows, dtype=np.float64)))
+    return int(np.linalg.matrix_rank(np.asarray(rows, dtype=np.float64))) if rows else 0
+
+
+def is_unknown(patient: str) -> bool:
+    """Say whether somebody only stands in for one of whom the number is known."""
+    return patient.startswith(_UNKNOWN)
 
 
 def unknown_members(patients: int, figures: str, *, first: int = 0) -> dict[str, str]:

@@ -16,23 +16,24 @@ Rules, applied before a figure reaches a report:
 5. **Counts on a scale** leave as bins that hold a group or, where the scale begins anew, nobody;
    the outermost reach to the ends of the scale.
 6. **Figures are rounded.** An exact mean of fractions with known denominators can be taken apart.
-7. **Complementary suppression.** A count below the minimum group size is hidden, and with it enough
-   others that the totals do not give it away: `suppressed_bins`, and for a table with row and
-   column totals `evaluation.table_suppression`.
+7. **Complementary suppression.** Where a count is below the minimum group size, it is hidden and
+   with it all counts of the same total, which could give it away: `suppressed_bins`.
 8. **No differencing across releases**: `evaluation.differencing`.
 9. **Subgroups** are parts of one whole that is told, too: `evaluation.subgroup_summary`.
 
 What no rule here prevents: somebody who knows the values of all patients but one learns the last
-from any mean; where every patient of a group has the same value, the mean is everybody's value.
+from any mean; where every patient of a group has the same value, the mean is everybody's value; and
+one patient far from all others is told about by mean and SD together.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from algorithms.contracts.scale import Scale
 from algorithms.contracts.site_report import Distribution, Sketch
+from evaluation.differencing import follows_about_few
 
 SUPPRESSION_RULE = (
     "A figure over fewer patients than the site's minimum group size is not given (suppressed), "
@@ -145,21 +146,27 @@ def sketch(values: Iterable[float], scale: Scale, *, minimum_group_size: int) ->
 
 
 def common_bins(
-    whole: Sketch, cells: Sequence[Sequence[float]], scale: Scale, *, minimum_group_size: int
+    whole: Sketch,
+    cells: Mapping[tuple[bool, ...], Sequence[float]],
+    scale: Scale,
+    *,
+    minimum_group_size: int,
 ) -> tuple[int, ...]:
-    """Put bins of a sketch together until each cell of its patients is a group or nobody in each.
+    """Put bins of a sketch together until in none anything follows about few of its patients.
 
-    So no difference between the sketch of all and those of some counts fewer than a group.
+    So neither the sketch of all less that of some, nor any other sum of the counts of sets of
+    patients, tells of fewer than a group.
 
     >>> from algorithms.contracts.scale import FRACTION
-    >>> cells = [[0.1, 0.2, 0.8, 0.9], [0.1, 0.15, 0.85, 0.9]]
-    >>> made = sketch([v for cell in cells for v in cell], FRACTION, minimum_group_size=2)
+    >>> cells = {(True, True): [0.1, 0.2, 0.8, 0.9], (True, False): [0.1, 0.15, 0.85, 0.9]}
+    >>> made = sketch([v for c in cells.values() for v in c], FRACTION, minimum_group_size=2)
     >>> made.last_steps, common_bins(made, cells, FRACTION, minimum_group_size=2)
     ((10, 20, 85, 100), (20, 100))
 
     Args:
         whole: of all patients.
-        cells: the same patients' values, cell by cell; each cell is a group.
+        cells: the same patients' values, by the sets that are counted and that they are in. Of
+            all bins together nothing follows about few.
         scale: of the sketch.
         minimum_group_size: at least 1.
 
@@ -168,18 +175,23 @@ def common_bins(
     """
     check_group_size(minimum_group_size)
     ends = np.asarray(whole.last_steps)
-    counts = [
-        np.bincount(np.searchsorted(ends, scale.steps_of(cell)), minlength=len(ends))
-        for cell in cells
-    ]
-    table = np.stack([*counts, np.zeros(len(ends), np.int64)])
+    counts = {
+        cell: np.bincount(np.searchsorted(ends, scale.steps_of(values)), minlength=len(ends))
+        for cell, values in cells.items()
+    }
+
+    def tells_of_few(bins: slice) -> bool:
+        sizes = {cell: int(one[bins].sum()) for cell, one in counts.items()}
+        return follows_about_few(
+            {cell: size for cell, size in sizes.items() if size},
+            minimum_group_size=minimum_group_size,
+        )
+
     kept: list[int] = []
     start = 0
     for i in range(len(ends)):
-        held = table[:, start : i + 1].sum(axis=1)
-        left = table[:, i + 1 :].sum(axis=1)
-        # What is left for the bins after this one has to be groups, too.
-        if not any(((n > 0) & (n < minimum_group_size)).any() for n in (held, left)):
+        # What is left for the bins after this one has to tell of no few, too.
+        if not tells_of_few(slice(start, i + 1)) and not tells_of_few(slice(i + 1, None)):
             kept.append(int(ends[i]))
             start = i + 1
     return tuple(kept)
@@ -209,15 +221,18 @@ def _full_bins(counts: NDArray[np.int64], minimum_group_size: int) -> list[tuple
 
 
 def suppressed_bins(counts: Sequence[int], *, minimum_group_size: int) -> tuple[int | None, ...]:
-    """Hide small counts, and enough others that the known total gives none of them away.
+    """Give all counts of a known total, or none where one is about few: from 1 to below a group.
 
-    A count from 1 to the minimum group size less one is hidden; then the smallest counts that are
-    left, until at least two are hidden and they hold a group together. 0 is given: it is nobody.
+    With only some hidden, whoever knows this rule could work out what else would have been hidden.
+    So could whoever sees no count where two make up just one group: both would be few, unless all
+    such pairs are hidden. 0 is nobody and may be given.
 
     >>> suppressed_bins((7, 9, 4, 0), minimum_group_size=5)
-    (None, 9, None, None)
+    (None, None, None, None)
     >>> suppressed_bins((7, 9, 6, 0), minimum_group_size=5)
     (7, 9, 6, 0)
+    >>> suppressed_bins((5, 0), minimum_group_size=5)
+    (None, None)
 
     Raises:
         ValueError: for a negative count, or a minimum group size below 1.
@@ -225,14 +240,9 @@ def suppressed_bins(counts: Sequence[int], *, minimum_group_size: int) -> tuple[
     check_group_size(minimum_group_size)
     if any(count < 0 for count in counts):
         raise ValueError(f"a count is not negative: {tuple(counts)}")
-    small = [i for i, count in enumerate(counts) if 0 < count < minimum_group_size]
-    if not small:
-        return tuple(counts)
-    hidden = set(small)
-    rest = sorted((i for i in range(len(counts)) if i not in hidden), key=lambda i: counts[i])
-    while rest and (len(hidden) < 2 or sum(counts[i] for i in hidden) < minimum_group_size):
-        hidden.add(rest.pop(0))
-    return tuple(None if i in hidden else count for i, count in enumerate(counts))
+    few = any(0 < count < minimum_group_size for count in counts)
+    just_a_group = len(counts) == 2 and sum(counts) == minimum_group_size > 1
+    return (None,) * len(counts) if few or just_a_group else tuple(counts)
 
 
 def check_group_size(minimum_group_size: int) -> None:

@@ -310,6 +310,15 @@ def _summarise_yardsticks(
 def _summarise_revisions(
     revisions: Sequence[RevisionRow], minimum_group_size: int
 ) -> RevisionSummary:
+    if len(revisions) < minimum_group_size:  # how many took no time would be about few, too
+        hidden_figure = Distribution(n=len(revisions))
+        return RevisionSummary(
+            patients=len(revisions),
+            degree_percent=hidden_figure,
+            bins=None,
+            active_s=hidden_figure,
+            simulated=any(row.simulated for row in revisions),
+        )
     degrees = [row.degree_percent for row in revisions]
     redrawn = [degree >= 100.0 for degree in degrees]
     counts = revision_bin_counts(degrees)

@@ -87,17 +87,28 @@ def told_subgroups(
 
 
 def _follows_about_few(rows: Sequence["PatientRow"], told: Told, minimum_group_size: int) -> bool:
-    groups = [(attribute, group) for attribute, names in told.items() for group in sorted(names)]
     patients = Counter(row.arm for row in rows)
     cells: dict[tuple[str, str], Counter[tuple[bool, ...]]] = {}
     for row in rows:
         if patients[row.arm] < minimum_group_size:
             continue  # of such an arm no figure is given
-        member = (True, *(row.subgroups.get(attribute) == group for attribute, group in groups))
+        member = _member(row, told)
         for counted in ("patients", *(figure for figure in _FIGURES if _is_open(row, figure))):
             cells.setdefault((row.arm, counted), Counter())[member] += 1
     return any(
         follows_about_few(sizes, minimum_group_size=minimum_group_size) for sizes in cells.values()
+    )
+
+
+def _member(row: "PatientRow", told: Told) -> tuple[bool, ...]:
+    """Say in which sets of patients somebody is: everybody, and every told subgroup."""
+    return (
+        True,
+        *(
+            row.subgroups.get(attribute) == group
+            for attribute, names in told.items()
+            for group in sorted(names)
+        ),
     )
 
 
@@ -114,11 +125,10 @@ def _arm_parts(
     """Summarise the told subgroups of one arm."""
     if arm.failures is None:
         return
+    before: dict[Attribute, frozenset[str]] = {}
     for attribute, groups in told.items():
-        bins = {
-            figure: _bins(rows, figure, arm, attribute, groups, minimum_group_size)
-            for figure in _FIGURES
-        }
+        before[attribute] = groups
+        bins = {figure: _bins(rows, figure, arm, before, minimum_group_size) for figure in _FIGURES}
         for group in SUBGROUPS[attribute]:
             members = [row for row in rows if row.subgroups.get(attribute) == group]
             if group not in groups or not members:
@@ -158,20 +168,20 @@ def _bins(
     rows: Sequence["PatientRow"],
     figure: str,
     arm: ArmSummary,
-    attribute: Attribute,
-    groups: frozenset[str],
+    told: Told,
     minimum_group_size: int,
 ) -> tuple[int, ...] | None:
-    """Return the bins in which the subgroups of one attribute are counted, and so is the rest."""
+    """Return the bins for the subgroups of the last attribute, beside those of all before it.
+
+    Sketches of two attributes are taken from one another in the bins that they share, each of which
+    is a union of these.
+    """
     whole: Sketch | None = getattr(arm, figure).sketch
     if whole is None:
         return None
-    cells: dict[str, list[float]] = {}
+    cells: dict[tuple[bool, ...], list[float]] = {}
     for row in rows:
         if _is_open(row, figure):
-            group = row.subgroups.get(attribute, "")
-            cells.setdefault(group if group in groups else "", []).append(
-                getattr(row.metrics, figure)
-            )
+            cells.setdefault(_member(row, told), []).append(getattr(row.metrics, figure))
     scale, _ = _FIGURES[figure]
-    return common_bins(whole, list(cells.values()), scale, minimum_group_size=minimum_group_size)
+    return common_bins(whole, cells, scale, minimum_group_size=minimum_group_size)

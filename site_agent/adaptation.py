@@ -75,12 +75,13 @@ from site_agent.case_store import REFERENCE, REVIEWED, SliceChoice
 from site_agent.case_workflow import RoundEvent
 from site_agent.checkpoints import file_sha256, load_state, load_weights, save_state, save_weights
 from site_agent.database import MeasurementRow, ReviewRow, RoundRow
+from site_agent.egress import told_earlier
 from site_agent.learning_data import fully_labelled
 from site_agent.model_promotion import offer_for_use
 from site_agent.plan_store import approved_plan, read_plan
 from site_agent.progress import progress_bar
 from site_agent.rater_contours import measure_raters, rater_rows
-from site_agent.release_memory import agreement_of, beside_earlier
+from site_agent.release_memory import agreement_of, beside_earlier, memory_key
 from site_agent.segmentation import segment
 
 log = logging.getLogger("fedgtv.adaptation")
@@ -433,7 +434,10 @@ def measure_and_report(current: Round) -> RoundState:
 
     def store_report(session: Session, row: RoundRow) -> None:
         current.store.replace_measurements(session, measurement_rows)
-        row.report = beside_earlier(session, row.round_id, report).model_dump(mode="json")
+        home = current.store.home
+        earlier = told_earlier(home, session)
+        kept = beside_earlier(session, row.round_id, report, earlier, memory_key(home))
+        row.report = kept.model_dump(mode="json")
 
     return current.store.advance(
         current.round_id,

@@ -36,7 +36,7 @@ from sqlalchemy.types import JSON
 
 from algorithms.contracts.errors import DataError
 
-SCHEMA = "0004"  # the newest revision of `migrations`
+SCHEMA = "0005"  # the newest revision of `migrations`
 VERSION_TABLE = "alembic_version"
 BUSY_TIMEOUT_S = 30
 _WRITES = "fedgtv_writes"  # marks the connections of `transaction`
@@ -427,6 +427,17 @@ class LedgerRow(Base):
     detail: Mapped[dict[str, Any]]
     previous_sha256: Mapped[str]
     sha256: Mapped[str]
+
+
+class ReleaseMemoryRow(Base):
+    """Whom a report that left is about; see `release_memory`. Its entry names its SHA-256."""
+
+    __tablename__ = "release_memories"
+
+    sequence: Mapped[int] = mapped_column(
+        ForeignKey("ledger.sequence"), primary_key=True, autoincrement=False
+    )
+    memory: Mapped[dict[str, Any]]
 
 
 def create_database(url: str | URL) -> None:

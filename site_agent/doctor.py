@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from algorithms.contracts.errors import DataError
 from algorithms.contracts.health import Check, CheckState, Concern, run_check
+from algorithms.contracts.site_report import small_group_concern
 from site_agent import audit_log
 from site_agent.config import SiteHome, open_home
 from site_agent.coordinator_check import check_connection, check_keys
@@ -65,12 +66,16 @@ def _examinations(home: SiteHome) -> Iterator[tuple[str, Examination]]:
 
 def _configuration(folder: Path) -> str:
     config = open_home(folder).config
+    site = f"site {config.name} of study {config.study}"
+    concerns = []
     if config.auto_approve:
-        return Concern(
-            f"site {config.name} of study {config.study}, which approves by itself what should be "
-            "approved by a person: remove auto_approve from site.toml"
+        concerns.append(
+            "which approves by itself what should be approved by a person: remove auto_approve "
+            "from site.toml"
         )
-    return f"site {config.name} of study {config.study}"
+    if few := small_group_concern(config.minimum_group_size):
+        concerns.append(f"{few} in site.toml")
+    return Concern(f"{site}, {'; '.join(concerns)}") if concerns else site
 
 
 def _secrets(home: SiteHome) -> str:

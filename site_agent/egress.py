@@ -19,6 +19,7 @@ from typing import Any
 from cryptography.fernet import Fernet, InvalidToken
 from pydantic import BaseModel, ValidationError
 from sqlalchemy import Engine, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from algorithms.contracts.canonical_json import canonical_json, sha256_hex
@@ -42,15 +43,30 @@ from algorithms.update_file import float_tensors, read_update
 from evaluation.differencing import Told, differencing_rule
 from site_agent import audit_log
 from site_agent.config import SiteHome
-from site_agent.database import CaseRow, LedgerRow, transaction
+from site_agent.database import (
+    CaseRow,
+    LedgerRow,
+    ReleaseMemoryRow,
+    transaction,
+    unreadable_row,
+)
 from site_agent.model_update import promised_epsilon
 from site_agent.package_store import PackageRefused, read_safetensors_header
 from site_agent.plan_store import PlanRefused, approved_plan, plan_in_force
-from site_agent.release_memory import told_by
+from site_agent.release_memory import (
+    figures_by,
+    keyed,
+    memory_key,
+    packed,
+    sketches_in,
+    told_by,
+    unpacked,
+)
 from site_agent.residue import Known, known_residue, residues, text_residue
 
 NEEDS_A_PERSON = (SourcePackageOffer, SiteReportMessage, ModelUpdateOffer)
 KEPT = ("released", "held")  # states of entries beside which the message is kept
+MEMORY = "memory_sha256"  # in the detail of an entry beside which its memory is kept
 
 
 class ReleaseRefused(ProtocolError):  # noqa: N818  # a decision more than an error
@@ -123,9 +139,13 @@ def _release(
         _require_approval(home, engine, message.kind, body, detail, now)
     with transaction(engine) as session:
         audit_log.next_link(session, LedgerRow)  # one writer from here on: nothing leaves meanwhile
+        memory = None
         if isinstance(message, SiteReportMessage):
-            detail["told"] = _check_earlier(home, session, message)
+            memory = packed(_check_earlier(home, session, message))
+            detail[MEMORY] = _memory_sha256(memory)
         row = _record(session, message.kind, body, "released", detail, now)
+        if memory is not None:
+            session.add(ReleaseMemoryRow(sequence=row.sequence, memory=memory))
         _stage_copies(home, row, (body, *contents.values()))
     _settle_copies(home, row)
     return body
@@ -198,11 +218,12 @@ def verify_ledger(home: SiteHome, engine: Engine) -> int:
     """Check the chain of the ledger and the kept copies; return the number of entries.
 
     Raises:
-        ProtocolError: at the first broken link, or a copy that is missing, changed or named by no
-            entry, as when the database was lost and made anew.
+        ProtocolError: at the first broken link, or a memory or copy that is missing, changed or
+            named by no entry, as when the database was lost and made anew.
     """
     with Session(engine) as session:
         count = audit_log.verify_chain(session, LedgerRow)
+        _verify_memories(session)
     named = set()
     for row in list_entries(engine):
         for file, digest in _copies(home, row).items():
@@ -216,6 +237,33 @@ def verify_ledger(home: SiteHome, engine: Engine) -> int:
             "wrote it; restore the newest from a backup"
         )
     return count
+
+
+def _verify_memories(session: Session) -> None:
+    try:
+        memories = {row.sequence: row.memory for row in session.scalars(select(ReleaseMemoryRow))}
+    except (ValueError, DBAPIError):
+        entry = unreadable_row(session, ReleaseMemoryRow)
+        if entry is None:
+            raise
+        raise _damaged_memory(entry) from None
+    for row in session.scalars(select(LedgerRow).order_by(LedgerRow.sequence)):
+        held = memories.pop(row.sequence, None)
+        if row.detail.get(MEMORY) != (None if held is None else _memory_sha256(held)):
+            raise _damaged_memory(row.sequence)
+    if memories:
+        raise _damaged_memory(min(memories))
+
+
+def _memory_sha256(memory: Mapping[str, Any]) -> str:
+    return sha256_hex(canonical_json(dict(memory)))
+
+
+def _damaged_memory(entry: int | str) -> ProtocolError:
+    return ProtocolError(
+        f"ledger: the memory of entry {entry} is missing, changed or not its own: compare with a "
+        "backup"
+    )
 
 
 def named_copies(home: SiteHome, rows: Iterable[LedgerRow]) -> frozenset[Path]:
@@ -416,14 +464,16 @@ def _check_group_size(message: SiteReportMessage, minimum: int) -> None:
 
 
 def _check_earlier(home: SiteHome, session: Session, message: SiteReportMessage) -> Told:
-    """Check a report beside all that were released before, and return whom it is about."""
-    told = told_by(session, message.report)
-    minimum = home.config.minimum_group_size
-    released = select(LedgerRow).where(
-        LedgerRow.state == "released", LedgerRow.kind == message.kind
+    """Check a report beside all that were released before, and return what to remember of it."""
+    report = message.report
+    figures = figures_by(session, report)
+    told = keyed(
+        {**told_by(session, report), **figures, **sketches_in(report, figures)}, memory_key(home)
     )
-    earlier = [_told_earlier(home, session, row) for row in session.scalars(released)]
-    if rule := differencing_rule(told, earlier, minimum_group_size=minimum):
+    minimum = report.minimum_group_size  # no smaller than the site's and the plan's
+    if rule := differencing_rule(
+        told, told_earlier(home, session), minimum_group_size=minimum, least_told=1
+    ):
         raise ReleaseRefused(
             rule,
             f"beside an earlier report this one would tell of fewer than {minimum} patients: the "
@@ -432,12 +482,33 @@ def _check_earlier(home: SiteHome, session: Session, message: SiteReportMessage)
     return told
 
 
-def _told_earlier(home: SiteHome, session: Session, row: LedgerRow) -> Told:
-    if "told" in row.detail:
-        return row.detail["told"]  # type: ignore[no-any-return]
-    # Versions that did not remember kept the report itself.
+def told_earlier(home: SiteHome, session: Session) -> list[Told]:
+    """Return whom every report that left is about, as it is remembered.
+
+    Raises:
+        DataError: the site's secret for pseudonyms is missing.
+        ProtocolError: a memory, or a copy that is read in place of one, is missing or changed.
+    """
+    released = select(LedgerRow).where(
+        LedgerRow.state == "released", LedgerRow.kind == "site_report"
+    )
+    return [_remembered(home, session, row) for row in session.scalars(released)]
+
+
+def _remembered(home: SiteHome, session: Session, row: LedgerRow) -> Told:
+    if MEMORY in row.detail:
+        held = session.get(ReleaseMemoryRow, row.sequence)
+        if held is None or _memory_sha256(held.memory) != row.detail[MEMORY]:
+            raise _damaged_memory(row.sequence)
+        return unpacked(held.memory)
+    # Versions that remembered less, or in the entry itself, kept the report.
     body = _read_copy(_message_copy(home, row), row.message_sha256, row)
-    return told_by(session, SiteReportMessage.model_validate_json(body).report)
+    report = SiteReportMessage.model_validate_json(body).report
+    told: Told = row.detail.get("told", told_by(session, report))
+    least = report.minimum_group_size
+    told = {group: members for group, members in told.items() if len(members) >= least}
+    figures: Told = row.detail.get("figures", figures_by(session, report))
+    return keyed({**told, **figures, **sketches_in(report, figures)}, memory_key(home))
 
 
 def _check_files(message: LeavingMessage, files: Mapping[str, bytes]) -> None:

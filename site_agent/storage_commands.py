@@ -137,8 +137,9 @@ def _tell_about_keys(has_secrets: bool) -> None:
     else:
         console.print(
             "the keys are not in it: without secrets/crosswalk.key nothing can be returned to the "
-            "PACS, without secrets/pseudonym.key a patient who comes again is another, and without "
-            "keys/ the site has to enrol anew; keep copies of both folders elsewhere"
+            "PACS, without secrets/pseudonym.key a patient who comes again is another and no "
+            "report leaves, and without keys/ the site has to enrol anew; keep copies of both "
+            "folders elsewhere"
         )
 
 

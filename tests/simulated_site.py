@@ -1,6 +1,8 @@
 """Small real homes and packages for tests of the federation: no image, no training."""
 
 import io
+import math
+import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -43,7 +45,7 @@ from coordinator.config import open_home as open_coordinator_home
 from coordinator.package_publisher import create_key, public_key_hex
 from coordinator.study_store import StudyStore, create_database
 from evaluation.site_summary import PatientRow
-from site_agent.config import SiteHome, open_home
+from site_agent.config import KEY_BYTES, SiteHome, open_home
 from site_agent.database import (
     AuditRow,
     CaseRow,
@@ -57,6 +59,7 @@ from site_agent.database import (
 from site_agent.database import create_database as create_site_database
 from site_agent.plan_approval import sign_approval
 from site_agent.plan_store import plans_held
+from supervision.working_folder import write_whole
 from tests.empty_database import lay_database
 
 STUDY = "npc-gtv"
@@ -135,6 +138,8 @@ def make_site(folder: Path, name: str, *trusted_keys: str, auto_approve: bool = 
         f"auto_approve = {str(auto_approve).lower()}\n",
         encoding="utf-8",
     )
+    (folder / "secrets").mkdir(mode=0o700)
+    write_whole(folder / "secrets" / "pseudonym.key", secrets.token_bytes(KEY_BYTES), mode=0o600)
     home = open_home(folder)
     lay_database(folder)
     create_site_database(home.database_url)  # where none was laid, on a server
@@ -321,7 +326,11 @@ def store_round(engine: Engine, report: SiteReport, rows: Sequence[PatientRow]) 
                 round_id=round_id,
                 case_id=f"case-{row.patient}",
                 arm=row.arm,
-                metrics={"dsc": row.metrics.dsc},
+                metrics={
+                    figure: None if math.isnan(value) else value
+                    for figure, value in vars(row.metrics).items()
+                    if isinstance(value, float)
+                },
                 subgroups=dict(row.subgroups),
             )
             for row in rows

@@ -196,6 +196,8 @@ def test_the_ledger_and_its_copies(study: Study, run: Run) -> None:
     command = ("fedgtv-site", "ledger", "verify", "--home", study.site)
     database = study.site / "site.db"
     assert_rows_are_named(run, command, database, "ledger", LEDGER, r"ledger: .*broken at entry \d")
+    named = r"ledger: .*memory of entry \d"
+    assert_rows_are_named(run, command, database, "release_memories", ("memory",), named)
     copies = sorted(file for file in (study.site / "ledger").rglob("*") if file.is_file())
     assert len(copies) > 3
     rng = random.Random(0)

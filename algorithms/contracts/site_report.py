@@ -19,6 +19,7 @@ from algorithms.contracts.scale import (
 )
 from algorithms.contracts.subgroups import SUBGROUPS, Attribute, Vendor
 
+ADVISED_GROUP_SIZE = 5
 _MOST = 10**9  # of anything that is counted
 Count = Annotated[int, Field(ge=0, le=_MOST)]
 
@@ -335,6 +336,21 @@ class SiteReport(_Noun):
         if len(given) == 1 or any(0 < count < self.minimum_group_size for count in given):
             raise ValueError("a yardstick tells of fewer patients than the minimum group size")
         return self
+
+
+def small_group_concern(minimum_group_size: int) -> str | None:
+    """Say what a minimum group size gives away that is allowed, but not advised; None if none.
+
+    >>> small_group_concern(3).partition(":")[0]
+    'minimum_group_size 3'
+    >>> small_group_concern(5)
+    """
+    if minimum_group_size >= ADVISED_GROUP_SIZE:
+        return None
+    return (
+        f"minimum_group_size {minimum_group_size}: figures about so few can be solved for single "
+        f"patients, give it {ADVISED_GROUP_SIZE} or more"
+    )
 
 
 def tells_of_a_small_subgroup(report: SiteReport, minimum_group_size: int) -> bool:

@@ -345,6 +345,11 @@ def test_average_by_command(
     plan = plans.read_draft(tmp_path / "p.json")
     assert plan.model_updates == ModelUpdateTerms(clip_norm=2, noise_multiplier=0.5, delta=1e-5)
     assert plan.package_id == following
+    assert "minimum_group_size" not in done.output
+    few = runner.invoke(app, [*draft, "--minimum-group-size", "3"])
+    assert few.exit_code == 0
+    assert "minimum_group_size 3: figures about so few can be solved for single" in few.output
+    assert runner.invoke(app, draft).exit_code == 0
     wrong = runner.invoke(app, [*draft, "--update-clip-norm", "0"])
     assert isinstance(wrong.exception, DataError)
     assert PlanRecords(store).current(following) is None

@@ -1,6 +1,7 @@
 """Attacks on what hospitals release: nothing about one patient can be solved for."""
 
 import functools
+import itertools
 
 import numpy as np
 import pytest
@@ -184,3 +185,35 @@ def test_reviews_of_few_and_of_many_in_one_report():
     )
     assert made.revision.degree_percent.mean is None
     assert made.revision.degree_percent.sketch is None
+
+
+def test_four_releases_that_differ_by_a_group_each_do_not_tell_one_change():
+    """Any two differ by five changed contours or more; 2nd + 3rd - 1st - 4th is twice one's."""
+
+    def said(*changed):
+        return {"adapted": {str(i): "new" if i in changed else "old" for i in range(20)}}
+
+    releases = [said(), said(1, 2, 3, 4, 5), said(5, 6, 7, 8, 9), said(1, 2, 3, 4, 6, 7, 8, 9)]
+    pairs = itertools.combinations(releases, 2)
+    assert all(differencing_rule(b, [a], minimum_group_size=GROUP) is None for a, b in pairs)
+    asked, *earlier = reversed(releases)
+    assert differencing_rule(asked, earlier, minimum_group_size=GROUP) == "few_figures_differ"
+
+
+def test_a_larger_minimum_later_does_not_forget_what_was_told_under_a_smaller_one():
+    seven, eleven = ({"adapted": dict.fromkeys(map(str, range(n)), "")} for n in (7, 11))
+    rule = functools.partial(differencing_rule, eleven, [seven], minimum_group_size=10)
+    assert rule(least_told=1) == "few_patients_differ"
+    assert rule() is None  # told under ten, seven said nothing
+
+
+def test_how_many_of_few_reviews_took_no_time_is_not_told():
+    made = summarise_site(
+        [PatientRow("adapted", metrics(0.8), patient=str(i)) for i in range(10)],
+        subject=subject(),
+        annotation=annotation(),
+        revisions=[RevisionRow(3.0, t, False) for t in (60.0, float("nan"), 50.0)],
+        minimum_group_size=GROUP,
+    ).revision
+    assert made.patients == made.active_s.n == 3
+    assert made.active_s.undefined == 0

@@ -1,4 +1,5 @@
 import functools
+import itertools
 import math
 import statistics
 
@@ -68,6 +69,27 @@ def test_a_group_of_nobody_is_refused():
         distribution([1.0], minimum_group_size=0, decimals=2)
     with pytest.raises(ValueError, match="at least one"):
         suppressed_bins((1,), minimum_group_size=0)
+
+
+@pytest.mark.parametrize("group", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(("bins", "most"), [(2, 16), (3, 14), (4, 12)])
+def test_what_is_hidden_may_be_nobody_or_a_group_for_all_that_the_rule_tells(bins, most, group):
+    """Tried with every small table, by somebody who knows the total and this rule."""
+    same_release = {}
+    for counts in itertools.product(range(most + 1), repeat=bins):
+        if sum(counts) <= most:
+            kept = suppressed_bins(counts, minimum_group_size=group)
+            same_release.setdefault((sum(counts), kept), []).append(counts)
+    assert len({kept for _, kept in same_release}) > 1
+    for (total, kept), possible in same_release.items():
+        for i, shown in enumerate(kept):
+            values = {counts[i] for counts in possible}
+            if shown is None:
+                assert any(value == 0 or value >= group for value in values), (total, kept)
+                assert len(values) > 1
+            else:
+                assert values == {shown}
+                assert shown == 0 or shown >= group
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=6), st.integers(1, 8))

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from algorithms.contracts.federation_plan import REPORT_FIELDS, fields_said, planned_part
+from algorithms.contracts.scale import FRACTION
 from algorithms.contracts.site_report import SiteReport, SubgroupSummary, tells_of_a_small_subgroup
 from algorithms.contracts.subgroups import SUBGROUPS
 from evaluation.differencing import differencing_rule, follows_about_few, subgroup_of
+from evaluation.disclosure_control import count_in_bins
 from evaluation.site_summary import PatientRow, summarise_site
 from tests.evaluation.attacks import sums_that_follow
 from tests.evaluation.report_builders import annotation, metrics, report, subject
@@ -301,3 +303,45 @@ def test_sizes_are_those_of_the_cohort(lines):
     )
     for attribute, group, size in told(summarised(rows, 3)):
         assert size == sizes[attribute, group] >= 3
+
+
+def counted(rows, made):
+    """Return the patients' Dice and the sketch of everybody and of every told subgroup."""
+    sets = [(rows, made.arms[0].dsc.sketch)]
+    for one in made.subgroups:
+        inside = [row for row in rows if row.subgroups.get(one.attribute) == one.group]
+        sets.append((inside, one.arms[0].dsc.sketch))
+    return [
+        ({row.patient: row.metrics.dsc for row in inside}, sketch)
+        for inside, sketch in sets
+        if sketch is not None
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.sampled_from([0.305, 0.505, 0.515, 0.705, 0.905]), min_size=20, max_size=40),
+    st.tuples(st.integers(0, 40), st.integers(0, 40)),
+)
+def test_sketches_of_two_attributes_taken_from_one_another_tell_of_no_few_in_any_bin(dice, ends):
+    """Those of stage T1 or T2 lie among the small tumours, or the other way round."""
+    rows = [
+        PatientRow(
+            "adapted",
+            metrics(dsc),
+            patient=f"p{i}",
+            subgroups={
+                "t_stage": "T1+2" if i < ends[0] else "T3+4",
+                "volume": "below 10 ml" if i < ends[1] else "above 30 ml",
+            },
+        )
+        for i, dsc in enumerate(dice)
+    ]
+    for (smaller, fine), (larger, coarse) in itertools.permutations(
+        counted(rows, summarised(rows, GROUP)), 2
+    ):
+        if smaller.items() <= larger.items():
+            shared = sorted(set(fine.last_steps) & set(coarse.last_steps))
+            others = [dsc for patient, dsc in larger.items() if patient not in smaller]
+            left = count_in_bins(others, shared, FRACTION).counts
+            assert not any(0 < count < GROUP for count in left)

@@ -11,12 +11,13 @@ import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from algorithms.contracts.canonical_json import canonical_json, sha256_hex
 from algorithms.contracts.case import Split
 from algorithms.contracts.contour import Contour, Provenance
 from algorithms.contracts.errors import failure_line
 from algorithms.contracts.messages import RoundState, SiteStatus
 from algorithms.contracts.volume import Mask
-from site_agent import click_store, egress
+from site_agent import audit_log, click_store, egress
 from site_agent.case_store import CaseStore, SliceChoice
 from site_agent.config import SiteHome
 from site_agent.database import (
@@ -30,9 +31,11 @@ from site_agent.database import (
     ContourSaveRow,
     DraftRow,
     ExportRow,
+    LedgerRow,
     MeasurementRow,
     PackageRow,
     PlanRow,
+    ReleaseMemoryRow,
     SignatureRow,
     SignInRow,
     transaction,
@@ -41,6 +44,7 @@ from site_agent.database import (
 from site_agent.ingest import ingest
 from site_agent.model_store import Comparison, offer
 from site_agent.pacs_export import export_rtstruct
+from site_agent.release_memory import packed
 from site_agent.review import record_review
 from tests.simulated_site import AT
 from tests.site_agent.test_ingest import write_patient
@@ -97,6 +101,7 @@ def fill(home: SiteHome, exports: Path, patients: tuple[int, ...] = (1, 2, 3)) -
         folder.mkdir(parents=True)
         (folder / "model.safetensors").write_bytes(folder.name.encode())
     release(home, store, 0)
+    remember(store)
     return store
 
 
@@ -234,6 +239,17 @@ def release(home: SiteHome, store: CaseStore, number: int) -> None:
         report_ready=False,
     )
     egress.release(home, store.engine, message, now=AT)
+
+
+def remember(store: CaseStore) -> None:
+    """Put a memory beside the only entry of the ledger, as if it were a report's."""
+    memory = packed({"adapted": {"0" * 16: "1" * 16}})
+    with transaction(store.engine) as session:
+        entry = session.scalars(select(LedgerRow)).one()
+        entry.detail = {egress.MEMORY: sha256_hex(canonical_json(memory))}
+        fields = {c.key: getattr(entry, c.key) for c in LedgerRow.__table__.columns}
+        entry.sha256 = audit_log.entry_sha256({k: v for k, v in fields.items() if k != "sha256"})
+        session.add(ReleaseMemoryRow(sequence=entry.sequence, memory=memory))
 
 
 def rows(store: CaseStore) -> dict[str, list[tuple[Any, ...]]]:

@@ -80,6 +80,18 @@ def test_a_site_that_approves_by_itself_is_a_concern(tmp_path) -> None:
     assert "auto_approve" in check.line
 
 
+@pytest.mark.parametrize("auto_approve", [False, True])
+def test_a_small_minimum_group_is_a_concern_and_no_more(tmp_path, auto_approve: bool) -> None:
+    make_home(tmp_path / "home", minimum_group_size=4, auto_approve=auto_approve)
+    check = found(tmp_path / "home")["configuration"]
+    assert check.state is CheckState.WARNING
+    assert "minimum_group_size 4: figures about so few can be solved for single" in check.line
+    assert ("auto_approve" in check.line) is auto_approve
+    assert "\n" not in check.line
+    make_home(tmp_path / "other", minimum_group_size=5)
+    assert found(tmp_path / "other")["configuration"].state is CheckState.OK
+
+
 def test_a_secret_that_others_can_read(home) -> None:
     (home.folder / "secrets" / "crosswalk.key").chmod(0o644)
     assert "chmod 600" in failed(home.folder)["secrets"]

@@ -42,7 +42,14 @@ from tests.site_agent.stored_site import killed_at, release
 
 NOW = datetime(2031, 5, 6, 7, 8, 9)
 NEXT_REVISION = f"{int(SCHEMA) + 1:04d}"
-LATE_TABLES = ("plans", "model_activations", "site_models", "click_steps", "click_sessions")
+LATE_TABLES = (
+    "release_memories",
+    "plans",
+    "model_activations",
+    "site_models",
+    "click_steps",
+    "click_sessions",
+)
 PAGE_TABLES = (
     "claims",
     "drafts",
@@ -226,6 +233,26 @@ def test_an_upgrade_waits_for_the_worker(home) -> None:
     with only_worker(home), pytest.raises(DataError, match="another worker"):
         upgrade_home(home, now=NOW)
     assert read_schema(home.database_url) == ""
+
+
+def test_a_site_of_before_the_table_of_memories_keeps_what_its_entries_remember(home) -> None:
+    """And makes a backup first, of which the restored site can be brought forward as well."""
+    store = filled_store(home, 2)
+    release(home, store, 1)
+    store.engine.dispose()
+    expected = schema_dump(home)
+    run(
+        home,
+        "DROP TABLE release_memories",
+        "UPDATE alembic_version SET version_num = '0004'",
+    )
+    with pytest.raises(DataError, match=r"schema 0004, this version has .*database upgrade"):
+        CaseStore(home)
+    manifest = backup(home, home.folder.with_name("old.tar"), with_secrets=True, now=NOW)
+    assert manifest.db_schema == "0004"
+    assert upgrade_home(home, now=NOW)[0] == "0004"
+    assert schema_dump(home) == expected
+    assert egress.verify_ledger(home, CaseStore(home).engine) == 1
 
 
 # -- revisions that are still to come -----------------------------------------------------------
