@@ -112,7 +112,9 @@ def test_broken_agreements_are_refused():
 def test_the_table_has_one_row_per_site_and_one_for_all():
     made = aggregate(
         [
-            three_arms("north", [0.5, 0.7], [0.7, 0.8], [0.8, 0.8], degrees=[4.0, 6.0]),
+            three_arms(
+                "north", [0.5, 0.6, 0.7], [0.7, 0.75, 0.8], [0.8] * 3, degrees=[4.0, 5.0, 6.0]
+            ),
             report("south", adapted=[0.9, 0.8]),
         ]
     )
@@ -123,11 +125,11 @@ def test_the_table_has_one_row_per_site_and_one_for_all():
     assert north["gap_closed"] == 0.75
     assert north["revision_degree_percent_mean"] == 5.0
     assert (north["selected_slices"], north["training_slices"]) == (80, 400)
-    assert (north["patients_against_reference"], north["patients_against_reviewed"]) == (2, 0)
+    assert (north["patients_against_reference"], north["patients_against_reviewed"]) == (3, 0)
     assert south["direct_dsc_mean"] is south["gap_closed"] is None
     assert south["gap_closed_reason"] == "arm_absent"
-    assert everyone["adapted_dsc_mean"] == pytest.approx(0.8)
-    # One bin over all of the scale stands behind four patients: its middle is no median.
+    assert everyone["adapted_dsc_mean"] == pytest.approx(0.79)
+    # One bin over all of the scale stands behind five patients: its middle is no median.
     assert everyone["adapted_dsc_median"] is None
     assert everyone["selected_slices"] == 160
 

@@ -160,19 +160,20 @@ def test_what_the_patients_were_measured_against_stands_beside_the_figures():
         return Page(render_html(aggregate(reports), title="t", generated_at=WHEN)).text
 
     warning = "it favours “Adapted” over the other models"
-    known = report("north", direct=[0.6, 0.7], adapted=[0.8, 0.9])
+    known = report("north", direct=[0.6, 0.7, 0.7], adapted=[0.8, 0.9, 0.9])
     honest = text(known, report("empty"))
-    assert "north measured against: reference contour 2 patients, reviewed contour 0" in honest
+    assert "north measured against: reference contour 3 patients, reviewed contour 0" in honest
     assert warning not in honest
 
-    edited = report("south", direct=[0.6, 0.7], adapted=[0.8, 0.9], against_reviewed=True)
+    edited = report("south", direct=[0.6, 0.7, 0.7], adapted=[0.8, 0.9, 0.9], against_reviewed=True)
     both = text(known, edited)
-    assert "south measured against: reference contour 0 patients, reviewed contour 2" in both
+    assert "south measured against: reference contour 0 patients, reviewed contour 3" in both
     assert warning in both
 
     for unsaid, words in (
         (known.model_copy(update={"yardstick": None}), "not stated"),
         (report("tiny", adapted=[0.8]), "reference or reviewed contours (numbers suppressed)"),
+        (report("two", adapted=[0.8] * 2), "reference or reviewed contours (numbers suppressed)"),
     ):
         assert f"measured against: {words}" in text(unsaid)
         assert warning in text(unsaid)
