@@ -43,7 +43,8 @@ def combined(effects, variances):
 
     statsmodels leaves a negative tau^2 as it is; the method sets it to 0: the fixed effect.
     """
-    made = combine_effects(np.array(effects), np.array(variances), method_re="dl")
+    with np.errstate(all="ignore"):
+        made = combine_effects(np.array(effects), np.array(variances), method_re="dl")
     if made.tau2 > 0:
         return made.mean_effect_re, max(made.sd_eff_w_re, made.sd_eff_w_re_hksj)
     return made.mean_effect_fe, made.sd_eff_w_fe
