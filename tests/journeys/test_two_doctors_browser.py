@@ -10,6 +10,7 @@ from statistics import median
 
 import numpy as np
 import pytest
+from playwright.sync_api import expect
 
 from algorithms.contracts.volume import MaskArray
 from site_agent import claims, drafts
@@ -160,7 +161,7 @@ def test_a_case_belongs_to_one_doctor_until_it_is_released(hospital, doctors) ->
     nothing = other.checksum()
     other.stroke(z, [(20, 8), (20, 24)])
     assert other.checksum() == nothing
-    assert not other.button("Start").is_enabled()
+    expect(other.button("Start")).to_be_disabled()
 
     one.button("Release").click()
     one.wait("fedgtvViewer.state().mode === 'view'")

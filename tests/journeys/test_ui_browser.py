@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import pytest
+from playwright.sync_api import expect
 
 from clinical_ui import launch
 from site_agent import claims
@@ -96,7 +97,7 @@ def test_another_doctors_claim_shows_by_itself_and_takes_nothing_away(site, wind
     page.locator(f".st-key-work_annotation_{CASES[2]}").wait_for()
     assert page.get_by_label("Find a case or patient").input_value() == "not ent"
     assert page.get_by_label("Find a case or patient").evaluate("e => e == document.activeElement")
-    assert page.get_by_role("radio", name="Free").get_attribute("aria-checked") == "true"
+    expect(page.get_by_role("radio", name="Free")).to_be_checked()
 
 
 def test_the_worklist_is_worked_by_keyboard_and_keeps_its_filter(site, window, given_back):
@@ -111,7 +112,7 @@ def test_the_worklist_is_worked_by_keyboard_and_keeps_its_filter(site, window, g
     page.get_by_role("heading", name="Study").wait_for()
     page.get_by_role("link", name="Worklist").click()
     release.wait_for()
-    assert page.get_by_role("radio", name="All", exact=True).get_attribute("aria-checked") == "true"
+    expect(page.get_by_role("radio", name="All", exact=True)).to_be_checked()
 
 
 PAGES = {
@@ -153,7 +154,7 @@ def test_the_sign_in_page_is_accessible(site, tmp_path):
 def test_a_case_from_dicom_shows_its_pseudonym_only(site, window):
     window.go(f"review?case={site.dicom_case}")
     window.wait_for_case()
-    assert window.page.get_by_text(site.dicom_case).count() > 0
+    expect(window.page.get_by_text(site.dicom_case).first).to_be_visible()
 
 
 def test_a_page_from_elsewhere_may_not_connect(site):

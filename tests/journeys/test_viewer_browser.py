@@ -12,6 +12,7 @@ from urllib.error import URLError
 
 import numpy as np
 import pytest
+from playwright.sync_api import expect
 
 from site_agent.click_store import mask_sha256
 from tests.browser import SMALL_SCREEN, chromium
@@ -221,7 +222,7 @@ def test_points_correction_lasso_brush_undo_interpolation_and_save(doctor):
     doctor.press("d", "p", "d", "p", "d")
     assert sorted(doctor.state()["done"]) == [6, 8, 10]
     marks = doctor.page.locator(".slices .mark")
-    assert marks.all_inner_texts() == ["● done"] * 3
+    expect(marks).to_have_text(["● done"] * 3)
     shown, epoch = doctor.checksum(), doctor.state()["epoch"]
     doctor.page.get_by_role("button", name="Save 3 done slices").click()
     doctor.wait(f"fedgtvViewer.state().epoch !== '{epoch}'")
@@ -229,8 +230,8 @@ def test_points_correction_lasso_brush_undo_interpolation_and_save(doctor):
     assert (saved["trigger"], saved["slices"]) == ("save", [6, 8, 10])
     assert mask_sha256(decode(saved["target"], SHAPE)) == shown == doctor.checksum()
     assert doctor.state()["undo"] == []
-    assert marks.all_inner_texts() == ["✓ saved"] * 3
-    assert doctor.page.locator(".caption.saved").inner_text() == "Axial 7 / 16 ✓ saved"
+    expect(marks).to_have_text(["✓ saved"] * 3)
+    expect(doctor.page.locator(".caption.saved")).to_have_text("Axial 7 / 16 ✓ saved")
     names = [name for _, name, _, _ in saved["actions"]]
     expected = ["open", "start", "margin_point", "model", "background_click", "undo", "redo"]
     expected += ["lasso", "stroke", "jump", "save"]
@@ -315,7 +316,7 @@ def test_slices_that_were_not_asked_for_and_read_only_cases_stay_as_they_are(doc
 
     doctor.open("read-only", mode="view", compare="1")
     shown = doctor.checksum()
-    assert doctor.page.get_by_role("toolbar").get_by_role("button").count() == 1
+    expect(doctor.page.get_by_role("toolbar").get_by_role("button")).to_have_count(1)
     for key in (
         "b",
         "e",
@@ -360,10 +361,10 @@ def test_scribbles_inside_and_outside_exclude_each_other(doctor):
         doctor.ask("voxels('outside')"),
     ]
     assert not (sent[0] & sent[1]).any()
-    legend = doctor.page.locator(".layers .name").all_inner_texts()
-    assert legend == ["Scribble inside", "Scribble outside"]
+    legend = doctor.page.locator(".layers .name")
+    expect(legend).to_have_text(["Scribble inside", "Scribble outside"])
     doctor.press("h")
-    assert doctor.page.locator(".layers input:checked").count() == 0
+    expect(doctor.page.locator(".layers input:checked")).to_have_count(0)
 
 
 def test_looking_around_sends_nothing_and_survives_an_answer(doctor):
@@ -418,7 +419,7 @@ def test_the_keyboard_alone_draws_and_nothing_reaches_streamlit(doctor):
     doctor.press("?")
     doctor.page.get_by_role("dialog").wait_for()
     doctor.press("b", "Escape")
-    assert doctor.page.get_by_role("dialog").count() == 0
+    expect(doctor.page.get_by_role("dialog")).to_have_count(0)
 
 
 def test_a_reload_within_two_seconds_loses_neither_drawing_nor_time(doctor):
