@@ -46,7 +46,8 @@ SUPPRESSION_RULE = (
     "image series counts once, with the average of their figures. A subgroup is given only where "
     "it, and everything that follows from it beside all patients and other subgroups, also those "
     "of other attributes, is about at least that many patients, or nobody. A report that differs "
-    "from an earlier one by fewer patients than that does not leave."
+    "from an earlier one by fewer patients than that does not leave; counts in bins, medians and "
+    "quartiles are left out of it where some of the values were counted before and others were not."
 )
 
 
